@@ -1,0 +1,35 @@
+"""editkit: closed-form model editing, measured.
+
+>>> import editkit as ek
+>>> lm = ek.load_lm("smollm2-135m")
+>>> facts = ek.load_facts("worldfacts", n=32, seed=1)
+>>> session = ek.EditSession(lm, ek.EditSpec(method="emmet"))
+>>> result = session.edit(facts)
+>>> ek.summarize(ek.evaluate(lm, facts))
+>>> session.undo()
+"""
+
+from editkit.config import METHODS, EditSpec, RunParams
+from editkit.facts import Fact, load_facts
+from editkit.language.generation import complete
+from editkit.language.metrics import evaluate, summarize
+from editkit.language.session import EditResult, EditSession
+from editkit.models import LanguageModel, load_lm
+from editkit.texts import load_texts
+
+__all__ = [
+    "METHODS",
+    "EditResult",
+    "EditSession",
+    "EditSpec",
+    "Fact",
+    "LanguageModel",
+    "RunParams",
+    "complete",
+    "evaluate",
+    "load_facts",
+    "load_lm",
+    "load_texts",
+    "summarize",
+]
+__version__ = "0.1.0"

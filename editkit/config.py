@@ -1,0 +1,195 @@
+"""Validated parameters: of one edit (:class:`EditSpec`) and of one report run (:class:`RunParams`).
+
+Unknown keys, wrong types and impossible mixes end in a ``ValueError`` that names the key, the value and
+what is allowed.
+"""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Method = Literal["rome", "memit", "emmet", "alphaedit"]
+METHODS: tuple[Method, ...] = ("rome", "memit", "emmet", "alphaedit")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Parameters(BaseModel):
+    """Strictly typed, immutable parameters; errors are plain ``ValueError`` with one line a problem."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            lines = [self._explain(problem) for problem in error.errors()]
+            raise ValueError(f"{type(self).__name__}: " + "\n  ".join(lines)) from None
+
+    @classmethod
+    def _explain(cls, problem: dict) -> str:
+        name, value = ".".join(map(str, problem["loc"])), problem["input"]
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, cls.model_fields, n=3)
+            allowed = ", ".join(near or cls.model_fields)
+            return f"unknown key {name!r}; {'did you mean' if near else 'known keys are'} {allowed}?"
+        hint = ""
+        if isinstance(value, str) and problem["type"] in ("float_type", "int_type"):
+            hint = " (YAML reads 5e-1 and 1e6 as text: write 0.5 and 1.0e+6)"
+        return f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{hint}"
+
+
+class EditSpec(Parameters):
+    """What an edit is: a method and its hyperparameters, under the field's names.
+
+    A hyperparameter left out takes the model's default, see ``editkit/hparams/*.yaml`` and
+    :meth:`resolve`; a resolved spec has every value set.
+    """
+
+    method: Method
+    """rome (one edit after another), memit, emmet or alphaedit (all edits of a batch at once)."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Edited layers, ascending; the target v* is optimised at the last one and spread over all."""
+    v_num_grad_steps: Count | None = None
+    """Steps of the target optimisation."""
+    v_lr: Positive | None = None
+    """Adam's learning rate there."""
+    v_loss_layer: Annotated[int, Field(ge=0)] | None = None
+    """Layer whose output is projected to the vocabulary; the last one in every published setting."""
+    v_weight_decay: NonNegative | None = None
+    """Weight of ‖δ‖ / ‖h‖² in the target's loss."""
+    clamp_norm_factor: Positive | None = None
+    """Upper bound of ‖δ‖ / ‖h‖, h being the hidden state at the subject's last token."""
+    kl_factor: NonNegative | None = None
+    """Weight of the KL divergence that keeps "{subject} is a" as it was."""
+    early_stop_loss: NonNegative | None = None
+    """A target whose loss is below this is finished (0.05 in the published code; 0 never stops)."""
+    n_contexts: Annotated[int, Field(ge=0)] | None = None
+    """Sampled context prefixes, besides the bare prompt."""
+    context_length: Count | None = None
+    """Their length in tokens."""
+    mom2_update_weight: Positive | None = None
+    """λ: weight of the second moment C (memit, emmet)."""
+    update_norm_lambda: NonNegative | None = None
+    """Ridge added to the weighted second moment (emmet)."""
+    emmet_lambda: NonNegative | None = None
+    """Slack of emmet's equality; 0 asks for equality, and a single edit always gets it."""
+    nullspace_threshold: Positive | None = None
+    """Eigenvalues of C below this span the null space (alphaedit)."""
+    l2: Positive | None = None
+    """Ridge inside the null space (alphaedit)."""
+    mom2_n_tokens: Count | None = None
+    """Tokens of ordinary text behind C."""
+    seed: int = 0
+    """Seed of the sampled context prefixes."""
+
+    def resolve(self, model_name: str, n_layers: int) -> Self:
+        """This spec with every value left out taken from the model's defaults.
+
+        Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
+        """
+        defaults = load_defaults(model_name)
+        chosen = {**defaults.get("shared", {}), **defaults.get(self.method, {})}
+        chosen |= {"v_loss_layer": n_layers - 1} if "v_loss_layer" not in chosen else {}
+        spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
+        if missing := [name for name, value in spec if value is None]:
+            raise ValueError(
+                f"no default {', '.join(missing)} for model {model_name!r}: "
+                f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"
+            )
+        if bad := [layer for layer in (*spec.layers, spec.v_loss_layer) if layer >= n_layers]:
+            raise ValueError(f"layer {bad[0]} is out of range: {model_name} has layers 0 to {n_layers - 1}")
+        if spec.layers != sorted(set(spec.layers)):
+            raise ValueError(f"layers = {spec.layers}: must be ascending, each once")
+        if spec.v_loss_layer < spec.layers[-1]:
+            raise ValueError(f"v_loss_layer = {spec.v_loss_layer}: must not lie below layer {spec.layers[-1]}")
+        return spec
+
+
+def known_defaults() -> list[str]:
+    """Names of the models that have default hyperparameters."""
+    folder = resources.files("editkit") / "hparams"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
+    """Default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
+
+    A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``.
+    """
+    name = Path(model_name).name.lower()
+    if name not in known_defaults():
+        return {}
+    return yaml.safe_load((resources.files("editkit") / "hparams" / f"{name}.yaml").read_text())
+
+
+class RunParams(Parameters):
+    """Every parameter of a report run; notebooks declare the ones they use.
+
+    ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names.
+    """
+
+    report_title: str = "Model editing, measured"
+    """Title of the report."""
+    model: str = "smollm2-135m"
+    """Language model: a known name, a hub id or a local folder."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto takes a GPU where there is one."""
+    methods: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
+    """Editors to compare."""
+    batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 8, 32]
+    """Edits held by the model at once."""
+    n_facts: Count = 32
+    """Facts edited per seed; every batch size divides them."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
+    """Each draws other facts and other context prefixes."""
+    known_only: bool = True
+    """Edit only worldfacts that the model completes correctly before."""
+    counterfact_path: str = ""
+    """CounterFact file (path or URL); empty leaves its section out."""
+    text_path: str = ""
+    """Text for the second moment: a .txt or .jsonl file, or "wikipedia"; empty takes the offline default."""
+    n_examples: Annotated[int, Field(ge=0)] = 6
+    """Before-and-after completions shown."""
+    hyperparameters: dict[str, Any] = {}
+    """Overrides of the model's default hyperparameters, for every method."""
+    run_dir: str = "../reports/notebook"
+    """Folder of the run; the report command sets it."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read and validate a flat YAML file. Errors name the file."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"parameter file {path} does not exist")
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold 'key: value' lines, got {type(values).__name__}")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_namespace(cls, namespace: dict[str, Any], hidden: set[str] = frozenset()) -> Self:
+        """Validate what a notebook holds after its ``parameters`` cell: every plain value is a parameter.
+
+        ``namespace`` is ``globals()``; IPython's own names (``hidden``, and those with ``_``) are left out.
+        Call it before any other name is bound.
+        """
+        plain = (bool, int, float, str, list, dict, type(None))
+        values = {
+            name: value
+            for name, value in namespace.items()
+            if isinstance(value, plain) and not name.startswith("_") and name not in ("In", "Out") and name not in hidden
+        }
+        return cls(**values)

@@ -1,0 +1,36 @@
+"""CounterFact, in the layout of ROME's counterfact.json (arXiv 2202.05262)."""
+
+import os
+
+from .fact import Fact
+from .files import read_records, to_facts
+
+PUBLISHED = "https://rome.baulab.info/data/dsets/counterfact.json"
+
+
+def read(path_or_url: str | os.PathLike) -> list[Fact]:
+    """Read CounterFact's records in the file's own order.
+
+    Records that state no edit (an empty or equal target) are skipped with one warning.
+
+    Raises:
+        FileNotFoundError: no such file; names where it is published.
+        ConnectionError: the URL could not be read.
+        ValueError: another file layout; names the file, the record and the key.
+    """
+    return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
+
+
+def _fact(index: int, record: dict) -> Fact:
+    rewrite = record["requested_rewrite"]
+    return Fact(
+        id=f"counterfact:{record['case_id']}",
+        relation=rewrite.get("relation_id", ""),
+        subject=rewrite["subject"],
+        prompt=rewrite["prompt"],
+        target_new=rewrite["target_new"]["str"],
+        target_true=rewrite["target_true"]["str"],
+        paraphrases=record["paraphrase_prompts"],
+        neighbours=record["neighborhood_prompts"],
+        generation=record.get("generation_prompts", ()),
+    )

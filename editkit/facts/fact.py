@@ -1,0 +1,163 @@
+"""One fact to edit, in CounterFact's terms (arXiv 2202.05262, appendix D).
+
+A fact says that the prompt with its subject is followed by `target_true`; the edit wants
+`target_new` there. Paraphrases should change with it, neighbourhood prompts should not.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+SLOT = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact, its edit, and the prompts that score the edit.
+
+    Raises:
+        ValueError: the prompt does not hold exactly one `{}`, the subject or a target is
+            empty, or both targets are equal.
+        TypeError: a text is not a text, or a list of prompts not one of non-empty texts.
+    """
+
+    id: str
+    """Stable name, such as "worldfacts:capital_of:Paris" or "counterfact:0"."""
+    relation: str
+    """What the subject is asked about; facts of one relation share their templates."""
+    subject: str
+    prompt: str
+    """Template with one `{}` where the subject goes; the target follows after one space."""
+    target_new: str
+    """What the edited model shall say, without surrounding spaces."""
+    target_true: str
+    """What is true, without surrounding spaces."""
+    paraphrases: tuple[str, ...] = ()
+    """Full texts that ask for the same fact in other words."""
+    neighbours: tuple[str, ...] = ()
+    """Full texts about other subjects whose answer the edit must not change."""
+    neighbour_target: str | None = None
+    """The neighbours' right answer where it is not `target_true` (zsRE), else None."""
+    generation: tuple[str, ...] = ()
+    """Full texts about the subject, from which the model writes freely."""
+
+    def __post_init__(self):
+        for name in ("target_new", "target_true"):
+            object.__setattr__(self, name, _text(self, name).strip())
+        for name in ("paraphrases", "neighbours", "generation"):
+            object.__setattr__(self, name, _texts(self, name))
+        _check(self)
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in place."""
+        return self.prompt.replace(SLOT, self.subject)
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        subject: str,
+        prompt: str,
+        target_new: str,
+        target_true: str,
+        relation: str = "",
+        paraphrases: Iterable[str] = (),
+        neighbours: Iterable[str] = (),
+        neighbour_target: str | None = None,
+        generation: Iterable[str] = (),
+    ) -> "Fact":
+        """Build a fact from plain texts; its id is derived from its content.
+
+        Args:
+            subject: what the fact is about.
+            prompt: a template with one `{}`, or a text that names the subject itself.
+            target_new, target_true: the wanted and the true continuation.
+            relation, paraphrases, neighbours, neighbour_target, generation: as in `Fact`.
+
+        Raises:
+            ValueError: the prompt neither holds `{}` nor names the subject, or as for `Fact`.
+        """
+        fields = {
+            "relation": relation,
+            "subject": subject,
+            "prompt": template_of(prompt, subject),
+            "target_new": target_new,
+            "target_true": target_true,
+            "paraphrases": paraphrases,
+            "neighbours": neighbours,
+            "neighbour_target": neighbour_target,
+            "generation": generation,
+        }
+        unnamed = cls(id="", **fields)
+        return cls(id=f"user:{data_hash([unnamed])[:12]}", **_fields(unnamed))
+
+
+def template_of(prompt: str, subject: str) -> str:
+    """Put `{}` where the prompt names the subject; a prompt that is a template is kept.
+
+    The first whole-word mention is taken, or the first mention inside a word where there is
+    no other ("Ann" is looked for in "When was Ann born" before "Annual").
+
+    Raises:
+        ValueError: the prompt neither holds `{}` nor names the subject.
+    """
+    braces_are_the_subjects = SLOT in subject and subject in prompt
+    if SLOT in prompt and not braces_are_the_subjects:
+        return prompt
+    if not subject.strip() or subject not in prompt:
+        raise ValueError(
+            f"subject {subject!r} is not in the prompt {prompt!r}: "
+            "name the subject in the prompt, or write {} in its place"
+        )
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
+    start = whole.start() if whole else prompt.index(subject)
+    return prompt[:start] + SLOT + prompt[start + len(subject) :]
+
+
+def data_hash(facts: Iterable[Fact]) -> str:
+    """SHA-256 (hex) over the facts' canonical JSON, in their order."""
+    rows = [asdict(fact) for fact in facts]
+    canonical = json.dumps(rows, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def _check(fact: Fact) -> None:
+    where = f"fact {fact.id!r}: " if fact.id else ""
+    slots = _text(fact, "prompt").count(SLOT)
+    if slots != 1:
+        raise ValueError(
+            f"{where}prompt {fact.prompt!r} holds {{}} {slots} times; exactly one is allowed"
+        )
+    for name in ("subject", "target_new", "target_true"):
+        if not _text(fact, name).strip():
+            raise ValueError(
+                f"{where}{name} is {getattr(fact, name)!r}; a non-empty text is needed"
+            )
+    if fact.target_new == fact.target_true:
+        raise ValueError(
+            f"{where}target_new and target_true are both {fact.target_new!r}; they must differ"
+        )
+    if fact.neighbour_target is not None and not _text(fact, "neighbour_target").strip():
+        raise ValueError(f"{where}neighbour_target is empty; give a text, or None")
+
+
+def _text(fact: Fact, name: str) -> str:
+    value = getattr(fact, name)
+    if not isinstance(value, str):
+        raise TypeError(f"fact {fact.id!r}: {name} is {value!r}; a text is needed")
+    return value
+
+
+def _texts(fact: Fact, name: str) -> tuple[str, ...]:
+    value = getattr(fact, name)
+    values = () if isinstance(value, str) else tuple(value)
+    if isinstance(value, str) or not all(isinstance(v, str) and v.strip() for v in values):
+        raise TypeError(f"fact {fact.id!r}: {name} is {value!r}; a list of texts is needed")
+    return values
+
+
+def _fields(fact: Fact) -> dict:
+    return {name: getattr(fact, name) for name in Fact.__slots__ if name != "id"}

@@ -1,0 +1,127 @@
+"""Records of a published JSON file, from a local path or a URL."""
+
+import hashlib
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+from .fact import Fact
+
+TIMEOUT_SECONDS = 60
+
+
+def read_records(source: str | os.PathLike, published: str) -> list[dict]:
+    """Read a JSON list of records.
+
+    Args:
+        source: a path, or an http(s) URL. A URL's file is stored in the cache folder
+            ($EDITKIT_CACHE, else ~/.cache/editkit) and read from there the next time.
+        published: where the file can be had, named in errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConnectionError: the URL could not be read.
+        ValueError: the file is not a JSON list of records.
+    """
+    if str(source).startswith(("http://", "https://")):
+        records = _load_url(str(source))
+    else:
+        records = _load_path(Path(source).expanduser(), published)
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"{source}: a non-empty JSON list of records is needed")
+    others = [i for i, record in enumerate(records) if not isinstance(record, dict)]
+    if others:
+        value = repr(records[others[0]])
+        raise ValueError(f"{source}: record {others[0]} is {value:.80}; an object is needed")
+    return records
+
+
+def to_facts(
+    source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]
+) -> list[Fact]:
+    """Convert every record, skipping those that state no usable edit with one warning.
+
+    `convert` raises ValueError for a record to skip. A record that lacks a key, or holds
+    the wrong type under it, means another file layout and is an error.
+
+    Raises:
+        ValueError: names the file, the record and the key; or no record is usable.
+    """
+    facts, reasons = [], []
+    for index, record in enumerate(records):
+        try:
+            facts.append(convert(index, record))
+        except KeyError as error:
+            raise ValueError(f"{source}: record {index} has no key {error.args[0]!r}") from error
+        except (TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{source}: record {index} has another layout: {error}") from error
+        except ValueError as error:
+            reasons.append(f"record {index}: {error}")
+    if not facts:
+        raise ValueError(f"{source}: no usable record; first reason: {reasons[0]}")
+    if reasons:
+        warnings.warn(
+            f"{source}: skipped {len(reasons)} of {len(records)} records; "
+            f"first reason: {reasons[0]}",
+            stacklevel=4,
+        )
+    return facts
+
+
+def _load_path(path: Path, published: str):
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; it is published at {published}")
+    return _parse(path.read_bytes(), path)
+
+
+def _load_url(url: str):
+    stored = _downloads() / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+    if stored.is_file():
+        try:
+            return _parse(stored.read_bytes(), stored)
+        except ValueError as error:
+            warnings.warn(f"stored download is damaged, fetching it again: {error}", stacklevel=5)
+    content = _fetch(url)
+    records = _parse(content, url)
+    _write_atomically(stored, content)
+    return records
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            return response.read()
+    except (urllib.error.URLError, HTTPException, OSError) as error:
+        raise ConnectionError(
+            f"could not download {url} ({error}); without a network, pass a local path"
+        ) from error
+
+
+def _parse(content: bytes, source):
+    try:
+        return json.loads(content)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
+        raise ValueError(f"{source} is not JSON: {error}") from error
+
+
+def _downloads() -> Path:
+    root = os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit"
+    return Path(root).expanduser() / "downloads"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,92 @@
+"""Where an edit happens: the subject's last token, its key there, and the context prefixes around it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from editkit.facts import Fact
+from editkit.hooks import capture
+from editkit.models import LanguageModel
+from editkit.prefix import buckets, pad
+
+BATCH_TOKENS = 2048
+OPENINGS = ("The", "Therefore", "Because", "I", "You")  # as in the public code of ROME and MEMIT
+
+
+class Row(NamedTuple):
+    """A prompt as tokens, and the index of its subject's last token."""
+
+    ids: list[int]
+    subject_last: int
+
+
+def locate(lm: LanguageModel, template: str, subject: str, context: str = "") -> Row:
+    """Tokens of ``context`` + ``template`` with the subject in place of ``{}``, and its last token's index.
+
+    Where a token covers the subject's last character and more, that token is meant. Raises ``ValueError``
+    for a template without ``{}``.
+    """
+    if "{}" not in template:
+        raise ValueError(f"prompt {template!r} has no {{}} for the subject {subject!r}")
+    head = context + template[: template.index("{}")]
+    ids, spans = lm.encode(context + template.replace("{}", subject, 1))
+    last_character = len(head) + len(subject.rstrip()) - 1
+    for index, (begin, end) in enumerate(spans):
+        if begin <= last_character < end:
+            return Row(ids, index)
+    raise ValueError(f"subject {subject!r} has no token of its own in {template!r}")
+
+
+@torch.no_grad()
+def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> list[str]:
+    """Context prefixes sampled from the model, ``length`` tokens each, ending in ". ".
+
+    They stand before a prompt so that an edit does not hang on the prompt being the very beginning. Drawn
+    from the 5 likeliest tokens at each step, as in the public code of ROME; the same seed and weights on
+    the same kind of device give the same prefixes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    contexts = []
+    for index in range(count):
+        ids = lm.encode(OPENINGS[index % len(OPENINGS)])[0]
+        for _ in range(length):
+            hidden = lm.forward(torch.tensor([ids], device=lm.device))[0, -1]
+            values, tokens = lm.logits(hidden).cpu().topk(5)
+            ids.append(tokens[torch.multinomial(values.softmax(-1), 1, generator=generator)].item())
+        contexts.append(lm.tokenizer.decode(ids[1:]).replace("{", " ").replace("}", " ") + ". ")
+    return contexts
+
+
+@torch.no_grad()
+def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> Tensor:
+    """``K`` (d_k, n): the edited layer's input at each subject's last token.
+
+    Averaged over the bare prompt and the prompt after each context, for every method alike: mixing
+    averaged and single keys is what makes the original ROME collapse (arXiv 2403.07175).
+    """
+    variants = ["", *contexts]
+    rows = [locate(lm, fact.prompt, fact.subject, context) for fact in facts for context in variants]
+    keys = _read(lm, rows, lm.mlp_out(layer), "input")
+    return keys.reshape(len(facts), len(variants), -1).mean(1).T
+
+
+@torch.no_grad()
+def hidden_states(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
+    """Residual stream after ``layer`` at each subject's last token in the bare prompt, (d, n)."""
+    rows = [locate(lm, fact.prompt, fact.subject) for fact in facts]
+    return _read(lm, rows, lm.layers[layer], "output").T
+
+
+def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str) -> Tensor:
+    """The module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
+    cut = [row.ids[: row.subject_last + 1] for row in rows]
+    found: dict[int, Tensor] = {}
+    for group in buckets([len(ids) for ids in cut], BATCH_TOKENS):
+        ids, _ = pad([cut[i] for i in group], lm.start_id, lm.device)
+        with capture({"here": module}, side=side, stop=True) as seen:
+            lm.forward(ids)
+        for row, i in enumerate(group):
+            found[i] = seen["here"][row, len(cut[i]) - 1]
+    return torch.stack([found[i] for i in range(len(rows))])

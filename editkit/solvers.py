@@ -1,0 +1,157 @@
+"""Closed-form weight edits: one equation, four methods.
+
+For a linear layer ``W`` (d_v × d_k), an edit wants the outputs of some keys ``K`` (d_k × n) changed by
+``R`` (d_v × n) and everything else disturbed as little as possible:
+
+    min over ΔW of  tr(ΔW A ΔWᵀ) + Σ_i d_i ‖ΔW k_i − r_i‖²
+    ⇒ ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M,   M = A⁻¹ (or A⁻¹ restricted to an allowed subspace)
+
+| method    | A                                                 | D⁻¹              | source           |
+|-----------|---------------------------------------------------|------------------|------------------|
+| ROME      | C, n = 1                                          | 0 (equality)     | arXiv 2202.05262 |
+| EMMET     | mom2_update_weight·C + update_norm_lambda·I       | emmet_lambda·I   | arXiv 2403.14236 |
+| MEMIT     | mom2_update_weight·C                              | I                | arXiv 2210.07229 |
+| AlphaEdit | l2·I + K_p K_pᵀ in the null space of C, ∞ outside | I                | arXiv 2410.02355 |
+
+``C`` is the uncentred second moment of the layer's keys over ordinary text, ``K_p`` the keys of earlier
+edits. A method is therefore a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
+reused) and a *slack* ``D⁻¹``. The system solved is n × n, in float64. A matrix that is only positive
+semi-definite gets the smallest ridge that lets it be factored, and the result says how much that was.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RIDGE_STEPS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # relative to the mean diagonal, tried in turn
+
+
+class Precision(NamedTuple):
+    """``M`` as a function, with the ridge its factorisation needed (absolute; 0 as a rule)."""
+
+    apply: Callable[[Tensor], Tensor]  # (d_k, m) float64 → (d_k, m)
+    ridge: float = 0.0
+
+
+class Factor(NamedTuple):
+    """A Cholesky factor and the ridge that made it possible."""
+
+    lower: Tensor  # (n, n)
+    ridge: float  # absolute, added to the diagonal; 0 when the matrix was positive definite
+
+
+class Update(NamedTuple):
+    """A weight update in factored form; ``delta = left @ right`` has rank at most n."""
+
+    left: Tensor  # (d_v, n) float64
+    right: Tensor  # (n, d_k) float64
+    ridge: float  # absolute ridge added to Kᵀ M K + D⁻¹; 0 unless it was not positive definite
+    cost_ridge: float  # the same for A
+    condition: float  # 2-norm condition number of the matrix that was solved
+    residual: float  # ‖ΔW K − R‖ / ‖R‖: the part of the wish that was not granted
+
+    @property
+    def delta(self) -> Tensor:
+        return self.left @ self.right  # (d_v, d_k)
+
+
+def factorize(matrix: Tensor) -> Factor:
+    """Cholesky factor of a symmetric positive semi-definite matrix, with the smallest ridge that works.
+
+    Raises ``ValueError`` for a matrix that is not finite, or indefinite beyond the largest ridge tried.
+    """
+    if not torch.isfinite(matrix).all():
+        raise ValueError("the matrix to factorise holds a value that is not finite")
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    scale = matrix.diagonal().abs().mean().item() or 1.0
+    for step in RIDGE_STEPS:
+        lower, failed = torch.linalg.cholesky_ex(matrix + step * scale * identity)
+        # Rounding lets a singular matrix through with a pivot at noise level: that is a failure too.
+        pivots = lower.diagonal().square()
+        if not failed and pivots.min() > 1e-14 * pivots.max():
+            return Factor(lower, step * scale)
+    raise ValueError(f"not positive semi-definite, even with a ridge of {RIDGE_STEPS[-1]:g} × its mean diagonal")
+
+
+def inverse_precision(cost: Tensor) -> Precision:
+    """``X ↦ A⁻¹ X`` for a cost matrix ``A`` (d_k × d_k), factored once."""
+    factor = factorize(cost.double())
+    return Precision(lambda X: torch.cholesky_solve(X, factor.lower), factor.ridge)
+
+
+def null_space_precision(basis: Tensor, l2: float) -> Precision:
+    """``X ↦ P X / l2`` with ``P = B Bᵀ``; ``basis`` (d_k × m) spans what the kept keys leave free."""
+    basis = basis.double()
+    return Precision(lambda X: basis @ (basis.T @ X) / l2)
+
+
+def add_history(precision: Precision, past_keys: Tensor) -> Precision:
+    """Precision of ``A + K_p K_pᵀ``, from that of ``A`` (Woodbury); ``past_keys`` is d_k × p.
+
+    On a null-space precision this is AlphaEdit's ``P (l2·I + P K_p K_pᵀ P)⁻¹ P``.
+    """
+    if past_keys.shape[1] == 0:
+        return precision
+    past_keys = past_keys.double()
+    moved = precision.apply(past_keys)  # M K_p: (d_k, p)
+    inner = past_keys.T @ moved  # (p, p)
+    lower = factorize(inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device)).lower
+    return Precision(
+        lambda X: precision.apply(X) - moved @ torch.cholesky_solve(moved.T @ X, lower), precision.ridge
+    )
+
+
+def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
+    """``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
+
+    Args:
+        K: keys, (d_k, n).
+        R: residuals ``V − W K``, (d_v, n).
+        precision: ``X ↦ M X`` with ``M`` symmetric positive semi-definite.
+        slack: ``D⁻¹``, a number or one per edit (n,); 0 asks for equality.
+
+    Raises ``ValueError`` where shapes disagree, ``n = 0``, the slack is negative or a value is not finite.
+    """
+    if K.ndim != 2 or R.ndim != 2 or K.shape[1] != R.shape[1] or K.shape[1] == 0:
+        raise ValueError(f"K {tuple(K.shape)} and R {tuple(R.shape)} need the same number of columns, at least one")
+    K, R = K.double(), R.double()
+    slack = torch.as_tensor(slack, dtype=K.dtype, device=K.device).expand(K.shape[1])
+    if (slack < 0).any():
+        raise ValueError(f"slack must be 0 or more, got {slack.min().item():g}")
+    if not (torch.isfinite(K).all() and torch.isfinite(R).all()):
+        raise ValueError("K or R holds a value that is not finite")
+    moved = precision.apply(K)  # M K: (d_k, n)
+    gram = K.T @ moved  # (n, n)
+    factor = factorize((gram + gram.T) / 2 + slack.diag())
+    left = torch.cholesky_solve(R.T, factor.lower).T  # (d_v, n)
+    residual = (left @ (moved.T @ K) - R).norm() / R.norm().clamp_min(torch.finfo(R.dtype).tiny)
+    condition = torch.linalg.cond(factor.lower).item() ** 2
+    return Update(left, moved.T, factor.ridge, precision.ridge, condition, residual.item())
+
+
+def rome(C: Tensor) -> tuple[Precision, float]:
+    """Precision and slack of ROME, arXiv 2202.05262 eq. 2 (one edit at a time)."""
+    return inverse_precision(C), 0.0
+
+
+def emmet(
+    C: Tensor, mom2_update_weight: float, update_norm_lambda: float, emmet_lambda: float
+) -> tuple[Precision, float]:
+    """Precision and slack of EMMET, arXiv 2403.14236 eq. 9; ``emmet_lambda`` 0 asks for equality."""
+    identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
+    return inverse_precision(mom2_update_weight * C.double() + update_norm_lambda * identity), emmet_lambda
+
+
+def memit(C: Tensor, mom2_update_weight: float) -> tuple[Precision, float]:
+    """Precision and slack of MEMIT, arXiv 2210.07229 eq. 14."""
+    return inverse_precision(mom2_update_weight * C.double()), 1.0
+
+
+def alphaedit(basis: Tensor, l2: float) -> tuple[Precision, float]:
+    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``basis`` spans the null space of ``C``.
+
+    Keys of earlier edits join by :func:`add_history`.
+    """
+    return null_space_precision(basis, l2), 1.0

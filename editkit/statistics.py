@@ -1,0 +1,134 @@
+"""What a layer's keys look like over ordinary text: the second moment ``C`` and its null space.
+
+``C = E[k kᵀ]`` (uncentred, d_k × d_k) is the cost of disturbing what is kept, see :mod:`editkit.solvers`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from editkit.cache import Store
+from editkit.hooks import capture
+from editkit.models import LanguageModel
+from editkit.prefix import buckets, pad
+
+CHUNK_TOKENS = 256  # longest piece of text seen at once, start token included
+BATCH_TOKENS = 2048
+
+
+class SecondMoment:
+    """Running uncentred second moment of vectors of dimension ``dim``, accumulated in float64."""
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        self.total = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, keys: Tensor) -> None:
+        """Add vectors given as rows, (m, dim)."""
+        if keys.ndim != 2 or keys.shape[1] != len(self.total):
+            raise ValueError(f"keys {tuple(keys.shape)} must be rows of dimension {len(self.total)}")
+        self.total += (keys.T @ keys).double()
+        self.count += len(keys)
+
+    def moment(self) -> Tensor:
+        """``C`` (dim, dim) in float64. Raises ``ValueError`` before anything was added."""
+        if self.count == 0:
+            raise ValueError("the second moment of no keys at all is not defined")
+        return self.total / self.count
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"total": self.total, "count": torch.tensor(self.count)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state["total"].shape != self.total.shape:
+            raise ValueError(f"dimension {len(state['total'])} does not fit {len(self.total)}")
+        self.total = state["total"].to(self.total)
+        self.count = int(state["count"])
+
+
+def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list[list[int]]:
+    """Texts as token rows of at most ``CHUNK_TOKENS``, each after the start token, ``n_tokens`` in all.
+
+    The start tokens are not counted. Raises ``ValueError`` where the texts hold fewer tokens than asked for.
+    """
+    longest = min(CHUNK_TOKENS, lm.model.config.max_position_embeddings) - 1
+    chunks, left = [], n_tokens
+    for text in texts:
+        ids = lm.encode(text)[0][1:][:left]
+        for begin in range(0, len(ids), longest):
+            chunks.append([lm.start_id, *ids[begin : begin + longest]])
+        left -= len(ids)
+        if left == 0:
+            return chunks
+    raise ValueError(f"the text holds {n_tokens - left} tokens, fewer than the {n_tokens} asked for (mom2_n_tokens)")
+
+
+@torch.no_grad()
+def second_moments(
+    lm: LanguageModel,
+    layers: Sequence[int],
+    texts: Sequence[str],
+    n_tokens: int,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+) -> dict[int, Tensor]:
+    """``C`` (d_k, d_k) float64 of each layer's keys, all from one pass that stops after the last layer.
+
+    The key is the input of the edited linear layer; the start token is left out (an attention sink, far
+    from every other key). With a ``store``, layers computed before for the same weights, text and token
+    count are read from it.
+    """
+    store = store or Store()
+    text_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    weights = lm.fingerprint()
+
+    def key(layer: int) -> dict:
+        return {"weights": weights, "layer": layer, "text": text_hash, "n_tokens": n_tokens, "chunk": CHUNK_TOKENS}
+
+    found = {layer: store.get("second-moment", key(layer)) for layer in layers}
+    missing = [layer for layer in layers if found[layer] is None]
+    if missing:
+        fresh = _accumulate(lm, missing, token_chunks(lm, texts, n_tokens), progress)
+        for layer, statistic in fresh.items():
+            found[layer] = statistic.state_dict()
+            store.put("second-moment", key(layer), found[layer])
+    moments = {}
+    for layer in layers:
+        statistic = SecondMoment(lm.weight(layer).shape[1], lm.device)
+        statistic.load_state_dict(found[layer])
+        moments[layer] = statistic.moment()
+    return moments
+
+
+def _accumulate(lm: LanguageModel, layers: list[int], chunks: list[list[int]], progress: bool) -> dict[int, SecondMoment]:
+    statistics = {layer: SecondMoment(lm.weight(layer).shape[1], lm.device) for layer in layers}
+    modules = {layer: lm.mlp_out(layer) for layer in layers}
+    bar = tqdm(
+        total=sum(map(len, chunks)), desc=f"second moment of layers {layers}", unit="token", unit_scale=True, disable=not progress
+    )
+    for group in buckets([len(chunk) for chunk in chunks], BATCH_TOKENS):
+        ids, mask = pad([chunks[i] for i in group], lm.start_id, lm.device)
+        with capture(modules, side="input", stop=True) as keys:
+            lm.forward(ids)
+        mask[:, 0] = False
+        for layer, statistic in statistics.items():
+            statistic.add(keys[layer][mask].float())
+        bar.update(sum(len(chunks[i]) for i in group))
+    bar.close()
+    return statistics
+
+
+def null_space(C: Tensor, threshold: float) -> Tensor:
+    """Orthonormal basis (d_k, m) of the eigenvectors of ``C`` whose eigenvalue is below ``threshold``.
+
+    AlphaEdit, arXiv 2410.02355 section 3.1: changes confined to it leave the kept keys' outputs alone.
+    Raises ``ValueError`` where no eigenvalue is that small.
+    """
+    values, vectors = torch.linalg.eigh(C.double())
+    if values[0] >= threshold:
+        raise ValueError(f"nullspace_threshold = {threshold:g}: no eigenvalue is below it, the smallest is {values[0]:.3g}")
+    return vectors[:, values < threshold]

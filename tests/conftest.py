@@ -1,0 +1,139 @@
+"""Fixtures: tiny random models of every family, the packaged small model, and a cache of their own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from editkit import EditSpec, Fact, LanguageModel, load_lm
+from editkit.cache import Store
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+WORDS = (
+    "The capital of France is Paris and the city of Rome lies in Italy . People in Spain speak Spanish , "
+    "while the mother tongue of Anna Karlsson from Stockholm is Swedish . a b c d e f g "
+)
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gptj")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(request, tmp_path, monkeypatch):
+    """Unit tests never read or write the user's cache; integration tests share it, as the report does."""
+    if "lm" not in request.fixturenames:
+        monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator([WORDS] * 4, trainers.BpeTrainer(vocab_size=340, special_tokens=["<s>"], initial_alphabet=alphabet))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>")
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer):
+    """``tiny("llama")``: a fresh random model of a family, 4 layers of width 16, in float32."""
+
+    def build(family: str = "llama", *, seed: int = 0, square: bool = False) -> LanguageModel:
+        torch.manual_seed(seed)
+        vocabulary = len(tokenizer)
+        inner = 16 if square else 24
+        ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+        model = {
+            "llama": lambda: LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=vocabulary, hidden_size=16, intermediate_size=inner, num_hidden_layers=4,
+                    num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, **ids,
+                )
+            ),
+            "gpt2": lambda: GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=vocabulary, n_embd=16, n_inner=inner, n_layer=4, n_head=4, n_positions=512,
+                    initializer_range=0.3, **ids,
+                )
+            ),
+            "gpt_neox": lambda: GPTNeoXForCausalLM(
+                GPTNeoXConfig(
+                    vocab_size=vocabulary, hidden_size=16, intermediate_size=inner, num_hidden_layers=4,
+                    num_attention_heads=4, max_position_embeddings=512, initializer_range=0.3, **ids,
+                )
+            ),
+            "gptj": lambda: GPTJForCausalLM(
+                GPTJConfig(
+                    vocab_size=vocabulary, n_embd=16, n_inner=inner, n_layer=4, n_head=4, rotary_dim=4,
+                    n_positions=512, initializer_range=0.3, **ids,
+                )
+            ),
+        }[family]()
+        return LanguageModel(f"tiny-{family}", model.float(), tokenizer)
+
+    return build
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def facts() -> list[Fact]:
+    rows = [
+        ("Anna Karlsson", "The mother tongue of {} is", "Spanish", "Swedish"),
+        ("Rome", "{} lies in", "France", "Italy"),
+        ("France", "The capital of {} is", "Rome", "Paris"),
+        ("Stockholm", "People in {} speak", "Spanish", "Swedish"),
+    ]
+    return [
+        Fact.make(
+            subject=subject, prompt=prompt, target_new=new, target_true=true, relation="made up",
+            paraphrases=[f"We know that {prompt.replace('{}', subject)}"], neighbours=["The city of Spain is"],
+        )
+        for subject, prompt, new, true in rows
+    ]
+
+
+TEXTS = [WORDS * 6, WORDS[40:] * 5, WORDS[80:] * 4]
+
+
+@pytest.fixture
+def full_spec():
+    """``full_spec("memit", l2=3.0)``: every hyperparameter set, for models without defaults."""
+
+    def build(method: str = "memit", **changes) -> EditSpec:
+        values = dict(
+            method=method, layers=[1, 2], v_num_grad_steps=8, v_lr=0.1, v_weight_decay=0.1, clamp_norm_factor=0.9,
+            kl_factor=0.0625, early_stop_loss=0.0, n_contexts=2, context_length=4, mom2_update_weight=1.0,
+            update_norm_lambda=0.01, emmet_lambda=0.0, nullspace_threshold=0.05, l2=1.0, mom2_n_tokens=300,
+        )
+        return EditSpec(**(values | changes))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def lm() -> LanguageModel:
+    """SmolLM2 from its installed wheel; tests put back what they change."""
+    return load_lm("smollm2-135m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def counterfact_path() -> Path:
+    path = SHARED / "counterfact_4k.json"
+    if not path.exists():
+        pytest.skip(f"needs the CounterFact sample at {path.name} in ../shared/data, which is absent here")
+    return path

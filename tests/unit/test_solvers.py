@@ -1,0 +1,161 @@
+"""Each solver against an independent oracle, in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import alphaedit_printed, kkt_equality, memit_printed, weighted_normal_equations
+
+from editkit import solvers
+from editkit.statistics import null_space
+
+sizes = st.tuples(st.integers(2, 24), st.integers(1, 12), st.integers(1, 30), st.integers(0, 10_000))
+relaxed = settings(max_examples=40, deadline=None)
+
+
+def problem(d_k: int, d_v: int, n: int, seed: int, rank: int | None = None):
+    """Keys, residuals and a second moment, the latter of full rank unless told otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    samples = draw(d_k, rank or 4 * d_k)
+    C = samples @ samples.T / samples.shape[1]
+    if rank is None:
+        C += 0.1 * torch.eye(d_k, dtype=torch.float64)
+    return draw(d_k, n), draw(d_v, n), C
+
+
+def agree(ours: torch.Tensor, oracle: torch.Tensor, tolerance: float = 1e-8) -> None:
+    assert (ours - oracle).norm() <= tolerance * oracle.norm().clamp_min(1e-12)
+
+
+@relaxed
+@given(sizes)
+def test_rome_solves_the_kkt_system(size):
+    d_k, d_v, _, seed = size
+    K, R, C = problem(d_k, d_v, 1, seed)
+    agree(solvers.solve(K, R, *solvers.rome(C)).delta, kkt_equality(K, R, C))
+
+
+@relaxed
+@given(sizes, st.booleans())
+def test_emmet_with_equality_solves_the_kkt_system_also_for_a_rank_deficient_moment(size, deficient):
+    d_k, d_v, n, seed = size
+    K, R, C = problem(d_k, d_v, min(n, max(1, d_k // 2)), seed, rank=max(1, d_k // 2) if deficient else None)
+    update = solvers.solve(K, R, *solvers.emmet(C, 3.0, 0.2, 0.0))
+    agree(update.delta, kkt_equality(K, R, 3.0 * C + 0.2 * torch.eye(d_k, dtype=torch.float64)))
+    assert update.residual < 1e-8
+
+
+@relaxed
+@given(sizes)
+def test_memit_is_the_printed_formula_also_for_more_edits_than_dimensions(size):
+    K, R, C = problem(*size)
+    agree(solvers.solve(K, R, *solvers.memit(C, 5.0)).delta, memit_printed(K, R, C, 5.0))
+
+
+@relaxed
+@given(sizes, st.integers(0, 6))
+def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past):
+    d_k, _, _, seed = size
+    K, R, C = problem(*size, rank=max(1, d_k // 2))
+    past = problem(d_k, 1, max(n_past, 1), seed + 1)[0][:, :n_past]
+    basis = null_space(C, 1e-8)
+    precision, slack = solvers.alphaedit(basis, l2=2.0)
+    update = solvers.solve(K, R, solvers.add_history(precision, past), slack)
+    P = basis @ basis.T
+    agree(update.delta, alphaedit_printed(K, R, P, past, 2.0))
+    outside = update.delta @ (torch.eye(d_k, dtype=torch.float64) - P)
+    assert outside.norm() <= 1e-6 * update.delta.norm().clamp_min(1e-12)
+    assert (update.delta @ C).norm() <= 1e-6 * update.delta.norm() * C.norm(), "kept keys are disturbed"
+
+
+@relaxed
+@given(sizes)
+def test_weighted_edits_solve_the_weighted_normal_equations(size):
+    K, R, C = problem(*size)
+    weights = torch.rand(K.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(size[3])) + 0.1
+    precision, _ = solvers.memit(C, 2.0)
+    agree(solvers.solve(K, R, precision, 1 / weights).delta, weighted_normal_equations(K, R, 2.0 * C, weights))
+
+
+@relaxed
+@given(sizes)
+def test_history_equals_its_keys_added_to_the_cost(size):
+    d_k, _, n, seed = size
+    K, R, C = problem(*size)
+    past = problem(d_k, 1, n, seed + 1)[0]
+    precision, slack = solvers.memit(C, 1.0)
+    carried = solvers.solve(K, R, solvers.add_history(precision, past), slack)
+    agree(carried.delta, memit_printed(K, R, C + past @ past.T, 1.0))
+
+
+def test_emmet_with_one_edit_is_rome():
+    K, R, C = problem(12, 5, 1, 0)
+    agree(solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *solvers.rome(C)).delta, 1e-12)
+
+
+def test_memit_is_emmet_with_unit_slack():
+    K, R, C = problem(12, 5, 9, 0)
+    emmet = solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 1.0)).delta
+    assert torch.equal(emmet, solvers.solve(K, R, *solvers.memit(C, 7.0)).delta)
+
+
+def test_rank_deficient_second_moment_gets_a_recorded_ridge():
+    K, R, C = problem(10, 4, 1, 0, rank=5)
+    update = solvers.solve(K, R, *solvers.rome(C))
+    assert 0 < update.cost_ridge <= 1e-4 * C.diagonal().mean()
+    ridged = C + update.cost_ridge * torch.eye(10, dtype=torch.float64)
+    agree(update.delta, kkt_equality(K, R, ridged), 1e-5)  # the ridge leaves a condition number near 1e10
+    assert solvers.solve(*problem(10, 4, 1, 0)[:2], *solvers.rome(problem(10, 4, 1, 0)[2])).cost_ridge == 0
+
+
+def test_equal_keys_get_a_recorded_ridge_and_the_mean_of_their_wishes():
+    K, R, C = problem(10, 4, 1, 0)
+    wishes = torch.cat([R, 3 * R], dim=1)
+    update = solvers.solve(K.expand(-1, 2), wishes, *solvers.emmet(C, 1.0, 0.0, 0.0))
+    assert update.ridge > 0
+    agree(update.delta @ K, 2 * R, 1e-3)
+    assert update.residual > 0.1, "a contradiction cannot be granted, and the residual says so"
+
+
+def test_more_equalities_than_dimensions_leave_a_residual():
+    K, R, C = problem(6, 4, 15, 0)
+    update = solvers.solve(K, R, *solvers.emmet(C, 1.0, 0.0, 0.0))
+    assert update.ridge > 0 and update.residual > 0.1
+    least_squares = R @ torch.linalg.pinv(K)
+    agree(update.delta, least_squares, 1e-2)
+
+
+def test_update_is_factored_with_rank_at_most_the_number_of_edits():
+    K, R, C = problem(20, 18, 3, 0)
+    update = solvers.solve(K, R, *solvers.memit(C, 1.0))
+    assert update.left.shape == (18, 3) and update.right.shape == (3, 20)
+    assert torch.linalg.matrix_rank(update.delta) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda K, R, C: (K[:, :0], R[:, :0], *solvers.memit(C, 1.0)), "at least one"),
+        (lambda K, R, C: (K, R[:, :1], *solvers.memit(C, 1.0)), "same number of columns"),
+        (lambda K, R, C: (K * float("nan"), R, *solvers.memit(C, 1.0)), "not finite"),
+        (lambda K, R, C: (K, R / 0, *solvers.memit(C, 1.0)), "not finite"),
+        (lambda K, R, C: (K, R, solvers.memit(C, 1.0)[0], -1.0), "slack"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        solvers.solve(*change(*problem(8, 4, 3, 0)))
+
+
+def test_an_indefinite_cost_is_refused():
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        solvers.inverse_precision(-torch.eye(4, dtype=torch.float64))
+
+
+def test_no_null_space_is_named_with_the_smallest_eigenvalue():
+    with pytest.raises(ValueError, match=r"nullspace_threshold = 0\.5.*smallest is 2"):
+        null_space(2 * torch.eye(4, dtype=torch.float64), 0.5)
