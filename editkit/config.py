@@ -132,7 +132,8 @@ def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
 class RunParams(Parameters):
     """Every parameter of a report run; notebooks declare the ones they use.
 
-    ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names.
+    ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names. The defaults
+    are small, so that a notebook opened by hand runs in about a minute.
     """
 
     report_title: str = "Model editing, measured"
@@ -141,13 +142,15 @@ class RunParams(Parameters):
     """Language model: a known name, a hub id or a local folder."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto takes a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the model's weights."""
     methods: Annotated[list[Method], Field(min_length=1)] = list(METHODS)
     """Editors to compare."""
-    batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 8, 32]
+    batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 2]
     """Edits held by the model at once."""
-    n_facts: Count = 32
+    n_facts: Count = 2
     """Facts edited per seed; every batch size divides them."""
-    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
+    seeds: Annotated[list[int], Field(min_length=1)] = [1]
     """Each draws other facts and other context prefixes."""
     known_only: bool = True
     """Edit only worldfacts that the model completes correctly before."""
@@ -155,9 +158,14 @@ class RunParams(Parameters):
     """CounterFact file (path or URL); empty leaves its section out."""
     text_path: str = ""
     """Text for the second moment: a .txt or .jsonl file, or "wikipedia"; empty takes the offline default."""
-    n_examples: Annotated[int, Field(ge=0)] = 6
+    n_examples: Annotated[int, Field(ge=0)] = 2
     """Before-and-after completions shown."""
-    hyperparameters: dict[str, Any] = {}
+    hyperparameters: dict[str, Any] = {
+        "v_num_grad_steps": 3,
+        "n_contexts": 1,
+        "context_length": 4,
+        "mom2_n_tokens": 2000,
+    }
     """Overrides of the model's default hyperparameters, for every method."""
     run_dir: str = "../reports/notebook"
     """Folder of the run; the report command sets it."""
@@ -180,16 +188,17 @@ class RunParams(Parameters):
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def from_namespace(cls, namespace: dict[str, Any], hidden: set[str] = frozenset()) -> Self:
+    def from_notebook(cls, namespace: dict[str, Any]) -> Self:
         """Validate what a notebook holds after its ``parameters`` cell: every plain value is a parameter.
 
-        ``namespace`` is ``globals()``; IPython's own names (``hidden``, and those with ``_``) are left out.
-        Call it before any other name is bound.
+        ``namespace`` is ``globals()``, before any other value is bound; Jupyter's own names are left out.
         """
         plain = (bool, int, float, str, list, dict, type(None))
-        values = {
-            name: value
-            for name, value in namespace.items()
-            if isinstance(value, plain) and not name.startswith("_") and name not in ("In", "Out") and name not in hidden
-        }
-        return cls(**values)
+        own = ("In", "Out")
+        return cls(
+            **{
+                name: value
+                for name, value in namespace.items()
+                if isinstance(value, plain) and not name.startswith("_") and name not in own
+            }
+        )

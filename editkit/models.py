@@ -96,7 +96,9 @@ class LanguageModel:
     def tuple_layers(self) -> bool:
         """Whether a decoder layer returns a tuple (transformers 4, GPT-J) or a tensor."""
         seen = []
-        handle = self.layers[0].register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
+        handle = self.layers[0].register_forward_hook(
+            lambda module, args, output: seen.append(isinstance(output, tuple))
+        )
         try:
             with torch.no_grad():
                 self.forward(torch.tensor([[self.start_id]], device=self.device))

@@ -78,7 +78,9 @@ class Prefix:
         """Keyword arguments of a forward pass over suffixes (B, S) that follow these prefixes."""
         length = suffix_mask.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=suffix_mask.device).tril()
-        seen = torch.cat([self.mask[:, None].expand(-1, length, -1), causal & suffix_mask[:, None]], dim=-1)  # (B, S, T+S)
+        seen = torch.cat(
+            [self.mask[:, None].expand(-1, length, -1), causal & suffix_mask[:, None]], dim=-1
+        )  # (B, S, T+S)
         bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
         positions = self.mask.sum(1, keepdim=True) + torch.arange(length, device=seen.device)  # (B, S)
         return {

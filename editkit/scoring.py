@@ -39,7 +39,8 @@ def score(
     for group in buckets([len(ids) for ids in prompts], PROMPT_TOKENS):
         prefix = Prefix.run(lm, [prompts[i] for i in group])
         row_of = [row for row, i in enumerate(group) for _ in wanted[i]]
-        for row, scored in zip(row_of, _score_rows(lm, prefix, row_of, [ids for i in group for ids in wanted[i]])):
+        targets = [ids for i in group for ids in wanted[i]]
+        for row, scored in zip(row_of, _score_rows(lm, prefix, row_of, targets), strict=True):
             results[group[row]].append(scored)
         bar.update(len(group))
     bar.close()
@@ -48,9 +49,9 @@ def score(
 
 def _score_rows(lm: LanguageModel, prefix: Prefix, row_of: list[int], targets: list[list[int]]) -> list[Score]:
     first = lm.logits(prefix.last()).log_softmax(-1)  # (prompts, vocabulary): every first token at once
-    logprobs = [[first[row, ids[0]].item()] for row, ids in zip(row_of, targets)]
+    logprobs = [[first[row, ids[0]].item()] for row, ids in zip(row_of, targets, strict=True)]
     best = first.argmax(-1).tolist()
-    greedy = [best[row] == ids[0] for row, ids in zip(row_of, targets)]
+    greedy = [best[row] == ids[0] for row, ids in zip(row_of, targets, strict=True)]
     longer = [index for index, ids in enumerate(targets) if len(ids) > 1]
     for group in buckets([len(targets[i]) for i in longer], VOCABULARY_ROWS):
         rows = [longer[g] for g in group]
@@ -65,7 +66,7 @@ def _score_rows(lm: LanguageModel, prefix: Prefix, row_of: list[int], targets: l
             count = len(targets[i]) - 1
             logprobs[i] += [next(values) for _ in range(count)]
             greedy[i] &= all([next(hits) for _ in range(count)])
-    return [Score(sum(values) / len(values), hit) for values, hit in zip(logprobs, greedy)]
+    return [Score(sum(values) / len(values), hit) for values, hit in zip(logprobs, greedy, strict=True)]
 
 
 def knows(lm: LanguageModel, facts: Sequence) -> list[bool]:

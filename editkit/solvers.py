@@ -98,9 +98,7 @@ def add_history(precision: Precision, past_keys: Tensor) -> Precision:
     moved = precision.apply(past_keys)  # M K_p: (d_k, p)
     inner = past_keys.T @ moved  # (p, p)
     lower = factorize(inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device)).lower
-    return Precision(
-        lambda X: precision.apply(X) - moved @ torch.cholesky_solve(moved.T @ X, lower), precision.ridge
-    )
+    return Precision(lambda X: precision.apply(X) - moved @ torch.cholesky_solve(moved.T @ X, lower), precision.ridge)
 
 
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:

@@ -104,11 +104,17 @@ def second_moments(
     return moments
 
 
-def _accumulate(lm: LanguageModel, layers: list[int], chunks: list[list[int]], progress: bool) -> dict[int, SecondMoment]:
+def _accumulate(
+    lm: LanguageModel, layers: list[int], chunks: list[list[int]], progress: bool
+) -> dict[int, SecondMoment]:
     statistics = {layer: SecondMoment(lm.weight(layer).shape[1], lm.device) for layer in layers}
     modules = {layer: lm.mlp_out(layer) for layer in layers}
     bar = tqdm(
-        total=sum(map(len, chunks)), desc=f"second moment of layers {layers}", unit="token", unit_scale=True, disable=not progress
+        total=sum(map(len, chunks)),
+        desc=f"second moment of layers {layers}",
+        unit="token",
+        unit_scale=True,
+        disable=not progress,
     )
     for group in buckets([len(chunk) for chunk in chunks], BATCH_TOKENS):
         ids, mask = pad([chunks[i] for i in group], lm.start_id, lm.device)
@@ -130,5 +136,7 @@ def null_space(C: Tensor, threshold: float) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(C.double())
     if values[0] >= threshold:
-        raise ValueError(f"nullspace_threshold = {threshold:g}: no eigenvalue is below it, the smallest is {values[0]:.3g}")
+        raise ValueError(
+            f"nullspace_threshold = {threshold:g}: no eigenvalue is below it, the smallest is {values[0]:.3g}"
+        )
     return vectors[:, values < threshold]

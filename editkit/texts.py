@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -38,5 +39,5 @@ def _wikipedia(articles: int = 2000) -> Iterator[str]:
     except ImportError:
         raise ValueError("text source 'wikipedia' needs the datasets package: pip install datasets") from None
     stream = load_dataset("wikimedia/wikipedia", "20231101.en", split="train", streaming=True)
-    for article, _ in zip(stream, range(articles)):
+    for article in islice(stream, articles):
         yield article["text"]

@@ -41,7 +41,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator([WORDS] * 4, trainers.BpeTrainer(vocab_size=340, special_tokens=["<s>"], initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        [WORDS] * 4, trainers.BpeTrainer(vocab_size=340, special_tokens=["<s>"], initial_alphabet=alphabet)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>")
 
 
@@ -57,26 +59,51 @@ def tiny(tokenizer):
         model = {
             "llama": lambda: LlamaForCausalLM(
                 LlamaConfig(
-                    vocab_size=vocabulary, hidden_size=16, intermediate_size=inner, num_hidden_layers=4,
-                    num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, **ids,
+                    vocab_size=vocabulary,
+                    hidden_size=16,
+                    intermediate_size=inner,
+                    num_hidden_layers=4,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    initializer_range=0.3,
+                    **ids,
                 )
             ),
             "gpt2": lambda: GPT2LMHeadModel(
                 GPT2Config(
-                    vocab_size=vocabulary, n_embd=16, n_inner=inner, n_layer=4, n_head=4, n_positions=512,
-                    initializer_range=0.3, **ids,
+                    vocab_size=vocabulary,
+                    n_embd=16,
+                    n_inner=inner,
+                    n_layer=4,
+                    n_head=4,
+                    n_positions=512,
+                    initializer_range=0.3,
+                    **ids,
                 )
             ),
             "gpt_neox": lambda: GPTNeoXForCausalLM(
                 GPTNeoXConfig(
-                    vocab_size=vocabulary, hidden_size=16, intermediate_size=inner, num_hidden_layers=4,
-                    num_attention_heads=4, max_position_embeddings=512, initializer_range=0.3, **ids,
+                    vocab_size=vocabulary,
+                    hidden_size=16,
+                    intermediate_size=inner,
+                    num_hidden_layers=4,
+                    num_attention_heads=4,
+                    max_position_embeddings=512,
+                    initializer_range=0.3,
+                    **ids,
                 )
             ),
             "gptj": lambda: GPTJForCausalLM(
                 GPTJConfig(
-                    vocab_size=vocabulary, n_embd=16, n_inner=inner, n_layer=4, n_head=4, rotary_dim=4,
-                    n_positions=512, initializer_range=0.3, **ids,
+                    vocab_size=vocabulary,
+                    n_embd=16,
+                    n_inner=inner,
+                    n_layer=4,
+                    n_head=4,
+                    rotary_dim=4,
+                    n_positions=512,
+                    initializer_range=0.3,
+                    **ids,
                 )
             ),
         }[family]()
@@ -100,8 +127,13 @@ def facts() -> list[Fact]:
     ]
     return [
         Fact.make(
-            subject=subject, prompt=prompt, target_new=new, target_true=true, relation="made up",
-            paraphrases=[f"We know that {prompt.replace('{}', subject)}"], neighbours=["The city of Spain is"],
+            subject=subject,
+            prompt=prompt,
+            target_new=new,
+            target_true=true,
+            relation="made up",
+            paraphrases=[f"We know that {prompt.replace('{}', subject)}"],
+            neighbours=["The city of Spain is"],
         )
         for subject, prompt, new, true in rows
     ]
@@ -116,9 +148,22 @@ def full_spec():
 
     def build(method: str = "memit", **changes) -> EditSpec:
         values = dict(
-            method=method, layers=[1, 2], v_num_grad_steps=8, v_lr=0.1, v_weight_decay=0.1, clamp_norm_factor=0.9,
-            kl_factor=0.0625, early_stop_loss=0.0, n_contexts=2, context_length=4, mom2_update_weight=1.0,
-            update_norm_lambda=0.01, emmet_lambda=0.0, nullspace_threshold=0.05, l2=1.0, mom2_n_tokens=300,
+            method=method,
+            layers=[1, 2],
+            v_num_grad_steps=8,
+            v_lr=0.1,
+            v_weight_decay=0.1,
+            clamp_norm_factor=0.9,
+            kl_factor=0.0625,
+            early_stop_loss=0.0,
+            n_contexts=2,
+            context_length=4,
+            mom2_update_weight=1.0,
+            update_norm_lambda=0.01,
+            emmet_lambda=0.0,
+            nullspace_threshold=0.05,
+            l2=1.0,
+            mom2_n_tokens=300,
         )
         return EditSpec(**(values | changes))
 

@@ -55,8 +55,7 @@ def load_facts(
     logger.info("known_only: kept %d of %d facts tried", len(known), tried)
     if n is not None and len(known) < n:
         warnings.warn(
-            f"known_only: the model knows {len(known)} of {tried} {source} facts, "
-            f"fewer than the {n} asked for",
+            f"known_only: the model knows {len(known)} of {tried} {source} facts, fewer than the {n} asked for",
             stacklevel=2,
         )
     return known
@@ -74,9 +73,7 @@ def known_facts(lm, facts: Sequence[Fact], n: int | None = None) -> tuple[list[F
     known: list[Fact] = []
     for start in range(0, len(facts), CHUNK):
         chunk = facts[start : start + CHUNK]
-        for offset, (fact, is_known) in enumerate(
-            zip(chunk, scoring.knows(lm, chunk), strict=True)
-        ):
+        for offset, (fact, is_known) in enumerate(zip(chunk, scoring.knows(lm, chunk), strict=True)):
             if is_known:
                 known.append(fact)
             if len(known) == n:
@@ -89,14 +86,10 @@ def _read(source: str, path: str | os.PathLike | None) -> list[Fact]:
         raise ValueError(f"unknown source {source!r}; allowed are {', '.join(SOURCES)}")
     if source == "worldfacts":
         if path is not None:
-            raise ValueError(
-                f"worldfacts is built from installed packages; path={path!r} is refused"
-            )
+            raise ValueError(f"worldfacts is built from installed packages; path={path!r} is refused")
         return worldfacts()
     if path is None:
-        raise ValueError(
-            f"{source} needs path=: a local file, or a URL such as {FILES[source].PUBLISHED}"
-        )
+        raise ValueError(f"{source} needs path=: a local file, or a URL such as {FILES[source].PUBLISHED}")
     return FILES[source].read(path)
 
 

@@ -130,9 +130,7 @@ def _languages(code: str, info: dict, english: Locale) -> tuple[str, str, tuple[
     status = {lang: entry["official_status"] or "" for lang, entry in known.items()}
     percent = {lang: entry["population_percent"] for lang, entry in known.items()}
     countrywide = [lang for lang in known if status[lang] in ("official", "de_facto_official")]
-    regional = [
-        lang for lang in known if status[lang] == "official_regional" and percent[lang] > 0.5
-    ]
+    regional = [lang for lang in known if status[lang] == "official_regional" and percent[lang] > 0.5]
     named = info.get("languages") or []
     many = [lang for lang in known if status[lang] or percent[lang] >= SPOKEN_PERCENT] + named
     names = tuple(sorted({_language(lang, english) for lang in many} - {""}))

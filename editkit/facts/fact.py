@@ -128,18 +128,12 @@ def _check(fact: Fact) -> None:
     where = f"fact {fact.id!r}: " if fact.id else ""
     slots = _text(fact, "prompt").count(SLOT)
     if slots != 1:
-        raise ValueError(
-            f"{where}prompt {fact.prompt!r} holds {{}} {slots} times; exactly one is allowed"
-        )
+        raise ValueError(f"{where}prompt {fact.prompt!r} holds {{}} {slots} times; exactly one is allowed")
     for name in ("subject", "target_new", "target_true"):
         if not _text(fact, name).strip():
-            raise ValueError(
-                f"{where}{name} is {getattr(fact, name)!r}; a non-empty text is needed"
-            )
+            raise ValueError(f"{where}{name} is {getattr(fact, name)!r}; a non-empty text is needed")
     if fact.target_new == fact.target_true:
-        raise ValueError(
-            f"{where}target_new and target_true are both {fact.target_new!r}; they must differ"
-        )
+        raise ValueError(f"{where}target_new and target_true are both {fact.target_new!r}; they must differ")
     if fact.neighbour_target is not None and not _text(fact, "neighbour_target").strip():
         raise ValueError(f"{where}neighbour_target is empty; give a text, or None")
 

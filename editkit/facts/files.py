@@ -42,9 +42,7 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
     return records
 
 
-def to_facts(
-    source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]
-) -> list[Fact]:
+def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]) -> list[Fact]:
     """Convert every record, skipping those that state no usable edit with one warning.
 
     `convert` raises ValueError for a record to skip. A record that lacks a key, or holds
@@ -67,8 +65,7 @@ def to_facts(
         raise ValueError(f"{source}: no usable record; first reason: {reasons[0]}")
     if reasons:
         warnings.warn(
-            f"{source}: skipped {len(reasons)} of {len(records)} records; "
-            f"first reason: {reasons[0]}",
+            f"{source}: skipped {len(reasons)} of {len(records)} records; first reason: {reasons[0]}",
             stacklevel=4,
         )
     return facts
@@ -98,9 +95,7 @@ def _fetch(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             return response.read()
     except (urllib.error.URLError, HTTPException, OSError) as error:
-        raise ConnectionError(
-            f"could not download {url} ({error}); without a network, pass a local path"
-        ) from error
+        raise ConnectionError(f"could not download {url} ({error}); without a network, pass a local path") from error
 
 
 def _parse(content: bytes, source):

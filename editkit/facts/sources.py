@@ -65,7 +65,7 @@ DISPUTED_REGIONS = {
 }
 DISPUTED_TIMEZONES = frozenset({"Asia/Famagusta", "Europe/Simferopol"})
 # Several capitals, a moved or a contested one.
-CAPITAL_UNCLEAR = frozenset("BI BJ BO CI GQ ID IL LK MM MY NL SZ TZ YE ZA".split())
+CAPITAL_UNCLEAR = frozenset(["BI", "BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "MM", "MY", "NL", "SZ", "TZ", "YE", "ZA"])
 # Claimed from several countries, though the source names one.
 DISCOVERY_UNCLEAR = frozenset(
     {"dubnium", "lawrencium", "livermorium", "lutetium", "nobelium", "rutherfordium", "vanadium"}

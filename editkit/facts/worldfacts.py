@@ -134,9 +134,7 @@ def _neighbours(source: str, row: Row, held: Groups) -> tuple[str, ...]:
     relation = RELATIONS[source]
     templates = (relation.prompt, *relation.paraphrases)
     rows = sorted(held[source, row.answer], key=lambda other: _draw(row.subject, other.subject))
-    return tuple(
-        _fill(templates[i % len(templates)], other) for i, other in enumerate(rows[:NEIGHBOURS])
-    )
+    return tuple(_fill(templates[i % len(templates)], other) for i, other in enumerate(rows[:NEIGHBOURS]))
 
 
 def _fact(name: str, row: Row, new: str, neighbours: tuple[str, ...]) -> Fact:

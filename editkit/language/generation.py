@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 
+from editkit.facts import Fact
+from editkit.language.session import EditSession
 from editkit.models import LanguageModel
 
 
@@ -22,3 +25,40 @@ def complete(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 12
         )
         texts.append(lm.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
     return texts
+
+
+def before_and_after(
+    session: EditSession, facts: Sequence[Fact], prompts: pd.DataFrame, max_new_tokens: int = 8
+) -> pd.DataFrame:
+    """Greedy completions of some prompts of an ``evaluate`` frame before and after one batch of edits.
+
+    ``wanted`` is what should come: the new object, on neighbourhood prompts the true one. The edit is
+    undone.
+    """
+    by_id = {fact.id: fact for fact in facts}
+    before = complete(session.lm, prompts.prompt, max_new_tokens)
+    session.edit(facts)
+    try:
+        after = complete(session.lm, prompts.prompt, max_new_tokens)
+    finally:
+        session.undo(1)
+    wanted = [
+        fact.target_new if kind != "neighbourhood" else fact.neighbour_target or fact.target_true
+        for kind, fact in zip(prompts.kind, (by_id[name] for name in prompts.fact), strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "kind": prompts.kind.tolist(),
+            "prompt": prompts.prompt.tolist(),
+            "wanted": wanted,
+            "before": before,
+            "after": after,
+            "as wanted": [text.strip().startswith(word) for text, word in zip(after, wanted, strict=True)],
+        }
+    )
+
+
+def pick_examples(frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """``n`` prompts of an ``evaluate`` frame, taken in turn from successes and failures of every kind."""
+    turn = frame.groupby(["kind", "accuracy"]).cumcount()
+    return frame.assign(turn=turn).sort_values(["turn", "kind"], kind="stable").head(n).drop(columns="turn")

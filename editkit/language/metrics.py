@@ -28,7 +28,7 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
     prompts = [(fact, kind, prompt) for fact in facts for kind, prompt in _prompts(fact)]
     items = [(prompt, [fact.target_new, _right_answer(fact, kind)]) for fact, kind, prompt in prompts]
     rows = []
-    for (fact, kind, prompt), (new, true) in zip(prompts, score(lm, items, progress=progress)):
+    for (fact, kind, prompt), (new, true) in zip(prompts, score(lm, items, progress=progress), strict=True):
         keep = kind == "neighbourhood"
         rows.append(
             {
@@ -54,7 +54,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     per_fact = per_fact.reindex(list(LETTER))
     scores = {f"{letter}S": float(per_fact.success[kind]) for kind, letter in LETTER.items()}
     values = list(scores.values())
-    scores["S"] = float("nan") if any(v != v for v in values) else harmonic_mean(values)
+    scores["S"] = float("nan") if any(v != v for v in values) else float(harmonic_mean(values))
     return scores | {f"{letter}A": float(per_fact.accuracy[kind]) for kind, letter in LETTER.items()}
 
 

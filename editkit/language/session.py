@@ -121,9 +121,7 @@ class EditSession:
         if self.lm.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.lm.device)
         self._prepare()
-        targets = optimise_targets(
-            self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress
-        )
+        targets = optimise_targets(self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
         before = {layer: self.lm.weight(layer).clone() for layer in self.spec.layers}
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]

@@ -21,9 +21,7 @@ from editkit.facts import Fact, counterfact, data_hash, files, known_facts, load
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="needs the published samples in ../shared/data"
-)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published samples in ../shared/data")
 
 CAPITAL = {
     "subject": "France",

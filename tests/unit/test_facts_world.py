@@ -88,9 +88,7 @@ def test_no_subject_tells_its_answer(facts):
 
 def test_no_edited_subject_is_a_neighbour(facts):
     edited = {(RELATIONS[f.relation].kind, f.subject) for f in facts}
-    neighbours = {
-        (RELATIONS[f.relation].kind, name) for f in facts for name in neighbour_subjects(f)
-    }
+    neighbours = {(RELATIONS[f.relation].kind, name) for f in facts for name in neighbour_subjects(f)}
     assert not edited & neighbours
 
 
@@ -262,10 +260,7 @@ def test_countries(by_relation, packages):
 
 
 def test_elements(by_relation):
-    query = (
-        "select elements.name, series.name, discovery_location "
-        "from elements join series on series.id = series_id"
-    )
+    query = "select elements.name, series.name, discovery_location from elements join series on series.id = series_id"
     database = sqlite3.connect(str(files("mendeleev") / "elements.db"))
     rows = {name.lower(): (series, place) for name, series, place in database.execute(query)}
     database.close()

@@ -23,9 +23,7 @@ def start(store, full_spec):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_edit_does_what_its_solver_says_and_undo_restores_every_bit(
-    tiny, facts, start, family, square, method
-):
+def test_an_edit_does_what_its_solver_says_and_undo_restores_every_bit(tiny, facts, start, family, square, method):
     lm = tiny(family, square=square)
     facts = facts[:1] if method == "rome" else facts
     before, scores = lm.fingerprint(), evaluate(lm, facts)

@@ -94,7 +94,9 @@ def test_history_equals_its_keys_added_to_the_cost(size):
 
 def test_emmet_with_one_edit_is_rome():
     K, R, C = problem(12, 5, 1, 0)
-    agree(solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *solvers.rome(C)).delta, 1e-12)
+    agree(
+        solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *solvers.rome(C)).delta, 1e-12
+    )
 
 
 def test_memit_is_emmet_with_unit_slack():

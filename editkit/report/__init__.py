@@ -1,0 +1,8 @@
+"""The report of a run: notebooks executed with papermill, exported as one HTML and one PDF file.
+
+``run`` executes and keeps the books (``run.json``), ``html`` renders, ``pdf`` prints.
+"""
+
+from .run import Report, build_report
+
+__all__ = ["Report", "build_report"]

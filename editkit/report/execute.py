@@ -1,0 +1,185 @@
+"""Execute one notebook with papermill; keep its status, seconds, memory, error and log."""
+
+import ast
+import logging
+import os
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+from nbconvert.filters import strip_ansi
+from papermill.exceptions import PapermillExecutionError
+
+
+@dataclass
+class Failure:
+    """Where and why a notebook stopped."""
+
+    cell: str
+    """The cell as JupyterLab counts it in the executed copy, such as ``In [4]``."""
+    line: str
+    """First line of its source."""
+    message: str
+    """Type and text of the error."""
+    traceback: str
+    """The whole traceback, without colours."""
+
+
+@dataclass
+class Chapter:
+    """One notebook of a run."""
+
+    source: Path
+    executed: Path
+    log: Path
+    declared: dict[str, Any]
+    """Names in its ``parameters`` cell, with their defaults."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What it ran with."""
+    status: str = "not run"
+    """``done``, ``failed`` or ``not run``."""
+    seconds: float | None = None
+    peak_memory_mb: int | None = None
+    """Largest resident memory seen of the kernel itself, sampled four times a second."""
+    failure: Failure | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.stem
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """This chapter's entry in ``run.json``, with paths relative to the run's folder."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+            "parameters": {k: v for k, v in self.parameters.items() if k != "run_dir"},
+            "failure": asdict(self.failure) if self.failure else None,
+            "executed": self.executed.relative_to(folder).as_posix(),
+            "log": self.log.relative_to(folder).as_posix(),
+        }
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and defaults of the ``parameters`` cell; a default that is no literal stays text."""
+    values = {}
+    for name, entry in papermill.inspect_notebook(str(notebook)).items():
+        try:
+            values[name] = ast.literal_eval(entry["default"])
+        except (ValueError, SyntaxError):
+            values[name] = entry["default"]
+    return values
+
+
+@contextmanager
+def _log_to(path: Path):
+    """Send papermill's log, which carries the notebook's output, to a file only."""
+    logger = logging.getLogger("papermill")
+    before = logger.level, logger.propagate
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield logger
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class _PeakMemory(threading.Thread):
+    """Samples the resident memory of this process's child, the kernel, while in its context."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak = 0
+        self.finished = threading.Event()
+
+    def run(self):
+        while not self.finished.wait(0.25):
+            total = 0
+            for process in psutil.Process().children():
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.finished.set()
+        self.join()
+
+
+def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
+    """Run a chapter's notebook with the parameters it declares and record the outcome in it.
+
+    An error in the notebook or the death of its kernel is recorded as ``chapter.failure``, not
+    raised; the executed copy stays as far as it came.
+
+    Args:
+        values: candidate parameters; those the notebook does not declare are left out.
+        label: stands in front of the progress bar.
+    """
+    passed = {name: value for name, value in values.items() if name in chapter.declared}
+    chapter.parameters = chapter.declared | passed
+    # The kernel's debugger warns about frozen modules on every start otherwise.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    begun = time.monotonic()
+    with _log_to(chapter.log) as logger, _PeakMemory() as memory:
+        try:
+            papermill.execute_notebook(
+                str(chapter.source.resolve()),
+                str(chapter.executed.resolve()),
+                parameters=passed,
+                kernel_name="python3",
+                cwd=str(chapter.source.parent.resolve()),
+                progress_bar={"desc": label},
+                log_output=True,
+                start_timeout=120,
+                # Silences its warning that messages to this process are not encrypted.
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+            chapter.status = "done"
+        except Exception as error:  # a dead kernel, a missing kernel or a time-out must not end the report
+            chapter.status = "failed"
+            chapter.failure = _explain(error, chapter.executed)
+            logger.error("%s: %s\n%s", chapter.failure.cell, chapter.failure.line, chapter.failure.traceback)
+    chapter.seconds = round(time.monotonic() - begun, 1)
+    chapter.peak_memory_mb = round(memory.peak / 2**20)
+
+
+def _explain(error: Exception, executed: Path) -> Failure:
+    if isinstance(error, PapermillExecutionError):
+        cell, source = f"In [{error.exec_count}]", error.source
+        message = f"{error.ename}: {error.evalue}"
+        traceback = strip_ansi("\n".join(error.traceback)) or message
+    else:
+        cell, source = _last_started(executed)
+        message = traceback = f"{type(error).__name__}: {error}"
+    first = next((line for line in source.splitlines() if line.strip()), "")
+    return Failure(cell, first.strip(), strip_ansi(message), traceback)
+
+
+def _last_started(executed: Path) -> tuple[str, str]:
+    """Label and source of the cell that was running when the kernel went away."""
+    if not executed.is_file():
+        return "no cell", ""
+    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code"]
+    started = [i for i, c in enumerate(cells) if c.metadata.get("papermill", {}).get("start_time")]
+    if not started:
+        return "no cell", ""
+    return f"code cell {started[-1] + 1}", cells[started[-1]].source

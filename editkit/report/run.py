@@ -1,0 +1,267 @@
+"""A run: parameters in; executed notebooks, results, figures, report and ``run.json`` out."""
+
+import difflib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..config import RunParams
+from ..figures import find_browser
+from .execute import Chapter, declared_parameters, execute
+from .html import render_report
+from .pdf import print_pdf
+
+# What a run writes, and what the next one into the same folder removes first.
+OWNED = {
+    "results": ("*.csv", "*.json"),
+    "figures": ("*.png",),
+    "notebooks": ("*.ipynb",),
+    "logs": ("*.log",),
+    ".": ("report.html", "report.pdf", "run.json"),
+}
+PACKAGES = (
+    "editkit",
+    "torch",
+    "transformers",
+    "numpy",
+    "pandas",
+    "plotly",
+    "papermill",
+    "nbconvert",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run left behind."""
+
+    folder: Path
+    html: Path
+    pdf: Path | None
+    pdf_reason: str | None
+    """Why there is no PDF; None where there is one."""
+    chapters: tuple[Chapter, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every notebook ran to its end."""
+        return all(chapter.status == "done" for chapter in self.chapters)
+
+
+def build_report(
+    params_path: str | Path, out: str | Path | None = None, *, notebooks: str | Path = "notebooks"
+) -> Report:
+    """Execute the numbered notebooks on a parameter file and export the report.
+
+    A failing notebook ends the execution, not the export: the report shows what there is.
+
+    Args:
+        params_path: flat YAML file; its stem names the run.
+        out: folder of the run, by default ``reports/<stem>``; an earlier run's files are removed.
+        notebooks: folder of the notebooks.
+
+    Raises:
+        ValueError: a bad parameter, a key no notebook declares, no notebooks, or an ``out``
+            that holds something else than a run.
+    """
+    begun = time.monotonic()
+    params_path, notebooks = Path(params_path), Path(notebooks)
+    params = RunParams.load(params_path)
+    given = params.model_dump(mode="json", include=params.model_fields_set)
+    folder = Path(out) if out else Path("reports") / params_path.stem
+    chapters = _chapters(notebooks, folder)
+    _refuse_unknown(given, chapters, params_path)
+    _clear(folder)
+
+    record = _describe(params, params_path, given)
+
+    def save(**changes: Any) -> None:
+        entries = [{**c.record(folder), "sha256": _sha256(c.source)} for c in chapters]
+        record.update(changes, notebooks=entries, seconds=round(time.monotonic() - begun, 1))
+        _write(folder / "run.json", json.dumps(record, indent=1, default=str))
+
+    save(status="running")
+    values = given | {"run_dir": str(folder.resolve())}
+    for number, chapter in enumerate(chapters, start=1):
+        execute(chapter, values, label=f"[{number}/{len(chapters)}] {chapter.name}")
+        print(_line(number, chapters), flush=True)
+        save()
+        if chapter.failure:
+            break
+
+    status = "failed" if any(chapter.failure for chapter in chapters) else "done"
+    results = [_table_entry(path, folder) for path in sorted((folder / "results").glob("*.csv"))]
+    figures = sorted((folder / "figures").glob("*.png"))
+    save(
+        status=status,
+        results=results,
+        figures=[{"file": f"figures/{path.name}", "sha256": _sha256(path)} for path in figures],
+    )
+    html = folder / "report.html"
+    page = render_report(params.report_title, _title_block(record), chapters, results, folder)
+    _write(html, page)
+    pdf, reason = folder / "report.pdf", None
+    try:
+        print_pdf(html, pdf, find_browser())
+    except RuntimeError as error:
+        pdf, reason = None, str(error)
+    save(html=html.name, pdf=pdf and pdf.name, pdf_reason=reason)
+    return Report(folder, html, pdf, reason, tuple(chapters), record["seconds"])
+
+
+def summarise(report: Report) -> str:
+    """The lines the terminal ends with: failures first, then where the report is."""
+    lines = []
+    for chapter in report.chapters:
+        if failure := chapter.failure:
+            lines += [
+                f"FAILED {chapter.source} at {failure.cell}: {failure.line}",
+                f"  {failure.message}",
+                f"  log: {chapter.log}",
+            ]
+    if left := [chapter.name for chapter in report.chapters if chapter.status == "not run"]:
+        lines.append(f"not run: {', '.join(left)}")
+    lines.append(f"HTML  {report.html}")
+    lines.append(f"PDF   {report.pdf}" if report.pdf else f"no PDF: {report.pdf_reason}")
+    lines.append(f"{report.seconds:.0f} s in all")
+    return "\n".join(lines)
+
+
+def _line(number: int, chapters: list[Chapter]) -> str:
+    chapter = chapters[number - 1]
+    spent = f"{chapter.seconds:.0f} s, {chapter.peak_memory_mb} MB"
+    return f"[{number}/{len(chapters)}] {chapter.name}: {chapter.status} ({spent})"
+
+
+def _chapters(notebooks: Path, folder: Path) -> list[Chapter]:
+    sources = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
+    if not sources:
+        raise ValueError(f"no numbered notebooks in {notebooks.resolve()}: run from the checkout's root")
+    return [
+        Chapter(
+            source=source,
+            executed=folder / "notebooks" / source.name,
+            log=folder / "logs" / f"{source.stem}.log",
+            declared=declared_parameters(source),
+        )
+        for source in sources
+    ]
+
+
+def _refuse_unknown(given: dict[str, Any], chapters: list[Chapter], params_path: Path) -> None:
+    if "run_dir" in given:
+        raise ValueError(f"{params_path}: run_dir is set by the report command; choose it with --out")
+    declared = {name for chapter in chapters for name in chapter.declared}
+    for name in given:
+        if name not in declared | {"report_title"}:
+            near = difflib.get_close_matches(name, declared, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
+            raise ValueError(f"{params_path}: no notebook declares {name!r}; {hint}")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else, and lay the folders."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder for a run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is not empty and holds no run.json: choose another folder with --out")
+    for name, patterns in OWNED.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for pattern in patterns:
+            for path in (folder / name).glob(pattern):
+                path.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that appears only when complete, with the permissions of any other file."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _describe(params: RunParams, params_path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "parameters_file": {"path": params_path.as_posix(), "sha256": _sha256(params_path)},
+        "parameters": given,
+        "seeds": params.seeds,
+        "git": _git(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": _device(params.device),
+        "html": None,
+        "pdf": None,
+        "pdf_reason": None,
+    }
+
+
+def _title_block(record: dict[str, Any]) -> dict[str, str]:
+    git, versions = record["git"], record["versions"]
+    minutes, seconds = divmod(round(record["seconds"]), 60)
+    return {
+        "Date": datetime.fromisoformat(record["started"]).strftime("%-d %B %Y, %H:%M")
+        if platform.system() != "Windows"
+        else record["started"],
+        "Parameters": record["parameters_file"]["path"],
+        "Revision": f"{git['revision'][:12]}{' with local changes' if git['dirty'] else ''}" if git else "no checkout",
+        "Device": record["device"],
+        "Software": ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "transformers")),
+        "Notebooks took": f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s",
+    }
+
+
+def _device(wanted: str) -> str:
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if wanted == "mps":
+        return f"mps, {platform.processor()}"
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2] for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0].strip() if names else model
+    return f"CPU, {torch.get_num_threads()} threads, {model or platform.machine()}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _table_entry(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        rows = len(pd.read_csv(path))
+    except pd.errors.EmptyDataError:
+        rows = 0
+    return {"file": path.relative_to(folder).as_posix(), "rows": rows, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,112 @@
+"""Figures: right data, fixed colours, titles and units, nothing that needs WebGL, and PNG files."""
+
+import numpy as np
+import pandas as pd
+import plotly.io as pio
+import pytest
+
+from editkit import figures
+from editkit.config import METHODS
+
+SCORES = pd.DataFrame(
+    [
+        {"method": method, "batch_size": size, "seed": seed, "moment": moment}
+        | {"ES": value + seed / 100, "PS": value, "NS": value, "S": value}
+        for method in METHODS
+        for size in (1, 8, 32)
+        for seed in (1, 2, 3)
+        for moment, value in (("pre", 0.25), ("immediate", 0.9), ("final", 0.8))
+    ]
+)
+FIGURES = {
+    "scores_by_batch": lambda: figures.scores_by_batch(SCORES),
+    "score_bars": lambda: figures.score_bars(SCORES[SCORES["batch_size"] == 32]),
+    "spectrum": lambda: figures.spectrum({4: [3.0, 1e-3, 0.1], 5: [2.0, -1e-9]}, threshold=0.02),
+    "position_norms": lambda: figures.position_norms(
+        pd.DataFrame({"layer": [3, 3, 4, 4], "position": [0, 1, 0, 1], "norm": [900.0, 20, 950, 25]})
+    ),
+    "loss_curves": lambda: figures.loss_curves(pd.DataFrame({"step": [0, 1] * 4, "loss": [8.0, 1, 7, 2, 6, 3, 5, 4]})),
+    "seconds_bars": lambda: figures.seconds_bars(
+        pd.DataFrame({"method": ["emmet"] * 2, "seconds_targets": [3.0, 5.0], "seconds_solve": [1.0, 1.0]})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_labelled_and_vector(name):
+    figure = FIGURES[name]()
+    layout = figure.layout
+    assert layout.title.text and layout.width == figures.WIDTH and layout.height >= 240
+    axes = [axis for axis in layout if axis.startswith(("xaxis", "yaxis"))]
+    categories = {"score_bars": ["xaxis"], "seconds_bars": ["yaxis"]}.get(name, [])
+    shared = ["yaxis2", "yaxis4"] if name == "scores_by_batch" else []
+    for axis in set(axes) - set(categories) - set(shared):
+        assert layout[axis].title.text, axis
+    assert not [trace.type for trace in figure.data if trace.type.endswith("gl")]
+
+
+def test_colours_are_fixed_and_distinct():
+    assert set(METHODS) <= set(figures.COLOURS) and len(set(figures.COLOURS.values())) == 5
+    some = figures.score_bars(SCORES[SCORES["method"].isin(["memit", "alphaedit"])])
+    bars = {bar.name: bar.marker.color for bar in some.data if bar.type == "bar"}
+    assert bars == {"no edit": "#7F858D", "MEMIT": "#0072B2", "AlphaEdit": "#CC79A7"}
+
+
+def test_scores_by_batch_shows_mean_spread_and_pre():
+    figure = FIGURES["scores_by_batch"]()
+    rome, before = (next(t for t in figure.data if t.name == name) for name in ("ROME", "no edit"))
+    assert np.allclose(rome.y, 0.82) and list(rome.customdata) == [1, 8, 32]
+    assert np.allclose(rome.error_y.array, 0.01) and np.allclose(rome.error_y.arrayminus, 0.01)
+    assert np.allclose(before.y, 0.27) and before.line.dash == "dash"
+    immediate = figures.scores_by_batch(SCORES, moment="immediate")
+    assert np.allclose(next(t for t in immediate.data if t.name == "ROME").y, 0.92)
+
+
+def test_one_seed_claims_no_spread():
+    single = figures.scores_by_batch(SCORES[SCORES["seed"] == 1])
+    assert single.layout.title.subtitle.text == "one seed"
+
+
+def test_score_bars_have_a_dot_a_seed():
+    figure = FIGURES["score_bars"]()
+    dots = [trace for trace in figure.data if trace.type == "scatter"]
+    assert len(dots) == 5 and all(len(trace.x) == 12 for trace in dots)
+
+
+def test_spectrum_is_sorted_and_positive():
+    figure = FIGURES["spectrum"]()
+    assert [list(trace.y) for trace in figure.data] == [[3.0, 0.1, 1e-3], [2.0]]
+    assert figure.layout.shapes[0].y0 == 0.02
+
+
+def test_seconds_are_means_over_runs():
+    figure = FIGURES["seconds_bars"]()
+    assert {bar.name: list(bar.x) for bar in figure.data} == {"targets": [4.0], "solve": [1.0]}
+    assert figure.layout.title.subtitle.text == "mean over 2 runs"
+
+
+def test_import_leaves_the_default_template_alone():
+    assert "editkit" in pio.templates and "editkit" not in str(pio.templates.default)
+
+
+def test_save_without_a_browser_warns_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-such-browser"))
+    with pytest.warns(UserWarning, match="apt-get install chromium"):
+        assert figures.save(FIGURES["spectrum"](), tmp_path / "a.png") is None
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.skipif(figures.find_browser() is None, reason="no Chrome, Chromium or Edge to draw a PNG")
+def test_save_writes_a_png(tmp_path):
+    path = figures.save(FIGURES["loss_curves"](), tmp_path / "figures" / "loss.png")
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(content[16:20], "big") == 2 * figures.WIDTH
+
+
+def test_moments_are_chosen_and_checked():
+    without_final = SCORES[SCORES["moment"] != "final"]
+    rome = next(t for t in figures.scores_by_batch(without_final).data if t.name == "ROME")
+    assert np.allclose(rome.y, 0.92)
+    with pytest.raises(ValueError, match="no rows of moment 'final'; the frame has immediate, pre"):
+        figures.score_bars(without_final, moment="final")

