@@ -89,9 +89,10 @@ pio.templates["editkit"] = go.layout.Template(
 )
 
 
-def use_notebook_renderer() -> None:
-    """Show figures in the form that JupyterLab and the report draw, with no script from outside."""
+def use_notebook_style() -> None:
+    """Show figures in the form that JupyterLab and the report draw, and tables with their whole texts."""
     pio.renderers.default = "plotly_mimetype"
+    pd.set_option("display.max_colwidth", 120)
 
 
 def find_browser() -> str | None:
@@ -258,24 +259,35 @@ def position_norms(frame: pd.DataFrame) -> go.Figure:
     """Norm of the hidden state by token position, a line a layer, on a log axis.
 
     Args:
-        frame: columns layer, position, norm; several rows of one position are averaged.
+        frame: columns start_token (bool: a panel each), layer, position, norm; several rows of one
+            position are averaged.
     """
-    figure = go.Figure()
+    panels = {True: "with the start token", False: "without it"}
+    figure = make_subplots(1, 2, subplot_titles=list(panels.values()), shared_yaxes=True)
     layers = sorted(frame["layer"].unique())
-    for layer, colour in zip(layers, _ramp(len(layers)), strict=True):
-        mean = frame[frame["layer"] == layer].groupby("position")["norm"].mean()
-        figure.add_scatter(
-            x=mean.index,
-            y=mean,
-            mode="lines+markers",
-            name=f"layer {layer}",
-            line={"color": colour, "width": 2},
-            marker={"size": 5},
-            hovertemplate="position %{x}: %{y:.1f}",
-        )
-    figure.update_xaxes(title_text="token position (0 is the first token)")
-    figure.update_yaxes(type="log", title_text="norm (model units)", exponentformat="power", dtick=1)
-    return _finish(figure, "Hidden states by position", "mean over prompts")
+    for column, with_start in enumerate(panels, start=1):
+        for layer, colour in zip(layers, _ramp(len(layers)), strict=True):
+            rows = frame[(frame["layer"] == layer) & (frame["start_token"] == with_start)]
+            mean = rows.groupby("position")["norm"].mean()
+            figure.add_scatter(
+                x=mean.index,
+                y=mean,
+                mode="lines+markers",
+                name=f"layer {layer}",
+                legendgroup=str(layer),
+                showlegend=column == 1,
+                line={"color": colour, "width": 2},
+                marker={"size": 5},
+                hovertemplate="position %{x}: %{y:.1f}",
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title_text="token position")
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title_text="norm (model units)", col=1)
+    figure.update_annotations(font_size=14)
+    figure.update_layout(margin_t=112)
+    return _finish(figure, "Hidden states by position", "residual stream after a layer, median over texts")
 
 
 def loss_curves(frame: pd.DataFrame) -> go.Figure:

