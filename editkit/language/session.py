@@ -103,6 +103,7 @@ class EditSession:
         self.spec = self.spec.resolve(self.lm.name, self.lm.n_layers)
         self._original: dict[int, Tensor] = {}
         self._written: dict[int, Tensor] = {}
+        self._weights = self.lm.fingerprint()
         self._past_keys: dict[int, list[Tensor]] = {layer: [] for layer in self.spec.layers}
         self._costs: dict[int, Tensor] | None = None
         self._precisions: dict[int, tuple[Precision, float]] = {}
@@ -164,15 +165,18 @@ class EditSession:
                 self._add(item.layer, item.update)
         for layer in self._written:
             self._written[layer] = self.lm.weight(layer).clone()
-            dropped = sum(item.layer == layer for result in self.results[len(kept) :] for item in result.updates)
-            del self._past_keys[layer][len(self._past_keys[layer]) - dropped :]
+        for layer, keys in self._past_keys.items():
+            del keys[sum(item.layer == layer for result in kept for item in result.updates) :]
+        if not kept:  # nothing is held any more: what others do to the weights now is their affair
+            self._original.clear()
+            self._written.clear()
         self.results = kept
 
     def save(self, path: str | Path) -> Path:
         """Write the session's updates, in factored form, with their provenance to one safetensors file.
 
         Tensors ``{edit}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
-        the file's metadata holds model, fingerprint, spec, contexts and facts as JSON.
+        the file's metadata holds the model's name and fingerprint before the session, spec, contexts and facts as JSON.
         """
         if not self.results:
             raise ValueError("nothing to save: this session has made no edit")
@@ -184,6 +188,7 @@ class EditSession:
         }
         provenance = {
             "model": self.lm.name,
+            "weights": self._weights,
             "spec": self.spec.model_dump(),
             "contexts": list(self.contexts),
             "facts": [fact.id for result in self.results for fact in result.facts],

@@ -101,6 +101,10 @@ def test_undo_refuses_to_lose_a_change_made_elsewhere(tiny, facts, start):
     second.undo()
     first.undo()
     assert lm.fingerprint() == before
+    second.edit(facts)
+    after = lm.fingerprint()
+    first.undo()
+    assert lm.fingerprint() == after, "a session that holds nothing undoes nothing"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -158,7 +162,7 @@ def test_a_singular_second_moment_is_regularised_with_a_warning(tiny, facts, sto
 
 def test_saved_updates_are_those_applied(tiny, facts, start, tmp_path):
     lm = tiny()
-    before = lm.weight(1).clone()
+    before, fingerprint = lm.weight(1).clone(), lm.fingerprint()
     session = start(lm)
     with pytest.raises(ValueError, match="no edit"):
         session.save(tmp_path / "edit.safetensors")
@@ -168,6 +172,7 @@ def test_saved_updates_are_those_applied(tiny, facts, start, tmp_path):
         provenance = json.loads(file.metadata()["editkit"])
         delta = file.get_tensor("0.1.left") @ file.get_tensor("0.1.right")
     assert torch.equal(before + delta.float(), lm.weight(1))
+    assert provenance["weights"] == fingerprint
     assert provenance["spec"]["method"] == "memit" and provenance["facts"] == [fact.id for fact in facts]
 
 
