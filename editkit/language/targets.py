@@ -62,7 +62,8 @@ def optimise_targets(
     """
     if not facts:
         raise ValueError("no facts to optimise targets for")
-    keys = [_cache_key(lm.fingerprint(), lm.device.type, fact, spec, contexts) for fact in facts] if store else []
+    weights = lm.fingerprint() if store else ""
+    keys = [_cache_key(weights, lm.device.type, fact, spec, contexts) for fact in facts]
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
     edits = {i: _Edit.make(lm, facts[i], contexts) for i, entry in enumerate(found) if entry is None}
     bar = tqdm(
