@@ -266,6 +266,8 @@ def _tables(fragment: str) -> str:
             del table["border"]
         for row in table.find_all("tr"):
             row.attrs.pop("style", None)
+        for cell in table.find_all("td", string="NaN"):
+            cell.string = "–"  # not measured, rather than not a number
         _align_numbers(table)
         table.wrap(soup.new_tag("div", attrs={"class": "table", "tabindex": "0"}))
     return str(soup)
