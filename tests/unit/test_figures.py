@@ -46,7 +46,7 @@ def test_every_figure_is_labelled_and_vector(name):
     assert layout.title.text and layout.width == figures.WIDTH and layout.height >= 240
     axes = [axis for axis in layout if axis.startswith(("xaxis", "yaxis"))]
     categories = {"score_bars": ["xaxis"], "seconds_bars": ["yaxis"]}.get(name, [])
-    shared = ["yaxis2", "yaxis4"] if name == "scores_by_batch" else []
+    shared = {"scores_by_batch": ["yaxis2", "yaxis4"], "position_norms": ["yaxis2"]}.get(name, [])
     for axis in set(axes) - set(categories) - set(shared):
         assert layout[axis].title.text, axis
     assert not [trace.type for trace in figure.data if trace.type.endswith("gl")]
