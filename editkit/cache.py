@@ -21,7 +21,7 @@ from torch import Tensor
 
 def cache_root() -> Path:
     """``$EDITKIT_CACHE`` where set, else ``~/.cache/editkit``."""
-    return Path(os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit")
+    return Path(os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit").expanduser()
 
 
 def digest(key: Any) -> str:

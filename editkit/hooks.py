@@ -23,11 +23,6 @@ def first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def with_first(output: Any, hidden: Tensor) -> Any:
-    """``output`` with its hidden state exchanged for ``hidden``."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-
 @contextmanager
 def capture(
     modules: Mapping[Any, nn.Module], *, side: Literal["input", "output"] = "output", stop: bool = False
@@ -57,16 +52,6 @@ def capture(
             handle.remove()
     if missing := [name for name in modules if name not in seen]:
         raise RuntimeError(f"modules that never ran: {missing}")
-
-
-@contextmanager
-def edit_output(module: nn.Module, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Pass the module's hidden-state output through ``edit`` on every forward."""
-    handle = module.register_forward_hook(lambda _m, _args, output: with_first(output, edit(first(output))))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 ``C = E[k kᵀ]`` (uncentred, d_k × d_k) is the cost of disturbing what is kept, see :mod:`editkit.solvers`.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from editkit.cache import Store
+from editkit.cache import Store, digest
 from editkit.hooks import capture
 from editkit.models import LanguageModel
 from editkit.prefix import buckets, pad
@@ -83,7 +82,7 @@ def second_moments(
     count are read from it.
     """
     store = store or Store()
-    text_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    text_hash = digest(list(texts))
     weights = lm.fingerprint()
 
     def key(layer: int) -> dict:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-import tempfile
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+
+from editkit.cache import cache_root, write_atomic
 
 from .fact import Fact
 
@@ -78,7 +79,7 @@ def _load_path(path: Path, published: str):
 
 
 def _load_url(url: str):
-    stored = _downloads() / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+    stored = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
     if stored.is_file():
         try:
             return _parse(stored.read_bytes(), stored)
@@ -86,7 +87,7 @@ def _load_url(url: str):
             warnings.warn(f"stored download is damaged, fetching it again: {error}", stacklevel=5)
     content = _fetch(url)
     records = _parse(content, url)
-    _write_atomically(stored, content)
+    write_atomic(stored, content)
     return records
 
 
@@ -103,20 +104,3 @@ def _parse(content: bytes, source):
         return json.loads(content)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
         raise ValueError(f"{source} is not JSON: {error}") from error
-
-
-def _downloads() -> Path:
-    root = os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit"
-    return Path(root).expanduser() / "downloads"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
