@@ -70,6 +70,12 @@ class EditSpec(Parameters):
     """Weight of the KL divergence that keeps "{subject} is a" as it was."""
     early_stop_loss: NonNegative | None = None
     """A target whose loss is below this is finished (0.05 in the published code; 0 never stops)."""
+    stop_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A target under which the new object is at least this likely is finished (1 never stops)."""
+    target_mode: Literal["exact", "fast"] = "exact"
+    """exact: v* in the model's own precision. fast: matrix products in bfloat16 where the hardware gains from it."""
+    target_batch: Annotated[int, Field(ge=0)] = 0
+    """Suffix tokens optimised together; 0 chooses by the free memory. Halved where memory runs out."""
     n_contexts: Annotated[int, Field(ge=0)] | None = None
     """Sampled context prefixes, besides the bare prompt."""
     context_length: Count | None = None

@@ -155,8 +155,13 @@ class LanguageModel:
         return self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary projection of final hidden states (…, d) → (…, vocabulary), in float32 or better."""
-        logits = self.model.get_output_embeddings()(hidden)
+        """Vocabulary projection of final hidden states (…, d) → (…, vocabulary), in float32 or better.
+
+        The product is taken in the weights' own type, also where the forward pass ran in a lower one.
+        """
+        head = self.model.get_output_embeddings()
+        with torch.autocast(self.device.type, enabled=False):
+            logits = head(hidden.to(head.weight.dtype))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 

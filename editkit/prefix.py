@@ -1,10 +1,11 @@
 """Rows of tokens that share a computed beginning: run the prefix once, the suffix as often as needed.
 
 Attention is causal, so keys and values of a prefix never change. Prefixes and suffixes of a batch are
-padded on the right to common lengths; an explicit mask and explicit positions keep padding out.
+padded on the right to common lengths; an explicit mask and explicit positions keep padding out. A row may
+hold several independent texts (*segments*), one after another: a token sees its own segment alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,34 +15,50 @@ from transformers.cache_utils import DynamicLayer
 
 from editkit.models import LanguageModel
 
+PADDING = -1  # segment of a padding token
+GROUP_COST = 32  # tokens that could be run in the time one more group takes, measured on a CPU
 
-def buckets(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices grouped by similar length, each group at most ``budget`` tokens when padded (at least one row)."""
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and (len(group) + 1) * lengths[index] > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
+
+def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in groups of similar length, so that the padded tokens and the groups together cost least.
+
+    A group has at most ``budget`` tokens when padded, or one row.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    least, begin = [0], [0]  # of the shortest rows: cost of the best division, and where its last group begins
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        first = min(max(0, end - budget // max(longest, 1)), end - 1)
+        cost, start = min((least[i] + (end - i) * longest + GROUP_COST, i) for i in range(first, end))
+        least.append(cost)
+        begin.append(start)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows as one tensor (B, T), padded on the right, and the mask (B, T) of what is not padding."""
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
     return ids.to(device), mask.to(device)
 
 
-class FrozenLayer(DynamicLayer):
-    """Keys and values of a prefix: read together with the new ones, never extended."""
+class GrowingLayer(DynamicLayer):
+    """Keys and values of a prefix, to which new ones are appended."""
 
     def __init__(self, keys: Tensor, values: Tensor):
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values  # (B, heads, T, d_head)
+
+
+class FrozenLayer(GrowingLayer):
+    """Keys and values of a prefix: read together with the new ones, never extended."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
@@ -51,12 +68,12 @@ class FrozenLayer(DynamicLayer):
 class Prefix:
     """A batch of prefixes that has been run.
 
-    Build it with :meth:`run`; ``select`` repeats, reorders or drops rows; ``arguments`` gives what the
-    model needs to run suffixes after them.
+    Build it with :meth:`run` or :meth:`run_sharing`; ``select`` repeats, reorders or drops rows; ``pack``
+    makes one row of several; ``arguments`` gives what the model needs to run suffixes after them.
     """
 
     hidden: Tensor  # (B, T, d) final hidden states of the prefixes
-    mask: Tensor  # (B, T) True where a token is
+    segment: Tensor  # (B, T) the text of its row that a token belongs to; PADDING for none
     layers: list[tuple[Tensor, Tensor]]  # keys and values of each layer, (B, heads, T, d_head)
 
     @classmethod
@@ -65,26 +82,79 @@ class Prefix:
         ids, mask = pad(rows, lm.start_id, lm.device)
         cache = DynamicCache()  # without the config: no sliding window, the prefix is kept whole
         hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-        return cls(hidden, mask, [(layer.keys, layer.values) for layer in cache.layers])
+        return cls(hidden, mask.long() - 1, [(layer.keys, layer.values) for layer in cache.layers])
+
+    @classmethod
+    def run_sharing(cls, lm: LanguageModel, table: Sequence[Sequence[Sequence[int]]]) -> "Prefix":
+        """Prefixes given as a table; what a whole column begins with is run once. Rows come out row by row."""
+        shared = [common_beginning(column) for column in zip(*table, strict=True)]
+        rest = [ids[len(head) :] for row in table for ids, head in zip(row, shared, strict=True)]
+        heads = cls.run(lm, shared).select(torch.arange(len(shared), device=lm.device).repeat(len(table)))
+        return heads.extend(lm, rest) if any(rest) else heads
+
+    @torch.no_grad()
+    def extend(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> "Prefix":
+        """These prefixes, each followed by more tokens of its (single) text; a row may add none."""
+        ids, mask = pad(rows, lm.start_id, lm.device)
+        segment = mask.long() - 1
+        options = self.arguments(segment, lm.model.dtype)
+        cache = Cache(layers=[GrowingLayer(keys, values) for keys, values in self.layers])
+        hidden = lm.model.base_model(
+            input_ids=ids, **(options | {"past_key_values": cache, "use_cache": True})
+        ).last_hidden_state
+        return Prefix(
+            torch.cat([self.hidden, hidden], dim=1),
+            torch.cat([self.segment, segment], dim=1),
+            [(layer.keys, layer.values) for layer in cache.layers],
+        )
 
     def select(self, rows: Tensor) -> "Prefix":
-        return Prefix(self.hidden[rows], self.mask[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
+        return Prefix(
+            self.hidden[rows], self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers]
+        )
+
+    def pack(self, count: int) -> "Prefix":
+        """Each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1."""
+        number = torch.arange(count, device=self.segment.device).repeat(len(self.segment) // count)[:, None]
+
+        def together(states: Tensor) -> Tensor:  # (B · count, heads, T, d_head) → (B, heads, count · T, d_head)
+            return states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
+
+        return Prefix(
+            self.hidden.unflatten(0, (-1, count)).flatten(1, 2),
+            self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2),
+            [(together(keys), together(values)) for keys, values in self.layers],
+        )
 
     def last(self) -> Tensor:
         """Final hidden state of each prefix's last token, (B, d)."""
-        return self.hidden[torch.arange(len(self.mask)), self.mask.sum(1) - 1]
+        order = torch.arange(self.segment.shape[1], device=self.segment.device)
+        where = (order * (self.segment != PADDING)).argmax(1)
+        return self.hidden[torch.arange(len(where), device=where.device), where]
 
-    def arguments(self, suffix_mask: Tensor, dtype: torch.dtype) -> dict:
-        """Keyword arguments of a forward pass over suffixes (B, S) that follow these prefixes."""
-        length = suffix_mask.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=suffix_mask.device).tril()
+    def arguments(self, segment: Tensor, dtype: torch.dtype) -> dict:
+        """Keyword arguments of a forward pass over suffixes that follow these prefixes.
+
+        ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none.
+        """
+        length = segment.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+        own = segment[:, :, None]  # (B, S, 1)
         seen = torch.cat(
-            [self.mask[:, None].expand(-1, length, -1), causal & suffix_mask[:, None]], dim=-1
+            [(own == self.segment[:, None]) & (own != PADDING), (own == segment[:, None]) & causal], dim=-1
         )  # (B, S, T+S)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-        positions = self.mask.sum(1, keepdim=True) + torch.arange(length, device=seen.device)  # (B, S)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        # Half the lowest number: it stays finite when autocast rounds it.
+        bias.masked_fill_(~seen, torch.finfo(dtype).min / 2)
         return {
             "attention_mask": bias[:, None],  # (B, 1, S, T+S)
-            "position_ids": positions,
+            "position_ids": seen.sum(-1) - 1,  # (B, S): a token's position is the number of tokens before it
             "past_key_values": Cache(layers=[FrozenLayer(keys, values) for keys, values in self.layers]),
         }
+
+
+def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The longest beginning that all rows share."""
+    lowest, highest = min(rows), max(rows)  # what these two share, every row between them shares
+    count = next((i for i, (a, b) in enumerate(zip(lowest, highest)) if a != b), min(len(lowest), len(highest)))
+    return lowest[:count]

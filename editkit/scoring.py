@@ -57,7 +57,7 @@ def _score_rows(lm: LanguageModel, prefix: Prefix, row_of: list[int], targets: l
         rows = [longer[g] for g in group]
         after = prefix.select(torch.tensor([row_of[i] for i in rows], device=lm.device))
         ids, mask = pad([targets[i][:-1] for i in rows], lm.start_id, lm.device)  # (B, S)
-        hidden = lm.forward(ids, **after.arguments(mask, lm.model.dtype))[mask]  # (tokens, d)
+        hidden = lm.forward(ids, **after.arguments(mask.long() - 1, lm.model.dtype))[mask]  # (tokens, d)
         table = lm.logits(hidden).log_softmax(-1)  # (tokens, vocabulary)
         labels = torch.tensor([token for i in rows for token in targets[i][1:]], device=lm.device)
         values = iter(table.gather(1, labels[:, None])[:, 0].tolist())

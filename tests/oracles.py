@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from editkit.hooks import first
 from editkit.language.keys import locate
+from editkit.prefix import pad
 
 
 def kkt_equality(K: Tensor, R: Tensor, A: Tensor) -> Tensor:
@@ -32,45 +34,46 @@ def alphaedit_printed(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) 
     return R @ K.T @ P @ torch.linalg.inv(past @ past.T @ P + K @ K.T @ P + l2 * identity)
 
 
-def plain_target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
-    """v* of one edit by the published algorithm: full sequences, whole model, one edit at a time."""
-    model, layer = lm.model, lm.layers[spec.layers[-1]]
+def reference_target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
+    """v* of one edit as the public code computes it (``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit).
+
+    All prompts of one edit are padded to one batch; every layer runs on every token at every step, and the
+    vocabulary is projected to at every position, twice: by the model, and again for the loss.
+    """
     target = lm.encode_continuation(fact.text, fact.target_new)
     rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
     essence = locate(lm, "{} is a", fact.subject)
-    delta, h0, reference, losses = None, None, None, []
+    where = torch.tensor([row.subject_last for row in [*rows, essence]])
+    ids, mask = pad([row.ids + target[:-1] for row in rows] + [essence.ids], lm.start_id, lm.device)
+    labels = torch.full_like(ids[:-1], -100)  # (prompts, T): the token each position should predict
+    for i, row in enumerate(rows):
+        labels[i, len(row.ids) - 1 : len(row.ids) - 1 + len(target)] = torch.tensor(target)
+    wanted = labels != -100
+    h0, delta, reference, losses = None, None, None, []
 
-    def run(ids, position):
-        nonlocal h0
+    def add(module, args, output):
+        nonlocal h0, delta
+        hidden = first(output).clone()
+        if h0 is None:
+            h0 = hidden[0, where[0]].detach().clone()
+            delta = torch.zeros_like(h0, requires_grad=True)
+        hidden[torch.arange(len(hidden)), where] += delta
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        def add(module, args, output):
-            nonlocal h0
-            hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            if h0 is None:
-                h0 = hidden[0, position].detach().clone()
-            if delta is not None:
-                hidden[0, position] = hidden[0, position] + delta
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-        handle = layer.register_forward_hook(add)
+    optimiser = None
+    for step in range(spec.v_num_grad_steps):
+        handle = lm.layers[spec.layers[-1]].register_forward_hook(add)
         try:
-            return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            output = lm.model(ids, attention_mask=mask, output_hidden_states=True)
         finally:
             handle.remove()
-
-    with torch.no_grad():
-        run(rows[0].ids, rows[0].subject_last)
-    delta = torch.zeros_like(h0, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=spec.v_lr)
-    for step in range(spec.v_num_grad_steps):
-        nll = 0
-        for row in rows:
-            table = run(row.ids + target[:-1], row.subject_last)
-            predicted = table[len(row.ids) - 1 :]
-            nll = nll - predicted[range(len(target)), target].mean() / len(rows)
-        now = run(essence.ids, essence.subject_last)[essence.subject_last]
+        optimiser = optimiser or torch.optim.Adam([delta], lr=spec.v_lr)
+        now = output.logits[-1, where[-1]].log_softmax(-1)
         reference = now.detach() if reference is None else reference
         kl = torch.nn.functional.kl_div(now, reference, log_target=True, reduction="sum")
+        table = lm.logits(output.hidden_states[-1][:-1]).log_softmax(-1)  # (prompts, T, vocabulary)
+        picked = table.gather(2, labels.clamp_min(0)[..., None])[..., 0]
+        nll = -((picked * wanted).sum(1) / len(target)).mean()
         loss = nll + spec.kl_factor * kl + spec.v_weight_decay * delta.norm() / h0.norm() ** 2
         losses.append(loss.item())
         if loss < spec.early_stop_loss or step == spec.v_num_grad_steps - 1:

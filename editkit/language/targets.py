@@ -9,28 +9,35 @@ ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16) optimise a shi
 The result is that of the published algorithm; the work is less. Attention is causal and δ enters at one
 token of one layer, so the tokens before it are run once (their keys and values are kept), the layers up
 to it are run once, the vocabulary is projected to at the target positions only, and many edits share a
-batch.
+batch, in which the suffixes of an edit's prompts lie side by side in one row.
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from editkit.attention import grouped
 from editkit.cache import Store
 from editkit.config import EditSpec
 from editkit.facts import Fact
 from editkit.hooks import capture, replace_forward
 from editkit.language.keys import locate
 from editkit.models import LanguageModel
-from editkit.prefix import Prefix, pad
+from editkit.precision import choose_precision, products
+from editkit.prefix import PADDING, Prefix, buckets, pad
 
-BATCH_ROWS_TOKENS = 768  # padded suffix tokens in one forward pass
+NO_LABEL = -100
+MOST_TOKENS = {"cpu": 512}  # more to a batch gains nothing there
+MOST_TOKENS_ELSEWHERE = 16384
 
 
 class Targets(NamedTuple):
@@ -39,6 +46,7 @@ class Targets(NamedTuple):
     values: Tensor  # V (d, n): hidden state wanted after the last edited layer
     losses: Tensor  # (n, steps): the loss at each step; nan after a target has finished
     probability: Tensor  # (n,): exp(−nll) of the new object under the target, averaged over contexts
+    precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
     cached: int  # how many came from the store
     seconds: float  # what the optimisation took, for cached ones when they were computed
 
@@ -55,40 +63,75 @@ def optimise_targets(
     """Optimise ``v*`` for each fact on the model as it stands; ``spec`` must be resolved.
 
     With a ``store``, a target computed before for the same weights, fact, contexts and hyperparameters is
-    read from it: it does not depend on the method, the batch size or the other facts.
+    read from it: it does not depend on the method, the batch size or the other facts. Each group of facts is
+    stored as soon as it is done, so an interrupted call goes on where it was. A group that does not fit into
+    memory is halved, with a warning.
 
     Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, and for a target
     without tokens; ``FloatingPointError`` where the optimisation leaves the finite numbers.
     """
     if not facts:
         raise ValueError("no facts to optimise targets for")
+    precision = choose_precision(lm, spec.target_mode)
     weights = lm.fingerprint() if store else ""
-    keys = [_cache_key(weights, lm.device.type, fact, spec, contexts) for fact in facts]
+    keys = [_cache_key(weights, lm.device.type, precision, fact, spec, contexts) for fact in facts]
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
     edits = {i: _Edit.make(lm, facts[i], contexts) for i, entry in enumerate(found) if entry is None}
+    cached, budget = len(facts) - len(edits), spec.target_batch or automatic_batch(lm, spec.layers[-1])
     bar = tqdm(
         total=len(edits), desc=f"targets at layer {spec.layers[-1]}", unit="edit", disable=not progress or not edits
     )
-    for group in _groups(edits):
-        start = time.perf_counter()
-        entries = _optimise(lm, [edits[i] for i in group], spec)
-        each = torch.tensor((time.perf_counter() - start) / len(group))
-        for i, entry in zip(group, entries, strict=True):
-            found[i] = entry | {"seconds": each}
-            if store:
-                store.put("target", keys[i], found[i])
-        bar.update(len(group))
-    bar.close()
+    with bar, products(lm, precision) if edits else nullcontext():
+        while edits:
+            left = list(edits)
+            group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
+            start = time.perf_counter()
+            try:
+                entries = _optimise(lm, [edits[i] for i in group], spec, bar.set_postfix_str)
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or len(group) == 1:
+                    raise
+                budget = sum(edits[i].length for i in group) // 2
+                warnings.warn(f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=2)
+                continue
+            each = torch.tensor((time.perf_counter() - start) / len(group))
+            for i, entry in zip(group, entries, strict=True):
+                found[i] = entry | {"seconds": each}
+                del edits[i]
+                if store:
+                    store.put("target", keys[i], found[i])
+            bar.update(len(group))
     return Targets(
         values=torch.stack([entry["value"] for entry in found], dim=1).to(lm.device),
         losses=torch.stack([entry["losses"] for entry in found]),
         probability=torch.stack([entry["probability"] for entry in found]),
-        cached=len(facts) - len(edits),
+        precision=precision,
+        cached=cached,
         seconds=sum(entry["seconds"].item() for entry in found),
     )
 
 
-def _cache_key(weights: str, device: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]) -> dict:
+def automatic_batch(lm: LanguageModel, layer: int) -> int:
+    """Suffix tokens in one batch, so that what the backward pass needs takes a quarter of the free memory."""
+    d_v, d_k = lm.weight(layer).shape
+    vocabulary = lm.model.config.vocab_size
+    # Per token: about 16 vectors of the residual stream and 6 of the MLP in each layer above, and for every
+    # second token the logits, their log-probabilities and the gradients of both.
+    size = 4 * ((lm.n_layers - layer) * (16 * d_v + 6 * d_k) + 2 * vocabulary)
+    if lm.device.type == "cuda":
+        free = torch.cuda.mem_get_info(lm.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return max(1, min(free // (4 * size), MOST_TOKENS.get(lm.device.type, MOST_TOKENS_ELSEWHERE)))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _cache_key(
+    weights: str, device: str, precision: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]
+) -> dict:
     decisive = (
         "v_num_grad_steps",
         "v_lr",
@@ -96,11 +139,13 @@ def _cache_key(weights: str, device: str, fact: Fact, spec: EditSpec, contexts: 
         "clamp_norm_factor",
         "kl_factor",
         "early_stop_loss",
+        "stop_probability",
         "v_loss_layer",
     )
     return {
         "weights": weights,
         "device": device,
+        "precision": precision,
         "fact": [fact.prompt, fact.subject, fact.target_new],
         "contexts": list(contexts),
         "layer": spec.layers[-1],
@@ -110,7 +155,7 @@ def _cache_key(weights: str, device: str, fact: Fact, spec: EditSpec, contexts: 
 
 @dataclass
 class _Edit:
-    """Token rows of one edit, each cut at the subject's last token: what comes before, and from it on."""
+    """The prompts of one edit, each cut at the subject's last token: what comes before, and from it on."""
 
     prefixes: list[list[int]]  # one per context, and last the one of "{subject} is a"
     suffixes: list[list[int]]
@@ -131,90 +176,65 @@ class _Edit:
 
     @property
     def length(self) -> int:
-        return max(map(len, self.suffixes))
-
-
-def _groups(edits: dict[int, _Edit]) -> list[list[int]]:
-    """Batches of edits of similar suffix length, under a budget of padded tokens."""
-    groups: list[list[int]] = []
-    for i in sorted(edits, key=lambda i: edits[i].length):
-        rows = len(edits[i].suffixes)
-        if groups and (len(groups[-1]) + 1) * rows * edits[i].length <= BATCH_ROWS_TOKENS:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+        return sum(map(len, self.suffixes))
 
 
 @dataclass
 class _Batch:
-    """Everything about a batch of edits that does not change while δ does."""
+    """Everything about a batch of edits that does not change while δ does; one row an edit."""
 
     prefix: Prefix
-    ids: Tensor  # (B, S) suffix tokens
-    mask: Tensor  # (B, S)
+    ids: Tensor  # (B, S) suffix tokens, prompt after prompt
+    segment: Tensor  # (B, S) the prompt a token belongs to; PADDING for none
+    subject: Tensor  # (B, S) True at the subject's last token, where each suffix begins
+    essence: Tensor  # (B, S) True at the one of "{subject} is a", where the KL is taken
+    labels: Tensor  # (B, S) the token to predict; NO_LABEL for none
     hidden: Tensor  # (B, S, d) residual stream after the edited layer, without δ
-    edit_of: Tensor  # (B,) the edit a row belongs to
-    read: Tensor  # (B, S) True where the vocabulary is projected to
-    labels: Tensor  # (m,) label of each True in ``read``, row by row; −1 at KL positions
 
     @classmethod
     def make(cls, lm: LanguageModel, edits: list[_Edit], layer: int) -> "_Batch":
-        edit_of = [e for e, edit in enumerate(edits) for _ in edit.suffixes]
-        prefix = Prefix.run(lm, [ids for edit in edits for ids in edit.prefixes])
-        ids, mask = pad([ids for edit in edits for ids in edit.suffixes], lm.start_id, lm.device)
-        read, labels = torch.zeros_like(mask), []
-        row = 0
-        for edit in edits:
-            for suffix in edit.suffixes[:-1]:
-                read[row, len(suffix) - len(edit.target) : len(suffix)] = True
-                labels += edit.target
-                row += 1
-            read[row, 0] = True
-            labels.append(-1)
-            row += 1
+        prompts = len(edits[0].suffixes)
+        prefix = Prefix.run_sharing(lm, [edit.prefixes for edit in edits]).pack(prompts)
+        ids, mask = pad([sum(edit.suffixes, []) for edit in edits], lm.start_id, lm.device)
+        segment = torch.full_like(ids, PADDING)
+        labels = torch.full_like(ids, NO_LABEL)
+        subject, essence = torch.zeros_like(mask), torch.zeros_like(mask)
+        for row, edit in enumerate(edits):
+            begin = 0
+            for number, suffix in enumerate(edit.suffixes):
+                end = begin + len(suffix)
+                segment[row, begin:end] = number
+                subject[row, begin] = True
+                if number < prompts - 1:
+                    labels[row, end - len(edit.target) : end] = torch.tensor(edit.target, device=lm.device)
+                else:
+                    essence[row, begin] = True
+                begin = end
         with torch.no_grad(), capture({"h": lm.layers[layer]}, stop=True) as seen:
-            lm.forward(ids, **prefix.arguments(mask, lm.model.dtype))
-        return cls(
-            prefix,
-            ids,
-            mask,
-            seen["h"],
-            torch.tensor(edit_of, device=lm.device),
-            read,
-            torch.tensor(labels, device=lm.device),
-        )
+            lm.forward(ids, **prefix.arguments(segment, lm.model.dtype))
+        return cls(prefix, ids, segment, subject, essence, labels, seen["h"])
 
-    def select(self, edits: Tensor) -> "_Batch":
-        """The batch of some of its edits (bool, one per edit), which are numbered anew."""
-        rows = edits[self.edit_of]
-        order = edits.cumsum(0) - 1
-        return _Batch(
-            self.prefix.select(rows.nonzero()[:, 0]),
-            self.ids[rows],
-            self.mask[rows],
-            self.hidden[rows],
-            order[self.edit_of[rows]],
-            self.read[rows],
-            self.labels[rows[self.read.nonzero()[:, 0]]],
-        )
+    def select(self, rows: Tensor) -> "_Batch":
+        """The batch of some of its edits (bool, one per edit)."""
+        tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden)
+        return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
 
 
-def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec) -> list[dict[str, Tensor]]:
-    layer, steps = spec.layers[-1], spec.v_num_grad_steps
-    batch = _Batch.make(lm, edits, layer)
-    bare = torch.tensor([(batch.edit_of == e).nonzero()[0, 0] for e in range(len(edits))], device=lm.device)
-    start = batch.hidden[bare, 0].float()  # (n, d): h of the bare prompt
+def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec, report: Callable) -> list[dict[str, Tensor]]:
+    steps = spec.v_num_grad_steps
+    batch = _Batch.make(lm, edits, spec.layers[-1])
+    start = batch.hidden[:, 0].float()  # (n, d): h of the bare prompt, which comes first
     size = start.norm(dim=1)  # (n,)
+    limit = spec.clamp_norm_factor * size
     delta = torch.zeros_like(start, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=spec.v_lr)
-    limit = spec.clamp_norm_factor * size
     final = torch.zeros_like(start)
     losses = torch.full((len(edits), steps), torch.nan)
     probability = torch.zeros(len(edits))
     active = torch.arange(len(edits), device=lm.device)  # edits still in the batch
-    reference = None  # log-probabilities of the KL rows before the edit
+    reference = None  # log-probabilities at the KL positions before the edit
     for step in range(steps):
+        report(f"step {step + 1} of {steps}, batch of {len(active)}")
         nll, essence = _forward(lm, batch, delta[active], spec)
         if reference is None:
             reference = essence.detach()
@@ -223,10 +243,11 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec) -> list[dic
         loss = nll + spec.kl_factor * kl + decay  # (active,)
         if not torch.isfinite(loss).all():
             raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
+        now = (-nll.detach()).exp()
         losses[active.cpu(), step] = loss.detach().cpu()
-        probability[active.cpu()] = (-nll.detach()).exp().cpu()
+        probability[active.cpu()] = now.cpu()
         final[active] = delta.detach()[active]
-        going = loss.detach() >= spec.early_stop_loss
+        going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
         if step == steps - 1 or not going.any():
             break
         if not going.all():
@@ -241,12 +262,10 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec) -> list[dic
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) -> tuple[Tensor, Tensor]:
-    """−log P(new object) averaged over contexts, (n,), and the KL rows' log-probabilities, (n, vocabulary)."""
-    n, layer = len(delta), spec.layers[-1]
-    subject = torch.zeros_like(batch.mask)
-    subject[:, 0] = True  # every suffix begins with the subject's last token
-    shift = delta[batch.edit_of].to(batch.hidden)  # (B, d)
-    hidden = batch.hidden.masked_scatter(subject[..., None], batch.hidden[:, 0] + shift)
+    """−log P(new object) averaged over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
+    layer = spec.layers[-1]
+    row, column = batch.subject.nonzero(as_tuple=True)
+    hidden = batch.hidden.index_put((row, column), delta[row].to(batch.hidden), accumulate=True)
     with ExitStack() as stack:
         for layers, forward in (
             (lm.layers[:layer], lambda x: x),
@@ -254,11 +273,10 @@ def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) ->
             (lm.layers[spec.v_loss_layer + 1 :], lambda x: x),
         ):
             stack.enter_context(replace_forward(layers, forward, tuple_output=lm.tuple_layers))
-        final = lm.forward(batch.ids, **batch.prefix.arguments(batch.mask, lm.model.dtype))
-    logprobs = lm.logits(final[batch.read]).log_softmax(-1)  # (m, vocabulary)
-    owner = batch.edit_of[batch.read.nonzero()[:, 0]]  # (m,)
-    wanted = batch.labels >= 0
-    picked = -logprobs[wanted].gather(1, batch.labels[wanted, None])[:, 0]
-    count = owner[wanted].bincount(minlength=n)
-    nll = torch.zeros(n, dtype=picked.dtype, device=lm.device).index_add(0, owner[wanted], picked) / count
-    return nll, logprobs[~wanted]
+        stack.enter_context(grouped(lm))
+        final = lm.forward(batch.ids, **batch.prefix.arguments(batch.segment, lm.model.dtype))
+    wanted = batch.labels != NO_LABEL
+    each = cross_entropy(lm.logits(final[wanted]), batch.labels[wanted], reduction="none")  # (m,)
+    owner = wanted.nonzero()[:, 0]  # (m,) the edit each belongs to
+    nll = torch.zeros(len(delta), dtype=each.dtype, device=lm.device).index_add(0, owner, each) / owner.bincount()
+    return nll, lm.logits(final[batch.essence]).log_softmax(-1)

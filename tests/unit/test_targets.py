@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES
-from oracles import plain_target
+from oracles import reference_target
 
 from editkit import Fact
 from editkit.language.keys import sample_contexts
@@ -20,7 +20,7 @@ def test_targets_and_loss_curves_are_those_of_the_published_algorithm(tiny, fact
     contexts = sample_contexts(lm, 2, 4, seed=0)
     ours = optimise_targets(lm, facts, spec, contexts, progress=False)
     for i, fact in enumerate(facts):
-        value, losses = plain_target(lm, fact, spec, contexts)
+        value, losses = reference_target(lm, fact, spec, contexts)
         assert (ours.values[:, i] - value).norm() <= 1e-5 * value.norm()
         torch.testing.assert_close(ours.losses[i], torch.tensor(losses), rtol=1e-4, atol=1e-5)
         assert losses[-1] < losses[0]
@@ -28,14 +28,14 @@ def test_targets_and_loss_curves_are_those_of_the_published_algorithm(tiny, fact
 
 def test_early_stopping_finishes_each_edit_on_its_own(tiny, facts, full_spec):
     lm = tiny()
-    plain = [plain_target(lm, fact, full_spec(v_lr=0.5, v_num_grad_steps=15), []) for fact in facts]
+    plain = [reference_target(lm, fact, full_spec(v_lr=0.5, v_num_grad_steps=15), []) for fact in facts]
     threshold = sorted(min(losses) for _, losses in plain)[1] + 1e-3  # some reach it, some do not
     spec = full_spec(v_lr=0.5, v_num_grad_steps=15, early_stop_loss=threshold).resolve(lm.name, lm.n_layers)
     ours = optimise_targets(lm, facts, spec, [], progress=False)
     steps = (~ours.losses.isnan()).sum(1).tolist()
     assert min(steps) < 15 and max(steps) == 15
     for i, fact in enumerate(facts):
-        value, losses = plain_target(lm, fact, spec, [])
+        value, losses = reference_target(lm, fact, spec, [])
         assert steps[i] == len(losses)
         assert (ours.values[:, i] - value).norm() <= 1e-5 * value.norm()
 

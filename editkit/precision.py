@@ -1,0 +1,82 @@
+"""How matrix products are taken: in exact float32 by the fastest kernel here, or in bfloat16.
+
+CPUs with AVX-512-BF16 or AMX and recent GPUs multiply bfloat16 matrices two to four times as fast as
+float32 ones. And oneDNN's float32 kernels beat the default library's on many CPUs; torch takes them only
+where lower precision is allowed, which some hardware then makes use of and some does not. So both are
+settled by a short trial on the model's own weights.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from editkit.models import LanguageModel
+
+ROWS = 256  # tokens in a trial product
+GAIN = 1.3  # a smaller gain is eaten up by the conversions
+FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 and more
+
+
+def choose_precision(lm: LanguageModel, mode: str) -> str:
+    """``bfloat16`` in mode ``fast`` where it clearly gains on this hardware; else the model's own type."""
+    weight = lm.mlp_out(0).weight
+    if mode == "fast" and weight.dtype == torch.float32:
+        x = torch.randn(ROWS, weight.shape[1], device=weight.device)
+        if _seconds(x, weight) > GAIN * _seconds(x.bfloat16(), weight.bfloat16()):
+            return "bfloat16"
+    return str(weight.dtype).removeprefix("torch.")
+
+
+def _seconds(x: Tensor, weight: Tensor) -> float:
+    best = float("inf")
+    for _ in range(7):  # the first ones warm up
+        start = time.perf_counter()
+        for _ in range(4):
+            product = nn.functional.linear(x, weight)
+        product[0, 0].item()  # waits for a GPU
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@contextmanager
+def products(lm: LanguageModel, precision: str = "") -> Iterator[None]:
+    """Take the model's products in ``precision``; as they come where that is its own type or empty.
+
+    For ``bfloat16`` on a float32 model every weight but the vocabulary projection's is replaced by a copy
+    for the time being: the pass, its activations included, runs in bfloat16, the loss in float32.
+    """
+    backend = torch.backends.mkldnn.matmul
+    before, head = backend.fp32_precision, lm.model.get_output_embeddings()
+    own = lm.mlp_out(0).weight.dtype
+    kept = []
+    try:
+        if lm.device.type == "cpu" and own == torch.float32 and _onednn_is_exact(lm):
+            backend.fp32_precision = "bf16"
+        if precision == "bfloat16" and own != torch.bfloat16:
+            for module in lm.model.modules():
+                for name, parameter in () if module is head else list(module.named_parameters(recurse=False)):
+                    kept.append((module, name, parameter))
+                    setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
+        yield
+    finally:
+        backend.fp32_precision = before
+        for module, name, parameter in kept:
+            setattr(module, name, parameter)
+
+
+def _onednn_is_exact(lm: LanguageModel) -> bool:
+    """Whether oneDNN, allowed to use bfloat16, keeps to float32 all the same (it does without AMX)."""
+    weight = lm.mlp_out(0).weight
+    x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    plain = nn.functional.linear(x, weight)
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "bf16"
+        other = nn.functional.linear(x, weight)
+    finally:
+        backend.fp32_precision = before
+    return bool((other - plain).norm() <= FLOAT32_ERROR * plain.norm())
