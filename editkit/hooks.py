@@ -35,14 +35,17 @@ def capture(
     seen: dict[Any, Tensor] = {}
 
     def keep(name: Any) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        def hook(module: nn.Module, args: tuple, output: Any = None) -> None:
             seen[name] = first(args if side == "input" else output)
             if stop and len(seen) == len(modules):
                 raise StopForward
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    def register(module: nn.Module, hook: Callable):
+        return module.register_forward_pre_hook(hook) if side == "input" else module.register_forward_hook(hook)
+
+    handles = [register(module, keep(name)) for name, module in modules.items()]
     try:
         yield seen
     except StopForward:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from editkit.attention import grouped
 from editkit.models import LanguageModel
 
 PADDING = -1  # segment of a padding token
@@ -69,7 +70,7 @@ class Prefix:
     """A batch of prefixes that has been run.
 
     Build it with :meth:`run` or :meth:`run_sharing`; ``select`` repeats, reorders or drops rows; ``pack``
-    makes one row of several; ``arguments`` gives what the model needs to run suffixes after them.
+    makes one row of several; ``forward`` runs suffixes after them.
     """
 
     hidden: Tensor  # (B, T, d) final hidden states of the prefixes
@@ -80,9 +81,11 @@ class Prefix:
     @torch.no_grad()
     def run(cls, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> "Prefix":
         ids, mask = pad(rows, lm.start_id, lm.device)
+        segment = mask.long() - 1
         cache = DynamicCache()  # without the config: no sliding window, the prefix is kept whole
-        hidden = lm.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-        return cls(hidden, mask.long() - 1, [(layer.keys, layer.values) for layer in cache.layers])
+        with grouped(lm):
+            hidden = lm.forward(ids, **_options(segment, segment[:, :0], lm.model.dtype), past_key_values=cache)
+        return cls(hidden, segment, [(layer.keys, layer.values) for layer in cache.layers])
 
     @classmethod
     def run_sharing(cls, lm: LanguageModel, table: Sequence[Sequence[Sequence[int]]]) -> "Prefix":
@@ -97,11 +100,9 @@ class Prefix:
         """These prefixes, each followed by more tokens of its (single) text; a row may add none."""
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
-        options = self.arguments(segment, lm.model.dtype)
         cache = Cache(layers=[GrowingLayer(keys, values) for keys, values in self.layers])
-        hidden = lm.model.base_model(
-            input_ids=ids, **(options | {"past_key_values": cache, "use_cache": True})
-        ).last_hidden_state
+        with grouped(lm):
+            hidden = lm.forward(ids, **_options(segment, self.segment, lm.model.dtype), past_key_values=cache)
         return Prefix(
             torch.cat([self.hidden, hidden], dim=1),
             torch.cat([self.segment, segment], dim=1),
@@ -132,25 +133,29 @@ class Prefix:
         where = (order * (self.segment != PADDING)).argmax(1)
         return self.hidden[torch.arange(len(where), device=where.device), where]
 
-    def arguments(self, segment: Tensor, dtype: torch.dtype) -> dict:
-        """Keyword arguments of a forward pass over suffixes that follow these prefixes.
+    def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor) -> Tensor:
+        """Final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
 
         ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none.
         """
-        length = segment.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-        own = segment[:, :, None]  # (B, S, 1)
-        seen = torch.cat(
-            [(own == self.segment[:, None]) & (own != PADDING), (own == segment[:, None]) & causal], dim=-1
-        )  # (B, S, T+S)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-        # Half the lowest number: it stays finite when autocast rounds it.
-        bias.masked_fill_(~seen, torch.finfo(dtype).min / 2)
-        return {
-            "attention_mask": bias[:, None],  # (B, 1, S, T+S)
-            "position_ids": seen.sum(-1) - 1,  # (B, S): a token's position is the number of tokens before it
-            "past_key_values": Cache(layers=[FrozenLayer(keys, values) for keys, values in self.layers]),
-        }
+        cache = Cache(layers=[FrozenLayer(keys, values) for keys, values in self.layers])
+        with grouped(lm):
+            return lm.forward(ids, **_options(segment, self.segment, lm.model.dtype), past_key_values=cache)
+
+
+def _options(segment: Tensor, before: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Mask and positions of tokens in ``segment`` (B, S) that follow those in ``before`` (B, T)."""
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+    own = segment[:, :, None]  # (B, S, 1)
+    seen = torch.cat(
+        [(own == before[:, None]) & (own != PADDING), (own == segment[:, None]) & causal], dim=-1
+    )  # (B, S, T+S)
+    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return {
+        "attention_mask": bias[:, None],  # (B, 1, S, T+S)
+        "position_ids": seen.sum(-1) - 1,  # (B, S): a token's position is the number of tokens before it
+    }
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from editkit.models import LanguageModel
+from editkit.precision import products
 from editkit.prefix import Prefix, buckets, pad
 
 PROMPT_TOKENS = 4096  # padded, in one forward pass
@@ -36,14 +37,14 @@ def score(
     wanted = [[lm.encode_continuation(prompt, text) for text in texts] for prompt, texts in items]
     results: list[list[Score]] = [[] for _ in items]
     bar = tqdm(total=len(items), desc="scoring", unit="prompt", disable=not progress)
-    for group in buckets([len(ids) for ids in prompts], PROMPT_TOKENS):
-        prefix = Prefix.run(lm, [prompts[i] for i in group])
-        row_of = [row for row, i in enumerate(group) for _ in wanted[i]]
-        targets = [ids for i in group for ids in wanted[i]]
-        for row, scored in zip(row_of, _score_rows(lm, prefix, row_of, targets), strict=True):
-            results[group[row]].append(scored)
-        bar.update(len(group))
-    bar.close()
+    with bar, products(lm):
+        for group in buckets([len(ids) for ids in prompts], PROMPT_TOKENS):
+            prefix = Prefix.run(lm, [prompts[i] for i in group])
+            row_of = [row for row, i in enumerate(group) for _ in wanted[i]]
+            targets = [ids for i in group for ids in wanted[i]]
+            for row, scored in zip(row_of, _score_rows(lm, prefix, row_of, targets), strict=True):
+                results[group[row]].append(scored)
+            bar.update(len(group))
     return results
 
 
@@ -57,7 +58,7 @@ def _score_rows(lm: LanguageModel, prefix: Prefix, row_of: list[int], targets: l
         rows = [longer[g] for g in group]
         after = prefix.select(torch.tensor([row_of[i] for i in rows], device=lm.device))
         ids, mask = pad([targets[i][:-1] for i in rows], lm.start_id, lm.device)  # (B, S)
-        hidden = lm.forward(ids, **after.arguments(mask.long() - 1, lm.model.dtype))[mask]  # (tokens, d)
+        hidden = after.forward(lm, ids, mask.long() - 1)[mask]  # (tokens, d)
         table = lm.logits(hidden).log_softmax(-1)  # (tokens, vocabulary)
         labels = torch.tensor([token for i in rows for token in targets[i][1:]], device=lm.device)
         values = iter(table.gather(1, labels[:, None])[:, 0].tolist())

@@ -12,40 +12,63 @@ from tqdm.auto import tqdm
 from editkit.cache import Store, digest
 from editkit.hooks import capture
 from editkit.models import LanguageModel
+from editkit.precision import products
 from editkit.prefix import buckets, pad
 
 CHUNK_TOKENS = 256  # longest piece of text seen at once, start token included
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
+PENDING_KEYS = 4096  # keys multiplied out at once
+BLOCK = 256  # columns of their product computed at once
 
 
 class SecondMoment:
     """Running uncentred second moment of vectors of dimension ``dim``, accumulated in float64."""
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
-        self.total = torch.zeros(dim, dim, dtype=torch.float64, device=device)
         self.count = 0
+        self._total = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self._pending: list[Tensor] = []
 
     def add(self, keys: Tensor) -> None:
         """Add vectors given as rows, (m, dim)."""
-        if keys.ndim != 2 or keys.shape[1] != len(self.total):
-            raise ValueError(f"keys {tuple(keys.shape)} must be rows of dimension {len(self.total)}")
-        self.total += (keys.T @ keys).double()
+        if keys.ndim != 2 or keys.shape[1] != len(self._total):
+            raise ValueError(f"keys {tuple(keys.shape)} must be rows of dimension {len(self._total)}")
+        self._pending.append(keys)
         self.count += len(keys)
+        if sum(map(len, self._pending)) >= PENDING_KEYS:
+            self._flush()
 
     def moment(self) -> Tensor:
         """``C`` (dim, dim) in float64. Raises ``ValueError`` before anything was added."""
         if self.count == 0:
             raise ValueError("the second moment of no keys at all is not defined")
-        return self.total / self.count
+        return self._sum() / self.count
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"total": self.total, "count": torch.tensor(self.count)}
+        return {"total": self._sum(), "count": torch.tensor(self.count)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state["total"].shape != self.total.shape:
-            raise ValueError(f"dimension {len(state['total'])} does not fit {len(self.total)}")
-        self.total = state["total"].to(self.total)
+        if state["total"].shape != self._total.shape:
+            raise ValueError(f"dimension {len(state['total'])} does not fit {len(self._total)}")
+        self._pending = []
+        self._total = state["total"].to(self._total).triu()
         self.count = int(state["count"])
+
+    def _sum(self) -> Tensor:
+        self._flush()
+        return self._total + self._total.triu(1).T
+
+    def _flush(self) -> None:
+        """Multiply out what is pending. The product is symmetric: only its upper half is computed."""
+        if not self._pending:
+            return
+        keys = torch.cat(self._pending)
+        self._pending = []
+        for begin in range(0, len(self._total), BLOCK):
+            end = begin + BLOCK
+            rows = keys[:, begin:end].T @ keys[:, begin:]  # (BLOCK, dim − begin)
+            rows[:, :BLOCK].triu_()
+            self._total[begin:end, begin:] += rows
 
 
 def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list[list[int]]:
@@ -115,15 +138,15 @@ def _accumulate(
         unit_scale=True,
         disable=not progress,
     )
-    for group in buckets([len(chunk) for chunk in chunks], BATCH_TOKENS):
-        ids, mask = pad([chunks[i] for i in group], lm.start_id, lm.device)
-        with capture(modules, side="input", stop=True) as keys:
-            lm.forward(ids)
-        mask[:, 0] = False
-        for layer, statistic in statistics.items():
-            statistic.add(keys[layer][mask].float())
-        bar.update(sum(len(chunks[i]) for i in group))
-    bar.close()
+    with bar, products(lm):
+        for group in buckets([len(chunk) for chunk in chunks], BATCH_TOKENS):
+            ids, mask = pad([chunks[i] for i in group], lm.start_id, lm.device)
+            with capture(modules, side="input", stop=True) as keys:
+                lm.forward(ids)
+            mask[:, 0] = False
+            for layer, statistic in statistics.items():
+                statistic.add(keys[layer][mask].float())
+            bar.update(sum(len(chunks[i]) for i in group))
     return statistics
 
 

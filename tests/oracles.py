@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from editkit.hooks import first
+from editkit.hooks import capture, first
 from editkit.language.keys import locate
 from editkit.prefix import pad
 
@@ -86,3 +86,46 @@ def reference_target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
             with torch.no_grad():
                 delta *= limit / delta.norm()
     return (h0 + delta).detach(), losses
+
+
+@torch.no_grad()
+def reference_scores(lm, items) -> list[list[float]]:
+    """Mean log-probability of each prompt's continuations, as the public code scores one record at a time.
+
+    All (prompt, continuation) pairs of a record are padded to one batch of full sequences, with the
+    vocabulary at every position (``test_batch_prediction`` of ROME and its descendants).
+    """
+    rows, spans = [], []
+    for prompt, continuations in items:
+        head = lm.encode(prompt)[0]
+        for text in continuations:
+            tail = lm.encode_continuation(prompt, text)
+            rows.append(head + tail)
+            spans.append((len(head), tail))
+    ids, mask = pad(rows, lm.start_id, lm.device)
+    logits = lm.model(ids, attention_mask=mask).logits
+    scores = []
+    for row, (begin, tail) in enumerate(spans):
+        values = [logits[row, begin - 1 + j].log_softmax(-1)[token].item() for j, token in enumerate(tail)]
+        scores.append(sum(values) / len(values))
+    return scores
+
+
+@torch.no_grad()
+def reference_second_moment(lm, layer: int, chunks: list[list[int]], batch_tokens: int) -> Tensor:
+    """``C`` of one layer's keys, as the public code makes it: a pass a layer, stopped there, padded batches
+    of 100 texts sorted by length (``layer_stats`` of ROME and MEMIT), float32 products."""
+    total, count = torch.zeros(0), 0
+    for begin in range(0, len(chunks), 100):
+        group = sorted(chunks[begin : begin + 100], key=len)
+        while group:
+            size = max(1, batch_tokens // len(group[-1]))
+            batch, group = group[-size:], group[:-size]
+            ids, mask = pad(batch, lm.start_id, lm.device)
+            with capture({"k": lm.mlp_out(layer)}, side="input", stop=True) as seen:
+                lm.model(ids, attention_mask=mask)
+            mask[:, 0] = False
+            keys = seen["k"][mask]
+            total = total + keys.T @ keys if count else keys.T @ keys
+            count += len(keys)
+    return total.double() / count

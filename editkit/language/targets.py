@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.attention import grouped
 from editkit.cache import Store
 from editkit.config import EditSpec
 from editkit.facts import Fact
@@ -211,7 +210,7 @@ class _Batch:
                     essence[row, begin] = True
                 begin = end
         with torch.no_grad(), capture({"h": lm.layers[layer]}, stop=True) as seen:
-            lm.forward(ids, **prefix.arguments(segment, lm.model.dtype))
+            prefix.forward(lm, ids, segment)
         return cls(prefix, ids, segment, subject, essence, labels, seen["h"])
 
     def select(self, rows: Tensor) -> "_Batch":
@@ -273,8 +272,7 @@ def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) ->
             (lm.layers[spec.v_loss_layer + 1 :], lambda x: x),
         ):
             stack.enter_context(replace_forward(layers, forward, tuple_output=lm.tuple_layers))
-        stack.enter_context(grouped(lm))
-        final = lm.forward(batch.ids, **batch.prefix.arguments(batch.segment, lm.model.dtype))
+        final = batch.prefix.forward(lm, batch.ids, batch.segment)
     wanted = batch.labels != NO_LABEL
     each = cross_entropy(lm.logits(final[wanted]), batch.labels[wanted], reduction="none")  # (m,)
     owner = wanted.nonzero()[:, 0]  # (m,) the edit each belongs to
