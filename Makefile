@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 UV := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab lock clean
+.PHONY: help setup report test lab bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(STAMP) ## Run pytest on tests/ and nbval on notebooks/
 
 lab: $(STAMP) ## Open JupyterLab on notebooks/
 	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+bench: $(STAMP) ## Measure speed against the published algorithms (about ten minutes)
+	$(PY) -m benchmarks --json benchmarks/results.json
 
 lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
 	$(PY) -m pip install --quiet $(UV)

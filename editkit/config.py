@@ -7,13 +7,18 @@ what is allowed.
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+
 Method = Literal["rome", "memit", "emmet", "alphaedit"]
 METHODS: tuple[Method, ...] = ("rome", "memit", "emmet", "alphaedit")
+
+KEYS_PER_DIMENSION = 10  # 2 to 10 suffice (arXiv 2506.04226); the speed appendix shows the scores against it
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -91,18 +96,19 @@ class EditSpec(Parameters):
     l2: Positive | None = None
     """Ridge inside the null space (alphaedit)."""
     mom2_n_tokens: Count | None = None
-    """Tokens of ordinary text behind C."""
+    """Tokens of ordinary text behind C; left out, 10 for each dimension of a key."""
     seed: int = 0
     """Seed of the sampled context prefixes."""
 
-    def resolve(self, model_name: str, n_layers: int) -> Self:
-        """This spec with every value left out taken from the model's defaults.
+    def resolve(self, lm: "LanguageModel") -> Self:
+        """This spec with every value left out taken from the model's defaults (its name, depth and key dimension).
 
         Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
         """
+        model_name, n_layers = lm.name, lm.n_layers
         defaults = load_defaults(model_name)
-        chosen = {**defaults.get("shared", {}), **defaults.get(self.method, {})}
-        chosen |= {"v_loss_layer": n_layers - 1} if "v_loss_layer" not in chosen else {}
+        chosen = {"v_loss_layer": n_layers - 1, "mom2_n_tokens": KEYS_PER_DIMENSION * lm.d_k}
+        chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
         if missing := [name for name, value in spec if value is None]:
             raise ValueError(

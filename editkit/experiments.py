@@ -66,7 +66,7 @@ def run_baselines(
     for spec, size in (bar := tqdm(cells, desc=dataset, unit="cell", disable=not progress)):
         method = spec.method if spec else PRE
         bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
-        key = base | {"spec": spec.resolve(lm.name, lm.n_layers).model_dump() if spec else None, "batch_size": size}
+        key = base | {"spec": spec.resolve(lm).model_dump() if spec else None, "batch_size": size}
         cell = _load(store, key)
         if cell is None:
             cell = _run_cell(lm, facts, spec, size, contexts, texts, store)
@@ -88,7 +88,7 @@ def _warm_targets(
 ) -> None:
     """Optimise all targets together, which is several times faster than in the cells, one batch after another."""
     for spec in specs:
-        optimise_targets(lm, facts, spec.resolve(lm.name, lm.n_layers), contexts, store=store, progress=progress)
+        optimise_targets(lm, facts, spec.resolve(lm), contexts, store=store, progress=progress)
 
 
 def _run_cell(
@@ -126,6 +126,7 @@ def _run_cell(
         "seconds_scoring": scoring,
         "delta_norm": sum(norms) / len(norms),
         "peak_memory_mb": memory,
+        "target_precision": result.targets.precision,
         **{name: value for name, value in session.spec if name not in ("method", "seed")},
     }
     return row, frame

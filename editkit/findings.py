@@ -75,3 +75,29 @@ def _caution(most: pd.DataFrame, spread: pd.Series, size: int, n_seeds: int) -> 
     return (
         f" The lead over {' and '.join(NAMES[m] for m in close)} is within the seeds' spread: no winner can be named."
     )
+
+
+def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
+    """Sentences about the scores against the tokens behind C; ``chosen`` tokens a dimension are the default."""
+    most = frame.tokens_per_dimension.max()
+    sentences = []
+    for method, rows in frame.groupby("method", sort=False):
+        scores = rows.set_index("tokens_per_dimension")
+        change = scores.loc[chosen] - scores.loc[most]
+        sentences.append(
+            f"{NAMES[str(method)]}: with {chosen} tokens for each dimension S is {scores.S[chosen]:.3f} and NS "
+            f"{scores.NS[chosen]:.3f}; with {most}, S {-change.S:+.3f} and NS {-change.NS:+.3f} against that. "
+            f"The lowest NS of the curve is {scores.NS.min():.3f}, at {scores.NS.idxmin()}."
+        )
+    return sentences
+
+
+def mode_findings(frame: pd.DataFrame) -> list[str]:
+    """Sentences about scores and seconds with targets of the two modes on the same facts."""
+    rows = frame.set_index("mode")
+    exact, fast = rows.loc["exact"], rows.loc["fast"]
+    gaps = ", ".join(f"{name} {fast[name] - exact[name]:+.3f}" for name in ("ES", "PS", "NS", "S"))
+    return [
+        f"{exact.edits} edits in one batch: a target takes {fast.targets / fast.edits:.2f} seconds in fast mode "
+        f"({fast.precision} products), {exact.targets / exact.edits:.2f} in exact mode; the scores differ by {gaps}."
+    ]

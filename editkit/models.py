@@ -98,6 +98,11 @@ class LanguageModel:
     def n_layers(self) -> int:
         return len(self.layers)
 
+    @property
+    def d_k(self) -> int:
+        """Dimension of a key: the input of the edited linear layer."""
+        return self.weight(0).shape[1]
+
     @cached_property
     def tuple_layers(self) -> bool:
         """Whether a decoder layer returns a tuple (transformers 4, GPT-J) or a tensor."""

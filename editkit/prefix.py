@@ -161,5 +161,6 @@ def _options(segment: Tensor, before: Tensor, dtype: torch.dtype) -> dict[str, T
 def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:
     """The longest beginning that all rows share."""
     lowest, highest = min(rows), max(rows)  # what these two share, every row between them shares
-    count = next((i for i, (a, b) in enumerate(zip(lowest, highest)) if a != b), min(len(lowest), len(highest)))
+    pairs = zip(lowest, highest, strict=False)
+    count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(lowest), len(highest)))
     return lowest[:count]

@@ -35,6 +35,18 @@ class Precision(NamedTuple):
     ridge: float = 0.0
 
 
+class Subspace(NamedTuple):
+    """A subspace of the keys, by an orthonormal basis of it or, where that is smaller, of its complement."""
+
+    basis: Tensor  # (d_k, m) float64
+    complement: bool = False  # the basis spans what is left out
+
+    def project(self, X: Tensor) -> Tensor:
+        """``P X`` for X (d_k, n), without the d_k × d_k projector."""
+        spanned = self.basis @ (self.basis.T @ X)
+        return X - spanned if self.complement else spanned
+
+
 class Factor(NamedTuple):
     """A Cholesky factor and the ridge that made it possible."""
 
@@ -81,10 +93,9 @@ def inverse_precision(cost: Tensor) -> Precision:
     return Precision(lambda X: torch.cholesky_solve(X, factor.lower), factor.ridge)
 
 
-def null_space_precision(basis: Tensor, l2: float) -> Precision:
-    """``X ↦ P X / l2`` with ``P = B Bᵀ``; ``basis`` (d_k × m) spans what the kept keys leave free."""
-    basis = basis.double()
-    return Precision(lambda X: basis @ (basis.T @ X) / l2)
+def null_space_precision(space: Subspace, l2: float) -> Precision:
+    """``X ↦ P X / l2``, ``P`` projecting onto ``space``, which is what the kept keys leave free."""
+    return Precision(lambda X: space.project(X) / l2)
 
 
 def add_history(precision: Precision, past_keys: Tensor) -> Precision:
@@ -147,9 +158,9 @@ def memit(C: Tensor, mom2_update_weight: float) -> tuple[Precision, float]:
     return inverse_precision(mom2_update_weight * C.double()), 1.0
 
 
-def alphaedit(basis: Tensor, l2: float) -> tuple[Precision, float]:
-    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``basis`` spans the null space of ``C``.
+def alphaedit(space: Subspace, l2: float) -> tuple[Precision, float]:
+    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``space`` is the null space of ``C``.
 
     Keys of earlier edits join by :func:`add_history`.
     """
-    return null_space_precision(basis, l2), 1.0
+    return null_space_precision(space, l2), 1.0

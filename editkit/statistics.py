@@ -14,6 +14,7 @@ from editkit.hooks import capture
 from editkit.models import LanguageModel
 from editkit.precision import products
 from editkit.prefix import buckets, pad
+from editkit.solvers import Subspace
 
 CHUNK_TOKENS = 256  # longest piece of text seen at once, start token included
 BATCH_TOKENS = 1024
@@ -150,8 +151,8 @@ def _accumulate(
     return statistics
 
 
-def null_space(C: Tensor, threshold: float) -> Tensor:
-    """Orthonormal basis (d_k, m) of the eigenvectors of ``C`` whose eigenvalue is below ``threshold``.
+def null_space(C: Tensor, threshold: float) -> Subspace:
+    """Span of the eigenvectors of ``C`` (d_k, d_k) whose eigenvalue is below ``threshold``.
 
     AlphaEdit, arXiv 2410.02355 section 3.1: changes confined to it leave the kept keys' outputs alone.
     Raises ``ValueError`` where no eigenvalue is that small.
@@ -161,4 +162,6 @@ def null_space(C: Tensor, threshold: float) -> Tensor:
         raise ValueError(
             f"nullspace_threshold = {threshold:g}: no eigenvalue is below it, the smallest is {values[0]:.3g}"
         )
-    return vectors[:, values < threshold]
+    small = values < threshold
+    complement = bool(2 * small.sum() > len(C))
+    return Subspace(vectors[:, ~small if complement else small], complement)

@@ -34,6 +34,12 @@ def alphaedit_printed(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) 
     return R @ K.T @ P @ torch.linalg.inv(past @ past.T @ P + K @ K.T @ P + l2 * identity)
 
 
+def alphaedit_public(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) -> Tensor:
+    """The same as the public code solves it: a d_k × d_k system, ``past`` being K_p K_pᵀ."""
+    identity = torch.eye(len(P), dtype=K.dtype)
+    return torch.linalg.solve(P @ (K @ K.T + past) + l2 * identity, P @ K @ R.T).T
+
+
 def reference_target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
     """v* of one edit as the public code computes it (``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit).
 

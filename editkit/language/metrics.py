@@ -25,10 +25,10 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
     """
     if not facts:
         raise ValueError("no facts to evaluate")
-    prompts = [(fact, kind, prompt) for fact in facts for kind, prompt in _prompts(fact)]
-    items = [(prompt, [fact.target_new, _right_answer(fact, kind)]) for fact, kind, prompt in prompts]
+    prompts = [(fact, kind, prompt, objects) for fact in facts for kind, prompt, objects in scored_prompts(fact)]
+    scores = score(lm, [(prompt, objects) for *_, prompt, objects in prompts], progress=progress)
     rows = []
-    for (fact, kind, prompt), (new, true) in zip(prompts, score(lm, items, progress=progress), strict=True):
+    for (fact, kind, prompt, _), (new, true) in zip(prompts, scores, strict=True):
         keep = kind == "neighbourhood"
         rows.append(
             {
@@ -58,13 +58,12 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     return scores | {f"{letter}A": float(per_fact.accuracy[kind]) for kind, letter in LETTER.items()}
 
 
-def _prompts(fact: Fact) -> list[tuple[str, str]]:
+def scored_prompts(fact: Fact) -> list[tuple[str, str, list[str]]]:
+    """Kind, prompt, and the new and the right object, for every prompt of a fact."""
+    edited = [fact.target_new, fact.target_true]
+    kept = [fact.target_new, fact.neighbour_target or fact.target_true]
     return [
-        ("rewrite", fact.text),
-        *(("paraphrase", prompt) for prompt in fact.paraphrases),
-        *(("neighbourhood", prompt) for prompt in fact.neighbours),
+        ("rewrite", fact.text, edited),
+        *(("paraphrase", prompt, edited) for prompt in fact.paraphrases),
+        *(("neighbourhood", prompt, kept) for prompt in fact.neighbours),
     ]
-
-
-def _right_answer(fact: Fact, kind: str) -> str:
-    return fact.neighbour_target or fact.target_true if kind == "neighbourhood" else fact.target_true

@@ -100,7 +100,7 @@ class EditSession:
     results: list[EditResult] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.spec = self.spec.resolve(self.lm.name, self.lm.n_layers)
+        self.spec = self.spec.resolve(self.lm)
         self._original: dict[int, Tensor] = {}
         self._written: dict[int, Tensor] = {}
         self._weights = self.lm.fingerprint()

@@ -91,7 +91,9 @@ def optimise_targets(
                 if not _out_of_memory(error) or len(group) == 1:
                     raise
                 budget = sum(edits[i].length for i in group) // 2
-                warnings.warn(f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=2)
+                warnings.warn(
+                    f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=2
+                )
                 continue
             each = torch.tensor((time.perf_counter() - start) / len(group))
             for i, entry in zip(group, entries, strict=True):
@@ -128,9 +130,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _cache_key(
-    weights: str, device: str, precision: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]
-) -> dict:
+def _cache_key(weights: str, device: str, precision: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]) -> dict:
     decisive = (
         "v_num_grad_steps",
         "v_lr",

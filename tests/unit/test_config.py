@@ -1,6 +1,7 @@
 """Parameters: what is accepted, and how the rest is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -26,6 +27,9 @@ PARAMS = sorted((ROOT / "params").glob("*.yaml"))
         ({"method": "rome", "v_num_grad_steps": 0}, "v_num_grad_steps = 0.*greater than or equal to 1"),
         ({"method": "rome", "l2": float("nan")}, "l2 = nan"),
         ({"method": "rome", "layers": []}, r"layers = \[\]"),
+        ({"method": "rome", "target_mode": "quick"}, "target_mode = 'quick'.*'exact' or 'fast'"),
+        ({"method": "rome", "stop_probability": 1.5}, r"stop_probability = 1\.5.*less than or equal to 1"),
+        ({"method": "rome", "target_batch": -1}, "target_batch = -1"),
         ({"method": "rome", "layers": [-1]}, r"layers\.0 = -1"),
         ({}, "method"),
     ],
@@ -52,21 +56,24 @@ def test_all_problems_are_told_at_once():
 )
 def test_layers_are_checked_against_the_model(changes, message):
     with pytest.raises(ValueError, match=message):
-        EditSpec(method="memit", **changes).resolve("smollm2-135m", 30)
+        EditSpec(method="memit", **changes).resolve(SimpleNamespace(name="smollm2-135m", n_layers=30, d_k=1536))
 
 
 def test_a_model_without_defaults_needs_every_value():
     with pytest.raises(ValueError, match="no default layers, v_num_grad_steps.*'unheard-of'.*smollm2-135m"):
-        EditSpec(method="memit").resolve("unheard-of", 12)
+        EditSpec(method="memit").resolve(SimpleNamespace(name="unheard-of", n_layers=12, d_k=64))
 
 
 @pytest.mark.parametrize("name", known_defaults())
 @pytest.mark.parametrize("method", METHODS)
 def test_every_default_is_complete_and_valid(name, method):
-    spec = EditSpec(method=method).resolve(name, 48)
+    model = SimpleNamespace(name=name, n_layers=48, d_k=1536)
+    spec = EditSpec(method=method).resolve(model)
     assert all(value is not None for _, value in spec)
     assert set(load_defaults(name)) <= {"shared", *METHODS}
-    assert EditSpec(method=method, v_lr=0.123).resolve(name, 48).v_lr == 0.123
+    assert EditSpec(method=method, v_lr=0.123).resolve(model).v_lr == 0.123
+    assert spec.mom2_n_tokens == 10 * 1536
+    assert EditSpec(method=method, mom2_n_tokens=500).resolve(model).mom2_n_tokens == 500
 
 
 def test_defaults_are_found_by_the_last_part_of_a_hub_id():

@@ -2,12 +2,12 @@
 
 import pandas as pd
 import pytest
-from conftest import TEXTS
 
 from editkit import evaluate, experiments, summarize
 from editkit.experiments import run_baselines
 from editkit.findings import baseline_findings
 from editkit.language.generation import pick_examples
+from tests.conftest import TEXTS
 
 
 @pytest.fixture

@@ -36,6 +36,20 @@ FIGURES = {
     "seconds_bars": lambda: figures.seconds_bars(
         pd.DataFrame({"method": ["emmet"] * 2, "seconds_targets": [3.0, 5.0], "seconds_solve": [1.0, 1.0]})
     ),
+    "speedups": lambda: figures.speedups(
+        pd.DataFrame({"name": ["targets", "scores"], "ratio": [8.0, 3.0], "lowest": [7.0, 2.9], "highest": [9.0, 3.5]})
+    ),
+    "growth": lambda: figures.growth(
+        pd.DataFrame({"d_k": [1024, 2048], "ours": [0.1, 0.2], "public code": [1.0, 8.0]}),
+        "d_k",
+        {"ours": "ours", "public code": "public code"},
+        title="Seconds by width",
+        subtitle="one update",
+        axes=("d_k", "seconds"),
+    ),
+    "scores_by_tokens": lambda: figures.scores_by_tokens(
+        pd.DataFrame({"method": "emmet", "tokens_per_dimension": [1, 10], "S": [0.8, 0.9], "NS": [0.7, 0.8]})
+    ),
 }
 
 
@@ -45,7 +59,7 @@ def test_every_figure_is_labelled_and_vector(name):
     layout = figure.layout
     assert layout.title.text and layout.width == figures.WIDTH and layout.height >= 240
     axes = [axis for axis in layout if axis.startswith(("xaxis", "yaxis"))]
-    categories = {"score_bars": ["xaxis"], "seconds_bars": ["yaxis"]}.get(name, [])
+    categories = {"score_bars": ["xaxis"], "seconds_bars": ["yaxis"], "speedups": ["yaxis"]}.get(name, [])
     shared = {"scores_by_batch": ["yaxis2", "yaxis4"], "position_norms": ["yaxis2"]}.get(name, [])
     for axis in set(axes) - set(categories) - set(shared):
         assert layout[axis].title.text, axis

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import FAMILIES
 
 from editkit.hooks import StopForward, capture, replace_forward
+from tests.conftest import FAMILIES
 
 
 def live_hooks(lm) -> int:

@@ -4,11 +4,11 @@ import importlib.metadata
 
 import pytest
 import torch
-from conftest import FAMILIES
 from transformers import GPT2Config, OPTConfig, OPTForCausalLM
 
 from editkit import LanguageModel, load_lm
 from editkit.models import WHEELS, _find_gguf, pick_device
+from tests.conftest import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,11 +5,11 @@ import math
 import pandas as pd
 import pytest
 import torch
-from conftest import FAMILIES
 
 from editkit import evaluate, summarize
-from editkit.prefix import buckets
 from editkit.scoring import knows, score
+from tests.conftest import FAMILIES
+from tests.oracles import reference_scores
 
 ITEMS = [
     ("The capital of France is", ["Paris", "Rome in Italy", "a"]),
@@ -28,6 +28,12 @@ def test_scores_are_those_of_full_passes(tiny, family):
                 table = lm.model(torch.tensor([ids + more])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
             assert ours.logprob == pytest.approx(table[range(len(more)), more].mean().item(), abs=1e-4)
             assert ours.greedy == (table.argmax(-1).tolist() == more)
+
+
+def test_scores_are_those_of_the_public_code(tiny):
+    lm = tiny()
+    ours = [one.logprob for scores in score(lm, ITEMS) for one in scores]
+    assert ours == pytest.approx(reference_scores(lm, ITEMS), abs=1e-4)
 
 
 def test_greedy_is_what_generation_says(tiny):
@@ -66,11 +72,3 @@ def test_summary_by_hand():
     assert (scores["EA"], scores["PA"], scores["NA"]) == (0.5, 0.5, 0.75)
     without = summarize(frame[frame.kind != "paraphrase"])
     assert math.isnan(without["PS"]) and math.isnan(without["S"]) and without["ES"] == 1.0
-
-
-def test_buckets_hold_every_index_once_and_keep_the_budget():
-    lengths = [5, 1, 9, 3, 3, 40, 2]
-    groups = list(buckets(lengths, budget=12))
-    assert sorted(i for group in groups for i in group) == list(range(7))
-    assert all(len(group) * max(lengths[i] for i in group) <= 12 for group in groups if len(group) > 1)
-    assert [5] in groups

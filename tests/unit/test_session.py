@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, TEXTS
 from safetensors import safe_open
 
 from editkit import METHODS, EditSession, Fact, evaluate
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.statistics import null_space, second_moments
+from tests.conftest import FAMILIES, TEXTS
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_alphaedit_stays_in_the_null_space(tiny, facts, start, family):
     lm = tiny(family)
     session = start(lm, "alphaedit", layers=[2], nullspace_threshold=0.5)
     C = second_moments(lm, [2], TEXTS, 300, progress=False)[2]
-    outside = torch.eye(len(C), dtype=torch.float64) - (B := null_space(C, 0.5)) @ B.T
+    identity = torch.eye(len(C), dtype=torch.float64)
+    outside = identity - null_space(C, 0.5).project(identity)
     delta = session.edit(facts).deltas[2]
     assert (delta @ outside).norm() <= 1e-6 * delta.norm()
 

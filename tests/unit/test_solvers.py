@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import alphaedit_printed, kkt_equality, memit_printed, weighted_normal_equations
 
 from editkit import solvers
 from editkit.statistics import null_space
+from tests.oracles import alphaedit_printed, alphaedit_public, kkt_equality, memit_printed, weighted_normal_equations
 
 sizes = st.tuples(st.integers(2, 24), st.integers(1, 12), st.integers(1, 30), st.integers(0, 10_000))
 relaxed = settings(max_examples=40, deadline=None)
@@ -62,11 +62,12 @@ def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past)
     d_k, _, _, seed = size
     K, R, C = problem(*size, rank=max(1, d_k // 2))
     past = problem(d_k, 1, max(n_past, 1), seed + 1)[0][:, :n_past]
-    basis = null_space(C, 1e-8)
-    precision, slack = solvers.alphaedit(basis, l2=2.0)
+    space = null_space(C, 1e-8)
+    precision, slack = solvers.alphaedit(space, l2=2.0)
     update = solvers.solve(K, R, solvers.add_history(precision, past), slack)
-    P = basis @ basis.T
+    P = space.project(torch.eye(d_k, dtype=torch.float64))
     agree(update.delta, alphaedit_printed(K, R, P, past, 2.0))
+    agree(update.delta, alphaedit_public(K, R, P, past @ past.T, 2.0))
     outside = update.delta @ (torch.eye(d_k, dtype=torch.float64) - P)
     assert outside.norm() <= 1e-6 * update.delta.norm().clamp_min(1e-12)
     assert (update.delta @ C).norm() <= 1e-6 * update.delta.norm() * C.norm(), "kept keys are disturbed"

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, TEXTS
 
 from editkit.statistics import SecondMoment, null_space, second_moments, token_chunks
+from tests.conftest import FAMILIES, TEXTS
+from tests.oracles import reference_second_moment
 
 
 def test_second_moment_is_the_mean_outer_product():
@@ -21,6 +22,24 @@ def test_second_moment_is_the_mean_outer_product():
         statistic.add(torch.ones(3, 5))
     with pytest.raises(ValueError, match="no keys"):
         SecondMoment(3).moment()
+
+
+def test_pending_keys_and_blocks_are_added_up(monkeypatch):
+    monkeypatch.setattr("editkit.statistics.PENDING_KEYS", 7)
+    monkeypatch.setattr("editkit.statistics.BLOCK", 4)
+    rows = torch.randn(30, 10, generator=torch.Generator().manual_seed(0))
+    statistic = SecondMoment(10)
+    for part in rows.split(3):
+        statistic.add(part)
+    torch.testing.assert_close(statistic.moment().float(), rows.T @ rows / 30)
+    assert torch.equal(statistic.moment(), statistic.moment().T)
+
+
+def test_second_moments_are_those_of_the_public_code(tiny):
+    lm = tiny()
+    ours = second_moments(lm, [1], TEXTS, 300, progress=False)[1]
+    theirs = reference_second_moment(lm, 1, token_chunks(lm, TEXTS, 300), batch_tokens=600)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,10 +89,12 @@ def test_too_little_text_is_refused(tiny):
         second_moments(tiny(), [1], TEXTS, 1_000_000, progress=False)
 
 
-def test_null_space_is_orthonormal_and_below_the_threshold():
+@pytest.mark.parametrize(("threshold", "complement"), [(0.1, False), (2.0, True)])
+def test_null_space_projects_onto_what_is_below_the_threshold(threshold, complement):
     torch.manual_seed(0)
     Q = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
-    C = Q @ torch.tensor([4.0, 1.0, 0.3, 0.01, 0.001], dtype=torch.float64).diag() @ Q.T
-    basis = null_space(C, 0.1)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(2, dtype=torch.float64))
-    torch.testing.assert_close(basis @ basis.T, Q[:, 3:] @ Q[:, 3:].T)
+    values = torch.tensor([4.0, 1.0, 0.3, 0.01, 0.001], dtype=torch.float64)
+    space = null_space(Q @ values.diag() @ Q.T, threshold)
+    small = Q[:, values < threshold]
+    assert space.complement == complement and space.basis.shape[1] <= 2
+    torch.testing.assert_close(space.project(torch.eye(5, dtype=torch.float64)), small @ small.T)

@@ -1,0 +1,60 @@
+"""The benchmarks on tiny models: what they measure, and that both sides agree."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import growth, ratios
+from benchmarks.__main__ import main, parser
+from tests.conftest import TEXTS
+
+
+def test_a_ratio_is_reference_over_ours():
+    found = ratios.measurement("x", ours=[1.0, 2.0, 4.0], reference=[8.0, 8.0, 8.0])
+    assert (found["ratio"], found["lowest"], found["highest"]) == (4.0, 2.0, 8.0)
+
+
+def test_both_sides_of_every_ratio_agree(tiny, facts, full_spec, monkeypatch):
+    lm = tiny()
+    spec = full_spec("emmet").resolve(lm)
+    monkeypatch.setattr(ratios, "LAYERS", [0, 2])
+    monkeypatch.setattr(ratios, "STATISTICS_TOKENS", 200)
+    found = ratios.targets(lm, facts, spec, ["a b c . "], repeats=2)
+    assert set(found) == {"targets_exact", "targets_fast", "targets_single"}
+    assert found["targets_exact"]["largest_relative_error"] <= 1e-5
+    assert found["targets_exact"]["largest_loss_difference"] <= 1e-4
+    found |= ratios.scoring(lm, facts, repeats=2) | ratios.statistics(lm, TEXTS, repeats=1)
+    assert found["scoring"]["largest_difference"] <= 1e-4
+    found |= ratios.batch(lm, facts, spec, [], TEXTS, found)
+    assert all(one["ratio"] > 0 for one in found.values())
+
+
+def test_the_alphaedit_update_is_that_of_the_public_code():
+    assert ratios.alphaedit(60, n=5, repeats=2)["relative_error"] <= 1e-8
+
+
+def test_growth_by_edits_and_modes(tiny, facts, full_spec, store, monkeypatch):
+    lm = tiny()
+    monkeypatch.setattr(growth, "EditSpec", lambda method, **changes: full_spec(method, **changes))
+    rows = growth.edits(lm, facts, [], TEXTS, store)
+    assert [row["edits"] for row in rows] == [1, 4] and all(row["targets"] > 0 for row in rows)
+    assert [row["mode"] for row in growth.modes(lm, facts, [], TEXTS, store)] == ["exact", "fast"]
+    rows = growth.batches(lm, facts, [])
+    assert {row["tokens"] for row in rows} == set(growth.BATCH_TOKENS)
+
+
+def test_bad_arguments(capsys):
+    assert main(["--repeats", "0"]) == 2 and "--repeats = 0: must be 1 or more" in capsys.readouterr().err
+    assert main(["--edits", "2"]) == 2 and "--edits = 2: must not be below --repeats = 3" in capsys.readouterr().err
+    assert main(["--only", "batch"]) == 2 and "needs targets and scoring" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--only", "everything"])
+
+
+def test_committed_results_hold_what_the_appendix_shows():
+    record = json.loads(Path(ratios.__file__).with_name("results.json").read_text())
+    wanted = {"targets_exact", "targets_fast", "targets_single", "statistics", "scoring", "alphaedit_solve"}
+    assert wanted <= set(record["ratios"])
+    assert all(record["ratios"][name] == found["ratio"] for name, found in record["measurements"].items())
+    assert set(record["growth"]) == {"modes", "tokens", "edits", "batches", "layers", "widths"}
