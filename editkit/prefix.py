@@ -2,7 +2,7 @@
 
 Attention is causal, so keys and values of a prefix never change. Prefixes and suffixes of a batch are
 padded on the right to common lengths; an explicit mask and explicit positions keep padding out. A row may
-hold several independent texts (*segments*), one after another: a token sees its own segment alone.
+hold several texts (*segments*) one after another: a token sees its own segment and the row's trunk.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from editkit.attention import grouped
 from editkit.models import LanguageModel
 
 PADDING = -1  # segment of a padding token
+TRUNK = -2  # segment of a token that every segment of its row continues
 GROUP_COST = 32  # tokens that could be run in the time one more group takes, measured on a CPU
 
 
@@ -73,7 +74,6 @@ class Prefix:
     makes one row of several; ``forward`` runs suffixes after them.
     """
 
-    hidden: Tensor  # (B, T, d) final hidden states of the prefixes
     segment: Tensor  # (B, T) the text of its row that a token belongs to; PADDING for none
     layers: list[tuple[Tensor, Tensor]]  # keys and values of each layer, (B, heads, T, d_head)
 
@@ -83,9 +83,8 @@ class Prefix:
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
         cache = DynamicCache()  # without the config: no sliding window, the prefix is kept whole
-        with grouped(lm):
-            hidden = lm.forward(ids, **_options(segment, segment[:, :0], lm.model.dtype), past_key_values=cache)
-        return cls(hidden, segment, [(layer.keys, layer.values) for layer in cache.layers])
+        _forward(lm, ids, segment, segment[:, :0], cache)
+        return cls(segment, [(layer.keys, layer.values) for layer in cache.layers])
 
     @classmethod
     def run_sharing(cls, lm: LanguageModel, table: Sequence[Sequence[Sequence[int]]]) -> "Prefix":
@@ -101,18 +100,11 @@ class Prefix:
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
         cache = Cache(layers=[GrowingLayer(keys, values) for keys, values in self.layers])
-        with grouped(lm):
-            hidden = lm.forward(ids, **_options(segment, self.segment, lm.model.dtype), past_key_values=cache)
-        return Prefix(
-            torch.cat([self.hidden, hidden], dim=1),
-            torch.cat([self.segment, segment], dim=1),
-            [(layer.keys, layer.values) for layer in cache.layers],
-        )
+        _forward(lm, ids, segment, self.segment, cache)
+        return Prefix(torch.cat([self.segment, segment], dim=1), [(layer.keys, layer.values) for layer in cache.layers])
 
     def select(self, rows: Tensor) -> "Prefix":
-        return Prefix(
-            self.hidden[rows], self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers]
-        )
+        return Prefix(self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
 
     def pack(self, count: int) -> "Prefix":
         """Each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1."""
@@ -122,16 +114,9 @@ class Prefix:
             return states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
 
         return Prefix(
-            self.hidden.unflatten(0, (-1, count)).flatten(1, 2),
             self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2),
             [(together(keys), together(values)) for keys, values in self.layers],
         )
-
-    def last(self) -> Tensor:
-        """Final hidden state of each prefix's last token, (B, d)."""
-        order = torch.arange(self.segment.shape[1], device=self.segment.device)
-        where = (order * (self.segment != PADDING)).argmax(1)
-        return self.hidden[torch.arange(len(where), device=where.device), where]
 
     def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor) -> Tensor:
         """Final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
@@ -139,23 +124,27 @@ class Prefix:
         ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none.
         """
         cache = Cache(layers=[FrozenLayer(keys, values) for keys, values in self.layers])
-        with grouped(lm):
-            return lm.forward(ids, **_options(segment, self.segment, lm.model.dtype), past_key_values=cache)
+        return _forward(lm, ids, segment, self.segment, cache)
 
 
-def _options(segment: Tensor, before: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Mask and positions of tokens in ``segment`` (B, S) that follow those in ``before`` (B, T)."""
-    length = segment.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-    own = segment[:, :, None]  # (B, S, 1)
-    seen = torch.cat(
-        [(own == before[:, None]) & (own != PADDING), (own == segment[:, None]) & causal], dim=-1
-    )  # (B, S, T+S)
-    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-    return {
-        "attention_mask": bias[:, None],  # (B, 1, S, T+S)
-        "position_ids": seen.sum(-1) - 1,  # (B, S): a token's position is the number of tokens before it
-    }
+def run_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]) -> Tensor:
+    """Final hidden states (B, T, d) of rows of tokens, each token in a segment of its row (or its trunk)."""
+    ids, _ = pad(rows, lm.start_id, lm.device)
+    segment, _ = pad(segments, PADDING, lm.device)
+    return _forward(lm, ids, segment, segment[:, :0], None)
+
+
+def _forward(lm: LanguageModel, ids: Tensor, segment: Tensor, before: Tensor, cache: Cache | None) -> Tensor:
+    """Run tokens in ``segment`` (B, S) that follow those in ``before`` (B, T), whose keys are in the cache."""
+    length, dtype = segment.shape[1], lm.model.dtype
+    other = torch.cat([before, segment], dim=1)[:, None]  # (B, 1, T+S)
+    earlier = torch.ones(length, other.shape[2], dtype=torch.bool, device=ids.device).tril(before.shape[1])
+    seen = ((other == segment[:, :, None]) | (other == TRUNK)) & earlier  # (B, S, T+S); padding sees padding
+    bias = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
+    # A token's position is the number of tokens before it in its text; padding has none.
+    positions = (seen.sum(-1) - 1).where(segment != PADDING, 0)
+    with grouped(lm):
+        return lm.forward(ids, attention_mask=bias[:, None], position_ids=positions, past_key_values=cache)
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """What a model thinks of a continuation: log-probability and whether greedy decoding would say it.
 
-A prompt is run once for all its continuations; one of a single token needs no further pass.
+A prompt and all its continuations are one row: the prompt once, then the continuations, which see the
+prompt and not each other. So one pass over the model scores everything.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from tqdm.auto import tqdm
 
 from editkit.models import LanguageModel
 from editkit.precision import products
-from editkit.prefix import Prefix, buckets, pad
+from editkit.prefix import TRUNK, buckets, run_rows
 
-PROMPT_TOKENS = 4096  # padded, in one forward pass
+BATCH_TOKENS = 4096  # padded, in one forward pass
 VOCABULARY_ROWS = 512  # rows of logits held at once
 
 
@@ -35,39 +36,45 @@ def score(
     """
     prompts = [lm.encode(prompt)[0] for prompt, _ in items]
     wanted = [[lm.encode_continuation(prompt, text) for text in texts] for prompt, texts in items]
+    lengths = [len(ids) + sum(len(t) - 1 for t in targets) for ids, targets in zip(prompts, wanted, strict=True)]
     results: list[list[Score]] = [[] for _ in items]
     bar = tqdm(total=len(items), desc="scoring", unit="prompt", disable=not progress)
     with bar, products(lm):
-        for group in buckets([len(ids) for ids in prompts], PROMPT_TOKENS):
-            prefix = Prefix.run(lm, [prompts[i] for i in group])
-            row_of = [row for row, i in enumerate(group) for _ in wanted[i]]
-            targets = [ids for i in group for ids in wanted[i]]
-            for row, scored in zip(row_of, _score_rows(lm, prefix, row_of, targets), strict=True):
-                results[group[row]].append(scored)
+        for group in buckets(lengths, BATCH_TOKENS):
+            for i, scores in zip(group, _score(lm, [(prompts[i], wanted[i]) for i in group]), strict=True):
+                results[i] = scores
             bar.update(len(group))
     return results
 
 
-def _score_rows(lm: LanguageModel, prefix: Prefix, row_of: list[int], targets: list[list[int]]) -> list[Score]:
-    first = lm.logits(prefix.last()).log_softmax(-1)  # (prompts, vocabulary): every first token at once
-    logprobs = [[first[row, ids[0]].item()] for row, ids in zip(row_of, targets, strict=True)]
-    best = first.argmax(-1).tolist()
-    greedy = [best[row] == ids[0] for row, ids in zip(row_of, targets, strict=True)]
-    longer = [index for index, ids in enumerate(targets) if len(ids) > 1]
-    for group in buckets([len(targets[i]) for i in longer], VOCABULARY_ROWS):
-        rows = [longer[g] for g in group]
-        after = prefix.select(torch.tensor([row_of[i] for i in rows], device=lm.device))
-        ids, mask = pad([targets[i][:-1] for i in rows], lm.start_id, lm.device)  # (B, S)
-        hidden = after.forward(lm, ids, mask.long() - 1)[mask]  # (tokens, d)
-        table = lm.logits(hidden).log_softmax(-1)  # (tokens, vocabulary)
-        labels = torch.tensor([token for i in rows for token in targets[i][1:]], device=lm.device)
-        values = iter(table.gather(1, labels[:, None])[:, 0].tolist())
-        hits = iter((table.argmax(-1) == labels).tolist())
-        for i in rows:
-            count = len(targets[i]) - 1
-            logprobs[i] += [next(values) for _ in range(count)]
-            greedy[i] &= all([next(hits) for _ in range(count)])
-    return [Score(sum(values) / len(values), hit) for values, hit in zip(logprobs, greedy, strict=True)]
+def _score(lm: LanguageModel, group: list[tuple[list[int], list[list[int]]]]) -> list[list[Score]]:
+    rows, segments, reads = [], [], []  # reads: row, position whose prediction is wanted, and the token there
+    for row, (prompt, targets) in enumerate(group):
+        ids, segment = list(prompt), [TRUNK] * len(prompt)
+        for number, target in enumerate(targets):
+            places = [len(prompt) - 1, *range(len(ids), len(ids) + len(target) - 1)]
+            reads += [(row, place, token) for place, token in zip(places, target, strict=True)]
+            ids += target[:-1]
+            segment += [number] * (len(target) - 1)
+        rows.append(ids)
+        segments.append(segment)
+    hidden = run_rows(lm, rows, segments).flatten(0, 1)  # (rows · T, d)
+    row, place, token = torch.tensor(reads, device=lm.device).T
+    # Continuations of one prompt are predicted from the same place: project it to the vocabulary once.
+    places, of = torch.unique(row * (len(hidden) // len(rows)) + place, return_inverse=True)
+    logprob = torch.empty(len(reads), device=lm.device)
+    greedy = torch.empty(len(reads), dtype=torch.bool, device=lm.device)
+    for begin in range(0, len(places), VOCABULARY_ROWS):
+        table = lm.logits(hidden[places[begin : begin + VOCABULARY_ROWS]]).log_softmax(-1)  # (≤ 512, vocabulary)
+        mine = (of >= begin) & (of < begin + VOCABULARY_ROWS)
+        logprob[mine] = table[of[mine] - begin, token[mine]].float()
+        greedy[mine] = table.argmax(-1)[of[mine] - begin] == token[mine]
+    values, hits = iter(logprob.tolist()), iter(greedy.tolist())
+    scores = []
+    for _, targets in group:
+        found = [([next(values) for _ in target], [next(hits) for _ in target]) for target in targets]
+        scores.append([Score(sum(logprobs) / len(logprobs), all(said)) for logprobs, said in found])
+    return scores
 
 
 def knows(lm: LanguageModel, facts: Sequence) -> list[bool]:

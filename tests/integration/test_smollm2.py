@@ -9,6 +9,9 @@ import torch
 
 import editkit as ek
 from editkit.facts import known_facts
+from editkit.language.keys import sample_contexts
+from editkit.language.targets import optimise_targets
+from tests.oracles import reference_target
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +75,26 @@ def test_a_batch_of_32_known_worldfacts(lm, known, untouched, method):
     assert pre["ES"] <= 0.1, "the model knows these facts"
     scores = scores_of(lm, known, method)
     assert scores["ES"] >= 0.97 and scores["PS"] >= 0.80 and scores["NS"] >= 0.70
+
+
+def test_targets_are_those_of_the_published_algorithm(lm, known, untouched):
+    spec = ek.EditSpec(method="emmet", v_num_grad_steps=6).resolve(lm)
+    contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, seed=0)
+    ours = optimise_targets(lm, known[:8], spec, contexts, progress=False)
+    for i in (0, 3, 7):
+        value, losses = reference_target(lm, known[i], spec, contexts)
+        assert (ours.values[:, i] - value).norm() <= 1e-3 * value.norm()
+        assert ours.losses[i].tolist() == pytest.approx(losses, abs=1e-4)
+
+
+def test_fast_targets_edit_as_well_as_exact_ones(lm, known, untouched):
+    scores = {}
+    for mode in ("exact", "fast"):
+        session = ek.EditSession(lm, ek.EditSpec(method="emmet", target_mode=mode), progress=False)
+        session.edit(known)
+        scores[mode] = ek.summarize(ek.evaluate(lm, known))
+        session.undo()
+    assert all(abs(scores["fast"][name] - scores["exact"][name]) <= 0.05 for name in ("ES", "PS", "NS"))
 
 
 def test_undo_on_the_real_model_is_bit_exact_and_scores_are_those_of_before(lm, known, untouched):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from editkit.prefix import GROUP_COST, PADDING, Prefix, buckets, common_beginning, pad
+from editkit.prefix import GROUP_COST, PADDING, TRUNK, Prefix, buckets, common_beginning, pad, run_rows
 from tests.conftest import FAMILIES
 
 TABLE = [
@@ -38,12 +38,19 @@ def test_suffixes_after_shared_and_packed_prefixes_are_those_of_plain_passes(tin
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_last_hidden_state_is_found_behind_padding(tiny, family):
+def test_branches_see_their_trunk_and_not_each_other(tiny, family):
     lm = tiny(family)
-    rows = [ids for row in TABLE for ids in row]
-    for prefix in (Prefix.run(lm, rows), Prefix.run_sharing(lm, TABLE)):
-        expected = torch.stack([plain(lm, ids)[-1] for ids in rows])
-        torch.testing.assert_close(prefix.last(), expected, rtol=1e-4, atol=1e-5)
+    trunk, branches = [0, 5, 6], [[7, 8], [], [9]]
+    with torch.no_grad():
+        rows, segments = [trunk + [7, 8, 9], [0, 4]], [[TRUNK] * 3 + [0, 0, 2], [TRUNK] * 2]
+        hidden = run_rows(lm, rows, segments)
+    place = len(trunk)
+    for branch in branches:
+        expected = plain(lm, trunk + branch)
+        torch.testing.assert_close(hidden[0, :3], expected[:3], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(hidden[0, place : place + len(branch)], expected[3:], rtol=1e-4, atol=1e-5)
+        place += len(branch)
+    torch.testing.assert_close(hidden[1, :2], plain(lm, [0, 4]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_models_attention_is_put_back(tiny):
