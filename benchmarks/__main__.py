@@ -49,12 +49,15 @@ def main(words: Sequence[str] | None = None) -> int:
     path = arguments.counterfact or (SAMPLE if SAMPLE.exists() else None)
     source = "counterfact" if path else "worldfacts"
     lm, texts, store = load_lm(device="cpu"), load_texts(), Store()
-    spec = EditSpec(method="emmet", early_stop_loss=0.0).resolve(lm)
+    specs = {
+        mode: EditSpec(method="emmet", target_mode=mode, early_stop_loss=0.0).resolve(lm) for mode in ("exact", "fast")
+    }
+    spec = specs["exact"]
     contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, spec.seed)
     most = load_facts(source, path=path, n=max(arguments.edits, arguments.edits_up_to))
     facts = most[: arguments.edits]
     part = {
-        "targets": lambda: ratios.targets(lm, facts, spec, contexts, arguments.repeats),
+        "targets": lambda: ratios.targets(lm, facts, specs, contexts, arguments.repeats),
         "statistics": lambda: ratios.statistics(lm, texts, arguments.repeats),
         "scoring": lambda: ratios.scoring(lm, facts, arguments.repeats),
         "solve": lambda: ratios.solve(arguments.repeats),

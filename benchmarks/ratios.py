@@ -44,11 +44,14 @@ def measurement(what: str, ours: Sequence[float], reference: Sequence[float], **
     }
 
 
-def targets(lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, contexts: Sequence[str], repeats: int) -> dict:
-    """Seconds an edit of the whole batch in both modes, and of one edit alone.
+def targets(
+    lm: LanguageModel, facts: Sequence[Fact], specs: dict[str, EditSpec], contexts: Sequence[str], repeats: int
+) -> dict:
+    """Seconds an edit of the whole batch in both modes (``specs``), and of one edit alone.
 
     The reference works one edit at a time, so a part of the batch, other facts in every repeat, tells its speed.
     """
+    spec = specs["exact"]
     part = min(-(-COMPARED // repeats), len(facts) // repeats)
     slow, alone, single, exact, fast = [], [], [], [], []
     error, curve = 0.0, 0.0
@@ -56,7 +59,7 @@ def targets(lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, contexts: 
 
     def optimise(batch: Sequence[Fact], mode: str):
         begin = time.perf_counter()
-        found = optimise_targets(lm, batch, spec.model_copy(update={"target_mode": mode}), contexts, progress=False)
+        found = optimise_targets(lm, batch, specs[mode], contexts, progress=False)
         return found, (time.perf_counter() - begin) / len(batch)
 
     for repeat in range(repeats):
@@ -79,7 +82,11 @@ def targets(lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, contexts: 
     size = f"{len(facts)} edits, {spec.v_num_grad_steps} steps, {len(contexts) + 1} prompts"
     return {
         "targets_exact": measurement(f"v*, float32, {size}; seconds an edit", exact, slow, **agreement),
-        "targets_fast": measurement(f"v*, fast mode ({precision}), {size}; seconds an edit", fast, slow),
+        "targets_fast": measurement(
+            f"v*, fast mode ({precision}, stop at P = {specs['fast'].stop_probability}), {size}; seconds an edit",
+            fast,
+            slow,
+        ),
         "targets_single": measurement("v* of one edit alone, float32", single, alone),
     }
 

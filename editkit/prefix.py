@@ -107,16 +107,18 @@ class Prefix:
         return Prefix(self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
 
     def pack(self, count: int) -> "Prefix":
-        """Each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1."""
+        """Each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1, padding at the end."""
         number = torch.arange(count, device=self.segment.device).repeat(len(self.segment) // count)[:, None]
+        segment = self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2)
+        longest = (segment != PADDING).sum(1).max()
+        order = (segment == PADDING).byte().argsort(dim=1, stable=True)[:, :longest]  # (B, T)
 
-        def together(states: Tensor) -> Tensor:  # (B · count, heads, T, d_head) → (B, heads, count · T, d_head)
-            return states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
+        def together(states: Tensor) -> Tensor:  # (B · count, heads, ·, d_head) → (B, heads, T, d_head)
+            side_by_side = states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
+            heads, width = states.shape[1], states.shape[3]
+            return side_by_side.gather(2, order[:, None, :, None].expand(-1, heads, -1, width))
 
-        return Prefix(
-            self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2),
-            [(together(keys), together(values)) for keys, values in self.layers],
-        )
+        return Prefix(segment.gather(1, order), [(together(keys), together(values)) for keys, values in self.layers])
 
     def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor) -> Tensor:
         """Final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.

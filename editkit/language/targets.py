@@ -29,7 +29,7 @@ from editkit.cache import Store
 from editkit.config import EditSpec
 from editkit.facts import Fact
 from editkit.hooks import capture, replace_forward
-from editkit.language.keys import locate
+from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
 from editkit.precision import choose_precision, products
 from editkit.prefix import PADDING, Prefix, buckets, pad
@@ -76,10 +76,12 @@ def optimise_targets(
     keys = [_cache_key(weights, lm.device.type, precision, fact, spec, contexts) for fact in facts]
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
     edits = {i: _Edit.make(lm, facts[i], contexts) for i, entry in enumerate(found) if entry is None}
-    cached, budget = len(facts) - len(edits), spec.target_batch or automatic_batch(lm, spec.layers[-1])
-    bar = tqdm(
-        total=len(edits), desc=f"targets at layer {spec.layers[-1]}", unit="edit", disable=not progress or not edits
-    )
+    layer = spec.layers[-1]
+    # v* = h + δ with h in the model's own precision: in fast mode, h's rounding must not become part of the edit.
+    h = hidden_states(lm, [facts[i] for i in edits], layer).T.float().cpu() if edits else []
+    before = dict(zip(edits, h, strict=True))
+    cached, budget = len(facts) - len(edits), spec.target_batch or automatic_batch(lm, layer)
+    bar = tqdm(total=len(edits), desc=f"targets at layer {layer}", unit="edit", disable=not progress or not edits)
     with bar, products(lm, precision) if edits else nullcontext():
         while edits:
             left = list(edits)
@@ -97,7 +99,7 @@ def optimise_targets(
                 continue
             each = torch.tensor((time.perf_counter() - start) / len(group))
             for i, entry in zip(group, entries, strict=True):
-                found[i] = entry | {"seconds": each}
+                found[i] = {"value": before[i] + entry.pop("delta"), **entry, "seconds": each}
                 del edits[i]
                 if store:
                     store.put("target", keys[i], found[i])
@@ -222,12 +224,11 @@ class _Batch:
 def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec, report: Callable) -> list[dict[str, Tensor]]:
     steps = spec.v_num_grad_steps
     batch = _Batch.make(lm, edits, spec.layers[-1])
-    start = batch.hidden[:, 0].float()  # (n, d): h of the bare prompt, which comes first
-    size = start.norm(dim=1)  # (n,)
+    size = batch.hidden[:, 0].float().norm(dim=1)  # (n,) ‖h‖ of the bare prompt, which comes first
     limit = spec.clamp_norm_factor * size
-    delta = torch.zeros_like(start, requires_grad=True)
+    delta = torch.zeros_like(batch.hidden[:, 0], dtype=torch.float32, requires_grad=True)  # (n, d)
     optimiser = torch.optim.Adam([delta], lr=spec.v_lr)
-    final = torch.zeros_like(start)
+    final = torch.zeros_like(delta, requires_grad=False)
     losses = torch.full((len(edits), steps), torch.nan)
     probability = torch.zeros(len(edits))
     active = torch.arange(len(edits), device=lm.device)  # edits still in the batch
@@ -256,8 +257,8 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec, report: Cal
         optimiser.step()
         with torch.no_grad():
             delta *= (limit / delta.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)[:, None]
-    values = (start + final).cpu()
-    return [{"value": values[e], "losses": losses[e], "probability": probability[e]} for e in range(len(edits))]
+    final = final.cpu()
+    return [{"delta": final[e], "losses": losses[e], "probability": probability[e]} for e in range(len(edits))]
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) -> tuple[Tensor, Tensor]:

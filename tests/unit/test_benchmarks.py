@@ -20,7 +20,8 @@ def test_both_sides_of_every_ratio_agree(tiny, facts, full_spec, monkeypatch):
     spec = full_spec("emmet").resolve(lm)
     monkeypatch.setattr(ratios, "LAYERS", [0, 2])
     monkeypatch.setattr(ratios, "STATISTICS_TOKENS", 200)
-    found = ratios.targets(lm, facts, spec, ["a b c . "], repeats=2)
+    specs = {mode: full_spec("emmet", target_mode=mode).resolve(lm) for mode in ("exact", "fast")}
+    found = ratios.targets(lm, facts, specs, ["a b c . "], repeats=2)
     assert set(found) == {"targets_exact", "targets_fast", "targets_single"}
     assert found["targets_exact"]["largest_relative_error"] <= 1e-5
     assert found["targets_exact"]["largest_loss_difference"] <= 1e-4

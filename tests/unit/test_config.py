@@ -72,7 +72,8 @@ def test_every_default_is_complete_and_valid(name, method):
     assert all(value is not None for _, value in spec)
     assert set(load_defaults(name)) <= {"shared", *METHODS}
     assert EditSpec(method=method, v_lr=0.123).resolve(model).v_lr == 0.123
-    assert spec.mom2_n_tokens == 10 * 1536
+    assert spec.mom2_n_tokens == 10 * 1536 and spec.stop_probability == 1.0
+    assert EditSpec(method=method, target_mode="fast").resolve(model).stop_probability < 1.0
     assert EditSpec(method=method, mom2_n_tokens=500).resolve(model).mom2_n_tokens == 500
 
 
