@@ -82,7 +82,7 @@ def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
     most = frame.tokens_per_dimension.max()
     sentences = []
     for method, rows in frame.groupby("method", sort=False):
-        scores = rows.set_index("tokens_per_dimension")
+        scores = rows.set_index("tokens_per_dimension")[["S", "NS"]]
         change = scores.loc[chosen] - scores.loc[most]
         sentences.append(
             f"{NAMES[str(method)]}: with {chosen} tokens for each dimension S is {scores.S[chosen]:.3f} and NS "

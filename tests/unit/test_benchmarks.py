@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks import growth, ratios
 from benchmarks.__main__ import main, parser
+from editkit.config import KEYS_PER_DIMENSION
+from editkit.findings import mode_findings, token_findings
 from tests.conftest import TEXTS
 
 
@@ -58,4 +61,7 @@ def test_committed_results_hold_what_the_appendix_shows():
     wanted = {"targets_exact", "targets_fast", "targets_single", "statistics", "scoring", "alphaedit_solve"}
     assert wanted <= set(record["ratios"])
     assert all(record["ratios"][name] == found["ratio"] for name, found in record["measurements"].items())
+    tokens, modes = (pd.DataFrame(record["growth"][name]) for name in ("tokens", "modes"))
+    assert len(token_findings(tokens, KEYS_PER_DIMENSION)) == tokens.method.nunique()
+    assert mode_findings(modes)[0].startswith("128 edits in one batch")
     assert set(record["growth"]) == {"modes", "tokens", "edits", "batches", "layers", "widths"}
