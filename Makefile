@@ -25,7 +25,7 @@ test: $(STAMP) ## Run pytest on tests/ and nbval on notebooks/
 lab: $(STAMP) ## Open JupyterLab on notebooks/
 	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-bench: $(STAMP) ## Measure speed against the published algorithms (about ten minutes)
+bench: $(STAMP) ## Measure speed against the published algorithms (a quarter of an hour)
 	$(PY) -m benchmarks --json benchmarks/results.json
 
 lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml

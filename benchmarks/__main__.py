@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     path = arguments.counterfact or (SAMPLE if SAMPLE.exists() else None)
     source = "counterfact" if path else "worldfacts"
-    lm, texts, store = load_lm(device="cpu"), load_texts(), Store()
+    lm, texts = load_lm(device="cpu"), load_texts()
     specs = {
         mode: EditSpec(method="emmet", target_mode=mode, early_stop_loss=0.0).resolve(lm) for mode in ("exact", "fast")
     }
@@ -56,17 +56,18 @@ def main(words: Sequence[str] | None = None) -> int:
     contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, spec.seed)
     most = load_facts(source, path=path, n=max(arguments.edits, arguments.edits_up_to))
     facts = most[: arguments.edits]
+    bench = growth.Bench(lm, contexts, texts, Store())
     part = {
         "targets": lambda: ratios.targets(lm, facts, specs, contexts, arguments.repeats),
         "statistics": lambda: ratios.statistics(lm, texts, arguments.repeats),
         "scoring": lambda: ratios.scoring(lm, facts, arguments.repeats),
         "solve": lambda: ratios.solve(arguments.repeats),
         "batch": lambda: ratios.batch(lm, facts, spec, contexts, texts, measured),
-        "edits": lambda: growth.edits(lm, most, contexts, texts, store),
-        "modes": lambda: growth.modes(lm, most[:128], contexts, texts, store),
-        "tokens": lambda: growth.tokens(lm, facts, contexts, texts, store),
-        "batches": lambda: growth.batches(lm, facts, contexts),
-        "layers": lambda: growth.layers(lm, facts, contexts, texts),
+        "edits": lambda: growth.edits(bench, most),
+        "modes": lambda: growth.modes(bench, most[:128]),
+        "tokens": lambda: growth.tokens(bench, facts),
+        "batches": lambda: growth.batches(bench, facts),
+        "layers": lambda: growth.layers(bench, facts),
         "widths": growth.widths,
     }
     record = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 
 from tqdm.auto import tqdm
 
-from benchmarks.ratios import alphaedit
+from benchmarks.ratios import alphaedit, timed
 from editkit import EditSession, EditSpec, Fact, LanguageModel, evaluate, summarize
 from editkit.cache import Store
 from editkit.language.targets import optimise_targets
@@ -17,55 +18,60 @@ WIDTHS = (1024, 2048, 4096, 8192)
 MULTIPLES = (1, 2, 5, 10, 50)
 
 
-def edits(
-    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], store: Store
-) -> list[dict]:
-    """Seconds of each stage of one EMMET batch, as it grows.
+@dataclass(frozen=True)
+class Bench:
+    """What every edited batch needs."""
+
+    lm: LanguageModel
+    contexts: Sequence[str]
+    texts: Sequence[str]
+    store: Store
+
+    def run(self, facts: Sequence[Fact], spec: EditSpec) -> dict:
+        """Edit, score and undo one batch: its size, precision, seconds of each stage, peak memory and scores."""
+        session = EditSession(self.lm, spec, texts=self.texts, contexts=self.contexts, store=self.store)
+        result = session.edit(facts)
+        begin = time.perf_counter()
+        scores = summarize(evaluate(self.lm, facts))
+        scoring = time.perf_counter() - begin
+        session.undo()
+        stages = {name: result.seconds[name] for name in ("targets", "keys", "solve")}
+        row = {"edits": len(facts), "precision": result.targets.precision, **stages, "scoring": scoring}
+        return row | {"peak_memory_mb": result.peak_memory_mb, **scores}
+
+
+def edits(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
+    """One EMMET batch, as it grows.
 
     A larger batch finds the targets of the smaller ones in the store; their seconds are those they took.
     """
     sizes = [size for size in (1, 8, 32, 128) if size < len(facts)] + [len(facts)]
-    rows = []
-    for size in tqdm(sizes, desc="edits", unit="batch"):
-        session = EditSession(lm, EditSpec(method="emmet"), texts=texts, contexts=contexts, store=store)
-        result = session.edit(facts[:size])
-        begin = time.perf_counter()
-        scores = summarize(evaluate(lm, facts[:size]))
-        scoring = time.perf_counter() - begin
-        session.undo()
-        stages = {name: result.seconds[name] for name in ("targets", "keys", "solve")}
-        rows.append({"edits": size, **stages, "scoring": scoring, "peak_memory_mb": result.peak_memory_mb, **scores})
-    return rows
+    return [bench.run(facts[:size], EditSpec(method="emmet")) for size in tqdm(sizes, desc="edits", unit="batch")]
 
 
-def batches(lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str]) -> list[dict]:
+def batches(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
     """Edits a second at growing ``target_batch`` (4 steps)."""
     rows = []
     for mode in ("exact", "fast"):
-        for tokens in BATCH_TOKENS:
-            spec = EditSpec(method="emmet", target_batch=tokens, target_mode=mode, v_num_grad_steps=4).resolve(lm)
-            begin = time.perf_counter()
-            optimise_targets(lm, facts, spec, contexts)
-            rows.append(
-                {"mode": mode, "tokens": tokens, "edits_per_second": len(facts) / (time.perf_counter() - begin)}
-            )
+        for size in BATCH_TOKENS:
+            spec = EditSpec(method="emmet", target_batch=size, target_mode=mode, v_num_grad_steps=4).resolve(bench.lm)
+            seconds = timed(optimise_targets, bench.lm, facts, spec, bench.contexts)
+            rows.append({"mode": mode, "tokens": size, "edits_per_second": len(facts) / seconds})
     return rows
 
 
-def layers(lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str]) -> list[dict]:
+def layers(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
     """Seconds of statistics, keys and solve for 1, 3 and 5 edited layers that end at the same one."""
     rows = []
     for count in (1, 3, 5):
-        spec = EditSpec(method="memit", layers=list(range(7 - count, 7)), v_num_grad_steps=1).resolve(lm)
+        spec = EditSpec(method="memit", layers=list(range(7 - count, 7)), v_num_grad_steps=1).resolve(bench.lm)
         with TemporaryDirectory() as folder:
-            store = Store(folder)
-            begin = time.perf_counter()
-            second_moments(lm, spec.layers, texts, spec.mom2_n_tokens, store=store)
-            statistics = time.perf_counter() - begin
-            session = EditSession(lm, spec, texts=texts, contexts=contexts, store=store)
-            seconds = session.edit(facts).seconds
-            session.undo()
-        rows.append({"layers": count, "statistics": statistics, "keys": seconds["keys"], "solve": seconds["solve"]})
+            fresh = replace(bench, store=Store(folder))
+            statistics = timed(
+                second_moments, bench.lm, spec.layers, bench.texts, spec.mom2_n_tokens, store=fresh.store
+            )
+            row = fresh.run(facts, spec)
+        rows.append({"layers": count, "statistics": statistics, "keys": row["keys"], "solve": row["solve"]})
     return rows
 
 
@@ -79,33 +85,18 @@ def widths() -> list[dict]:
     return rows
 
 
-def tokens(
-    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], store: Store
-) -> list[dict]:
-    """Scores of one batch when C comes from 1 to 50 tokens for each of the d_k dimensions of a key."""
+def tokens(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
+    """One batch when C comes from 1 to 50 tokens for each of the d_k dimensions of a key."""
     rows = []
     for method in ("emmet", "memit", "alphaedit"):
         for multiple in tqdm(MULTIPLES, desc=method, unit="C"):
-            spec = EditSpec(method=method, mom2_n_tokens=multiple * lm.d_k)
-            session = EditSession(lm, spec, texts=texts, contexts=contexts, store=store)
-            session.edit(facts)
-            rows.append({"method": method, "tokens_per_dimension": multiple, **summarize(evaluate(lm, facts))})
-            session.undo()
+            spec = EditSpec(method=method, mom2_n_tokens=multiple * bench.lm.d_k)
+            rows.append({"method": method, "tokens_per_dimension": multiple, **bench.run(facts, spec)})
     return rows
 
 
-def modes(
-    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], store: Store
-) -> list[dict]:
-    """Scores and seconds of one EMMET batch with targets of each mode."""
-    rows = []
-    for mode in ("exact", "fast"):
-        session = EditSession(
-            lm, EditSpec(method="emmet", target_mode=mode), texts=texts, contexts=contexts, store=store
-        )
-        result = session.edit(facts)
-        scores = summarize(evaluate(lm, facts))
-        session.undo()
-        row = {"mode": mode, "precision": result.targets.precision, "edits": len(facts)}
-        rows.append(row | {"targets": result.seconds["targets"], **scores})
-    return rows
+def modes(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
+    """One EMMET batch with targets of each mode."""
+    return [
+        {"mode": mode, **bench.run(facts, EditSpec(method="emmet", target_mode=mode))} for mode in ("exact", "fast")
+    ]

@@ -112,7 +112,7 @@ def statistics(lm: LanguageModel, texts: Sequence[str], repeats: int) -> dict:
 
 def scoring(lm: LanguageModel, facts: Sequence[Fact], repeats: int) -> dict:
     """Log-probabilities of both objects after every prompt: all facts together, against record by record."""
-    records = [[(prompt, list(objects)) for _, prompt, objects in scored_prompts(fact)] for fact in facts]
+    records = [[(prompt, objects) for _, prompt, objects in scored_prompts(fact)] for fact in facts]
     items = [item for record in records for item in record]
     ours, reference, error = [], [], 0.0
     for _ in range(repeats):

@@ -42,29 +42,39 @@ def _seconds(x: Tensor, weight: Tensor) -> float:
 
 
 @contextmanager
-def products(lm: LanguageModel, precision: str = "") -> Iterator[None]:
-    """Take the model's products in ``precision``; as they come where that is its own type or empty.
-
-    For ``bfloat16`` on a float32 model every weight but the vocabulary projection's is replaced by a copy
-    for the time being: the pass, its activations included, runs in bfloat16, the loss in float32.
-    """
+def exact_products(lm: LanguageModel) -> Iterator[None]:
+    """Take float32 products on a CPU by oneDNN's kernels where those are exact here."""
     backend = torch.backends.mkldnn.matmul
-    before, head = backend.fp32_precision, lm.model.get_output_embeddings()
-    own = lm.mlp_out(0).weight.dtype
-    kept = []
+    before = backend.fp32_precision
     try:
-        if lm.device.type == "cpu" and own == torch.float32 and _onednn_is_exact(lm):
+        if lm.device.type == "cpu" and lm.mlp_out(0).weight.dtype == torch.float32 and _onednn_is_exact(lm):
             backend.fp32_precision = "bf16"
-        if precision == "bfloat16" and own != torch.bfloat16:
-            for module in lm.model.modules():
-                for name, parameter in () if module is head else list(module.named_parameters(recurse=False)):
-                    kept.append((module, name, parameter))
-                    setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
         yield
     finally:
         backend.fp32_precision = before
-        for module, name, parameter in kept:
-            setattr(module, name, parameter)
+
+
+@contextmanager
+def bfloat16_pass(lm: LanguageModel) -> Iterator[None]:
+    """Run the model in bfloat16, activations included, but for the vocabulary projection.
+
+    Every other weight is replaced by a copy for the time being; the same weights come back.
+    """
+    head = lm.model.get_output_embeddings()
+    kept = [
+        (module, name, parameter)
+        for module in lm.model.modules()
+        if module is not head
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
+    with exact_products(lm):  # for the vocabulary projection
+        try:
+            for module, name, parameter in kept:
+                setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
+            yield
+        finally:
+            for module, name, parameter in kept:
+                setattr(module, name, parameter)
 
 
 def _onednn_is_exact(lm: LanguageModel) -> bool:

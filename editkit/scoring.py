@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from editkit.models import LanguageModel
-from editkit.precision import products
+from editkit.precision import exact_products
 from editkit.prefix import TRUNK, buckets, run_rows
 
 BATCH_TOKENS = 4096  # padded, in one forward pass
@@ -39,7 +39,7 @@ def score(
     lengths = [len(ids) + sum(len(t) - 1 for t in targets) for ids, targets in zip(prompts, wanted, strict=True)]
     results: list[list[Score]] = [[] for _ in items]
     bar = tqdm(total=len(items), desc="scoring", unit="prompt", disable=not progress)
-    with bar, products(lm):
+    with bar, exact_products(lm):
         for group in buckets(lengths, BATCH_TOKENS):
             for i, scores in zip(group, _score(lm, [(prompts[i], wanted[i]) for i in group]), strict=True):
                 results[i] = scores

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from editkit.cache import Store, digest
 from editkit.hooks import capture
 from editkit.models import LanguageModel
-from editkit.precision import products
+from editkit.precision import exact_products
 from editkit.prefix import buckets, pad
 from editkit.solvers import Subspace
 
@@ -139,7 +139,7 @@ def _accumulate(
         unit_scale=True,
         disable=not progress,
     )
-    with bar, products(lm):
+    with bar, exact_products(lm):
         for group in buckets([len(chunk) for chunk in chunks], BATCH_TOKENS):
             ids, mask = pad([chunks[i] for i in group], lm.start_id, lm.device)
             with capture(modules, side="input", stop=True) as keys:

@@ -95,7 +95,7 @@ def reference_target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
 
 
 @torch.no_grad()
-def reference_scores(lm, items) -> list[list[float]]:
+def reference_scores(lm, items) -> list[float]:
     """Mean log-probability of each prompt's continuations, as the public code scores one record at a time.
 
     All (prompt, continuation) pairs of a record are padded to one batch of full sequences, with the

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from editkit.figures.style import COLOURS, OTHERS, finish, look
-
-SERIES = (COLOURS["memit"], COLOURS["rome"], COLOURS["emmet"], COLOURS["alphaedit"], *OTHERS)
+from editkit.figures.style import COLOURS, finish, look
 
 
 def speedups(frame: pd.DataFrame) -> go.Figure:
@@ -50,18 +48,17 @@ def growth(
         axes: titles of the x and the y axis.
     """
     figure = go.Figure()
-    for (column, name), colour in zip(series.items(), SERIES, strict=False):
+    for column, name in series.items():
         figure.add_scatter(
             x=frame[x],
             y=frame[column],
             name=name,
             mode="lines+markers",
-            line={"color": colour, "width": 2},
+            line={"width": 2},
             marker={"size": 7},
             hovertemplate="%{x}: %{y:.3g}",
         )
-    values = sorted(frame[x].unique())
-    figure.update_xaxes(type="log", title_text=axes[0], tickvals=values, ticktext=[str(value) for value in values])
+    _doubling_axis(figure, frame[x], axes[0])
     figure.update_yaxes(type="log", title_text=axes[1], exponentformat="power")
     return finish(figure, title, subtitle)
 
@@ -84,9 +81,12 @@ def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:
                 **(style | {"line": line, "name": f"{style['name']}, {score}", "legendgroup": f"{method} {score}"}),
                 hovertemplate="%{x} × d_k tokens: %{y:.3f}",
             )
-    values = sorted(frame["tokens_per_dimension"].unique())
-    figure.update_xaxes(
-        type="log", title_text="tokens for each dimension of a key", tickvals=values, ticktext=[str(v) for v in values]
-    )
+    _doubling_axis(figure, frame["tokens_per_dimension"], "tokens for each dimension of a key")
     figure.update_yaxes(title_text="score")
     return finish(figure, "How much text does C need?", "S and NS of one batch")
+
+
+def _doubling_axis(figure: go.Figure, values: pd.Series, title: str) -> None:
+    """A logarithmic x axis that is labelled where something was measured."""
+    ticks = sorted(values.unique())
+    figure.update_xaxes(type="log", title_text=title, tickvals=ticks, ticktext=[str(tick) for tick in ticks])

@@ -31,12 +31,12 @@ from editkit.facts import Fact
 from editkit.hooks import capture, replace_forward
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
-from editkit.precision import choose_precision, products
+from editkit.precision import bfloat16_pass, choose_precision
 from editkit.prefix import PADDING, Prefix, buckets, pad
 
 NO_LABEL = -100
-MOST_TOKENS = {"cpu": 512}  # more to a batch gains nothing there
-MOST_TOKENS_ELSEWHERE = 16384
+MOST_TOKENS = 16384
+MOST_TOKENS_CPU = 512  # more to a batch gains nothing there
 
 
 class Targets(NamedTuple):
@@ -71,7 +71,6 @@ def optimise_targets(
     """
     if not facts:
         raise ValueError("no facts to optimise targets for")
-    own = str(lm.model.dtype).removeprefix("torch.")
     precision = choose_precision(lm, spec.target_mode)
     weights = lm.fingerprint() if store else ""
     keys = [_cache_key(weights, lm.device.type, precision, fact, spec, contexts) for fact in facts]
@@ -85,7 +84,7 @@ def optimise_targets(
     bar = tqdm(total=len(edits), desc=f"targets at layer {layer}", unit="edit", disable=not progress or not edits)
     # Exact targets keep to the default kernels, as the published code does: Adam's first steps follow the signs of
     # gradients, and where one is near zero another kernel's rounding is enough to end elsewhere.
-    with bar, products(lm, precision) if edits and precision != own else nullcontext():
+    with bar, bfloat16_pass(lm) if edits and precision == "bfloat16" else nullcontext():
         while edits:
             left = list(edits)
             group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
@@ -128,7 +127,8 @@ def automatic_batch(lm: LanguageModel, layer: int) -> int:
         free = torch.cuda.mem_get_info(lm.device)[0]
     else:
         free = psutil.virtual_memory().available
-    return max(1, min(free // (4 * size), MOST_TOKENS.get(lm.device.type, MOST_TOKENS_ELSEWHERE)))
+    most = MOST_TOKENS_CPU if lm.device.type == "cpu" else MOST_TOKENS
+    return max(1, min(free // (4 * size), most))
 
 
 def _out_of_memory(error: Exception) -> bool:

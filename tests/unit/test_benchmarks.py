@@ -41,10 +41,11 @@ def test_the_alphaedit_update_is_that_of_the_public_code():
 def test_growth_by_edits_and_modes(tiny, facts, full_spec, store, monkeypatch):
     lm = tiny()
     monkeypatch.setattr(growth, "EditSpec", lambda method, **changes: full_spec(method, **changes))
-    rows = growth.edits(lm, facts, [], TEXTS, store)
+    bench = growth.Bench(lm, [], TEXTS, store)
+    rows = growth.edits(bench, facts)
     assert [row["edits"] for row in rows] == [1, 4] and all(row["targets"] > 0 for row in rows)
-    assert [row["mode"] for row in growth.modes(lm, facts, [], TEXTS, store)] == ["exact", "fast"]
-    rows = growth.batches(lm, facts, [])
+    assert [row["mode"] for row in growth.modes(bench, facts)] == ["exact", "fast"]
+    rows = growth.batches(bench, facts)
     assert {row["tokens"] for row in rows} == set(growth.BATCH_TOKENS)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editkit import precision
-from editkit.precision import choose_precision, products
+from editkit.precision import bfloat16_pass, choose_precision, exact_products
 from tests.conftest import FAMILIES
 
 
@@ -30,7 +30,7 @@ def test_bfloat16_products_convert_all_but_the_vocabulary_and_put_the_same_weigh
         torch.backends.mkldnn.matmul.fp32_precision,
     )
     weight = lm.mlp_out(1).weight
-    with pytest.raises(KeyError), products(lm, "bfloat16"):
+    with pytest.raises(KeyError), bfloat16_pass(lm):
         assert lm.mlp_out(1).weight.dtype == torch.bfloat16 and head.weight.dtype == torch.float32
         ids = torch.tensor([[0, 1, 2]])
         assert lm.forward(ids).dtype == torch.bfloat16 and lm.logits(lm.forward(ids)).dtype == torch.float32
@@ -44,7 +44,7 @@ def test_exact_products_are_float32_exact(tiny):
     lm = tiny()
     x, w = torch.randn(64, 512), torch.randn(256, 512)
     exact = (x.double() @ w.T.double()).float()
-    with products(lm):
+    with exact_products(lm):
         assert (torch.nn.functional.linear(x, w) - exact).norm() <= 2e-6 * exact.norm()
 
 
@@ -52,5 +52,5 @@ def test_a_kernel_that_is_not_exact_is_not_used(tiny, monkeypatch):
     lm = tiny()
     before = torch.backends.mkldnn.matmul.fp32_precision
     monkeypatch.setattr(precision, "FLOAT32_ERROR", -1.0)
-    with products(lm):
+    with exact_products(lm):
         assert torch.backends.mkldnn.matmul.fp32_precision == before
