@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from editkit.models import LanguageModel
 
@@ -55,19 +56,20 @@ def exact_products(lm: LanguageModel) -> Iterator[None]:
 
 
 @contextmanager
-def bfloat16_pass(lm: LanguageModel) -> Iterator[None]:
-    """Run the model in bfloat16, activations included, but for the vocabulary projection.
+def bfloat16_products(lm: LanguageModel) -> Iterator[None]:
+    """Multiply by the model's weights in bfloat16, the vocabulary projection excepted.
 
-    Every other weight is replaced by a copy for the time being; the same weights come back.
+    The residual stream and the norms stay in float32: rounding them at every layer would move the result
+    twice as far. Linear layers hold bfloat16 copies for the time being; the same weights come back.
     """
     head = lm.model.get_output_embeddings()
     kept = [
         (module, name, parameter)
         for module in lm.model.modules()
-        if module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
         for name, parameter in module.named_parameters(recurse=False)
     ]
-    with exact_products(lm):  # for the vocabulary projection
+    with exact_products(lm), torch.autocast(lm.device.type, dtype=torch.bfloat16, cache_enabled=False):
         try:
             for module, name, parameter in kept:
                 setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from editkit import precision
-from editkit.precision import bfloat16_pass, choose_precision, exact_products
+from editkit.hooks import capture
+from editkit.precision import bfloat16_products, choose_precision, exact_products
 from tests.conftest import FAMILIES
 
 
@@ -30,10 +31,13 @@ def test_bfloat16_products_convert_all_but_the_vocabulary_and_put_the_same_weigh
         torch.backends.mkldnn.matmul.fp32_precision,
     )
     weight = lm.mlp_out(1).weight
-    with pytest.raises(KeyError), bfloat16_pass(lm):
+    with pytest.raises(KeyError), bfloat16_products(lm):
         assert lm.mlp_out(1).weight.dtype == torch.bfloat16 and head.weight.dtype == torch.float32
         ids = torch.tensor([[0, 1, 2]])
-        assert lm.forward(ids).dtype == torch.bfloat16 and lm.logits(lm.forward(ids)).dtype == torch.float32
+        with capture({"product": lm.mlp_out(1), "stream": lm.layers[1]}) as seen:
+            logits = lm.logits(lm.forward(ids))
+        assert seen["product"].dtype == torch.bfloat16
+        assert seen["stream"].dtype == logits.dtype == torch.float32
         raise KeyError("an error inside")
     assert lm.mlp_out(1).weight is weight and lm.fingerprint() == before
     assert torch.backends.mkldnn.matmul.fp32_precision == setting
