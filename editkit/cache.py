@@ -49,6 +49,15 @@ def source_hash() -> str:
     return digest([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
 
 
+def json_tensor(value: Any) -> Tensor:
+    """A JSON-able value as bytes, to lie beside tensors in an entry; floats come back bit for bit."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_json_tensor(tensor: Tensor) -> Any:
+    return json.loads(tensor.numpy().tobytes())
+
+
 class Store:
     """Tensors under a folder, one file an entry; ``root`` defaults to :func:`cache_root`."""
 

@@ -5,9 +5,10 @@ what is allowed.
 """
 
 import difflib
+import math
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 Method = Literal["rome", "memit", "emmet", "alphaedit"]
 METHODS: tuple[Method, ...] = ("rome", "memit", "emmet", "alphaedit")
+TrustPart = Literal["text", "neighbours", "retention", "norm", "condition"]
 
 KEYS_PER_DIMENSION = 10  # 2 to 10 suffice (arXiv 2506.04226); the speed appendix shows the scores against it
-FAST_STOP = 0.95  # stop_probability in fast mode; the speed appendix shows what it does to the scores
+FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -98,8 +100,37 @@ class EditSpec(Parameters):
     """Ridge inside the null space (alphaedit)."""
     mom2_n_tokens: Count | None = None
     """Tokens of ordinary text behind C; left out, 10 for each dimension of a key."""
+    targets_from: Literal["current", "base"] = "current"
+    """Model on which a sequence optimises v*: as the steps before left it, or as it was before the first."""
+    norm_clamp: Annotated[float, Field(ge=1)] = math.inf
+    """Upper bound of ‖W‖ / ‖W before the first edit‖; an update that passes it is scaled down."""
+    replay: Literal["none", "buffer", "hold", "history"] | None = None
+    """How earlier edits take part in a step: not at all; some of them again; all by their keys alone (held where they
+    are); all by keys and values (pulled back). Left out: what was published, hold for alphaedit and none for others."""
+    replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the buffer that is replayed; while the buffer is smaller than the batch, that share of the batch."""
+    replay_max_items: Annotated[int, Field(ge=0)] = 0
+    """Edits the buffer keeps; 0 keeps all."""
+    replay_weight: Positive = 1.0
+    """Weight of an earlier edit against a new one."""
+    replay_strategy: Literal["random", "priority", "recent"] = "random"
+    """Which edits are replayed; priority prefers those that have lost most of what they asked for."""
+    replay_eviction: Literal["fifo", "lru"] = "fifo"
+    """Which edit leaves a full buffer: the oldest, or the one replayed longest ago."""
+    trust_enable: bool = False
+    """Judge the model after each step by held-out prompts."""
+    trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Trust below this calls for the action."""
+    trust_action: Literal["rollback", "scale", "warn"] = "warn"
+    """rollback undoes the step, scale applies trust_scale of it, warn records and warns."""
+    trust_scale: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of an update that is kept by the action scale."""
+    trust_heldout_samples: Count = 16
+    """Held-out texts, neighbour prompts and earlier edits that are looked at, at most so many of each."""
+    trust_weights: dict[TrustPart, NonNegative] = dict.fromkeys(get_args(TrustPart), 1.0)
+    """Weights of the parts of the trust score."""
     seed: int = 0
-    """Seed of the sampled context prefixes."""
+    """Seed of the sampled context prefixes and of the replayed edits."""
 
     def resolve(self, lm: "LanguageModel") -> Self:
         """This spec with every value left out taken from the model's defaults (its name, depth and key dimension).
@@ -112,6 +143,7 @@ class EditSpec(Parameters):
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * lm.d_k,
             "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
+            "replay": "hold" if self.method == "alphaedit" else "none",
         }
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
@@ -124,6 +156,8 @@ class EditSpec(Parameters):
             raise ValueError(f"layer {bad[0]} is out of range: {model_name} has layers 0 to {n_layers - 1}")
         if spec.layers != sorted(set(spec.layers)):
             raise ValueError(f"layers = {spec.layers}: must be ascending, each once")
+        if spec.method == "rome" and spec.replay != "none":
+            raise ValueError(f"replay = {spec.replay!r}: rome edits one fact at a time; use emmet, its batched form")
         if spec.v_loss_layer < spec.layers[-1]:
             raise ValueError(f"v_loss_layer = {spec.v_loss_layer}: must not lie below layer {spec.layers[-1]}")
         return spec

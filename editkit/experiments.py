@@ -1,14 +1,13 @@
 """Grids of edits, scored: one tidy row a measurement, resumable cell by cell."""
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, digest, source_hash
+from editkit.cache import Store, digest, from_json_tensor, json_tensor, source_hash
 from editkit.config import EditSpec
 from editkit.facts import Fact, data_hash
 from editkit.language.metrics import evaluate, summarize
@@ -53,32 +52,52 @@ def run_baselines(
     """
     check_batches(len(facts), batch_sizes)
     store = store or Store()
-    base = {
-        "weights": lm.fingerprint(),
-        "facts": data_hash(facts),
-        "texts": digest(list(texts)),
-        "contexts": list(contexts),
-        "code": source_hash(),
-    }
-    _warm_targets(lm, facts, specs, contexts, store, progress)
+    warm_targets(lm, facts, specs, contexts, store, progress)
     cells = [(None, 0)] + [(spec, size) for spec in specs for size in batch_sizes]
     rows, prompts = [], []
     for spec, size in (bar := tqdm(cells, desc=dataset, unit="cell", disable=not progress)):
         method = spec.method if spec else PRE
         bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
-        key = base | {"spec": spec.resolve(lm).model_dump() if spec else None, "batch_size": size}
-        cell = _load(store, key)
-        if cell is None:
-            cell = _run_cell(lm, facts, spec, size, contexts, texts, store)
-            _save(store, key, *cell)
-        row, frame = cell
+        if spec is None:
+            row, frame = untouched(lm, facts, contexts, texts, store)
+        else:
+            key = cell_key(lm, facts, contexts, texts, spec.resolve(lm)) | {"batch_size": size}
+            row, frame = _once(store, key, partial(_run_cell, lm, facts, spec, size, contexts, texts, store))
         where = {"method": method, "model": lm.name, "dataset": dataset, "batch_size": size, "seed": seed}
         rows.append(where | row)
         prompts.append(frame.assign(**where))
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
 
 
-def _warm_targets(
+def cell_key(
+    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], spec: EditSpec | None
+) -> dict:
+    """What determines a measurement: model, data, texts, contexts, hyperparameters (resolved) and code."""
+    return {
+        "weights": lm.fingerprint(),
+        "facts": data_hash(facts),
+        "texts": digest(list(texts)),
+        "contexts": list(contexts),
+        "code": source_hash(),
+        "spec": spec and spec.model_dump(),
+    }
+
+
+def untouched(
+    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], store: Store
+) -> tuple[dict, pd.DataFrame]:
+    """The control without any edit: its row of scores, and those of every prompt."""
+
+    def measure() -> tuple[dict, pd.DataFrame]:
+        start = time.perf_counter()
+        frame = evaluate(lm, facts)
+        seconds = time.perf_counter() - start
+        return {"moment": "pre", "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
+
+    return _once(store, cell_key(lm, facts, contexts, texts, None), measure)
+
+
+def warm_targets(
     lm: LanguageModel,
     facts: Sequence[Fact],
     specs: Sequence[EditSpec],
@@ -86,7 +105,7 @@ def _warm_targets(
     store: Store,
     progress: bool,
 ) -> None:
-    """Optimise all targets together, which is several times faster than in the cells, one batch after another."""
+    """Optimise all targets together, which is several times faster than one batch after another."""
     for spec in specs:
         optimise_targets(lm, facts, spec.resolve(lm), contexts, store=store, progress=progress)
 
@@ -94,17 +113,12 @@ def _warm_targets(
 def _run_cell(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    spec: EditSpec | None,
+    spec: EditSpec,
     size: int,
     contexts: Sequence[str],
     texts: Sequence[str],
     store: Store,
 ) -> tuple[dict, pd.DataFrame]:
-    if spec is None:
-        start = time.perf_counter()
-        frame = evaluate(lm, facts)
-        seconds = time.perf_counter() - start
-        return {"moment": "pre", "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
     session = EditSession(lm, spec, texts=texts, contexts=contexts, store=store, progress=False)
     frames, seconds, norms, memory, scoring = [], [], [], 0.0, 0.0
     for begin in range(0, len(facts), size):
@@ -132,15 +146,12 @@ def _run_cell(
     return row, frame
 
 
-def _save(store: Store, key: dict, row: dict, frame: pd.DataFrame) -> None:
-    """A cell as bytes of JSON in the store: no format of its own, and nothing to unpickle."""
-    data = json.dumps({"row": row, "frame": frame.to_dict(orient="list")}).encode()
-    store.put("cell", key, {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)})
-
-
-def _load(store: Store, key: dict) -> tuple[dict, pd.DataFrame] | None:
+def _once(store: Store, key: dict, compute: Callable[[], tuple[dict, pd.DataFrame]]) -> tuple[dict, pd.DataFrame]:
+    """A cell from the store, or computed and stored as JSON: no format of its own, and nothing to unpickle."""
     entry = store.get("cell", key)
-    if entry is None:
-        return None
-    cell = json.loads(entry["json"].numpy().tobytes())
-    return cell["row"], pd.DataFrame(cell["frame"])
+    if entry is not None:
+        cell = from_json_tensor(entry["json"])
+        return cell["row"], pd.DataFrame(cell["frame"])
+    row, frame = compute()
+    store.put("cell", key, {"json": json_tensor({"row": row, "frame": frame.to_dict(orient="list")})})
+    return row, frame

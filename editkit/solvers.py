@@ -17,6 +17,11 @@ For a linear layer ``W`` (d_v × d_k), an edit wants the outputs of some keys ``
 edits. A method is therefore a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
 reused) and a *slack* ``D⁻¹``. The system solved is n × n, in float64. A matrix that is only positive
 semi-definite gets the smallest ridge that lets it be factored, and the result says how much that was.
+
+Earlier edits are more columns of ``K``, ``R`` and ``D``. With residual 0 such a column adds
+``d_p k_p k_pᵀ`` to ``A`` (which is how AlphaEdit's ``K_p K_pᵀ`` comes in); with the residual
+``v_p − W k_p`` the edit is also pulled back to what it was. Any set of columns can be replaced by at most
+d_k others that say the same, see :func:`compress`.
 """
 
 from collections.abc import Callable
@@ -55,13 +60,14 @@ class Factor(NamedTuple):
 
 
 class Update(NamedTuple):
-    """A weight update in factored form; ``delta = left @ right`` has rank at most n."""
+    """A weight update in factored form; ``delta = left @ right`` has at most the rank of ``R``."""
 
-    left: Tensor  # (d_v, n) float64
-    right: Tensor  # (n, d_k) float64
+    left: Tensor  # (d_v, m) float64: the residuals that are not zero
+    right: Tensor  # (m, d_k) float64: the direction in which each is written
     ridge: float  # absolute ridge added to Kᵀ M K + D⁻¹; 0 unless it was not positive definite
     cost_ridge: float  # the same for A
-    condition: float  # 2-norm condition number of the matrix that was solved
+    condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
+    condition: float  # the same of the matrix that was solved
     residual: float  # ‖ΔW K − R‖ / ‖R‖: the part of the wish that was not granted
 
     @property
@@ -98,20 +104,6 @@ def null_space_precision(space: Subspace, l2: float) -> Precision:
     return Precision(lambda X: space.project(X) / l2)
 
 
-def add_history(precision: Precision, past_keys: Tensor) -> Precision:
-    """Precision of ``A + K_p K_pᵀ``, from that of ``A`` (Woodbury); ``past_keys`` is d_k × p.
-
-    On a null-space precision this is AlphaEdit's ``P (l2·I + P K_p K_pᵀ P)⁻¹ P``.
-    """
-    if past_keys.shape[1] == 0:
-        return precision
-    past_keys = past_keys.double()
-    moved = precision.apply(past_keys)  # M K_p: (d_k, p)
-    inner = past_keys.T @ moved  # (p, p)
-    lower = factorize(inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device)).lower
-    return Precision(lambda X: precision.apply(X) - moved @ torch.cholesky_solve(moved.T @ X, lower), precision.ridge)
-
-
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
     """``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
 
@@ -133,11 +125,48 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
         raise ValueError("K or R holds a value that is not finite")
     moved = precision.apply(K)  # M K: (d_k, n)
     gram = K.T @ moved  # (n, n)
-    factor = factorize((gram + gram.T) / 2 + slack.diag())
-    left = torch.cholesky_solve(R.T, factor.lower).T  # (d_v, n)
-    residual = (left @ (moved.T @ K) - R).norm() / R.norm().clamp_min(torch.finfo(R.dtype).tiny)
-    condition = torch.linalg.cond(factor.lower).item() ** 2
-    return Update(left, moved.T, factor.ridge, precision.ridge, condition, residual.item())
+    gram = (gram + gram.T) / 2
+    system = gram + slack.diag()
+    factor = factorize(system)
+    asked = R.any(0)
+    left, right = R[:, asked], torch.cholesky_solve(moved.T, factor.lower)[asked]
+    residual = (left @ (right @ K) - R).norm() / R.norm().clamp_min(torch.finfo(R.dtype).tiny)
+    return Update(
+        left, right, factor.ridge, precision.ridge, _condition(gram), _condition(system, factor.ridge), residual.item()
+    )
+
+
+def clamp(update: Update, W: Tensor, largest: float) -> Update:
+    """The update, scaled down so far that ``‖W + ΔW‖`` (Frobenius) does not pass ``largest``.
+
+    ``residual`` stays that of the update as solved. Where ``‖W‖`` itself is larger, nothing is left of it.
+    """
+    delta = update.delta
+    if (W + delta).norm() <= largest:
+        return update
+    a, b, c = delta.square().sum(), (W * delta).sum(), W.square().sum() - largest**2
+    share = ((b.square() - a * c).sqrt() - b) / a  # the root of a·s² + 2·b·s + c = 0 in [0, 1)
+    return update._replace(left=update.left * share.clamp(0.0, 1.0)) if c < 0 else update._replace(left=update.left * 0)
+
+
+def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """At most d_k columns ``F, X`` that stand for all of ``K`` (d_k, p) and ``V`` (d_v, p) in a solve.
+
+    ``F Fᵀ = K Kᵀ`` and ``X Fᵀ = V Kᵀ``, which is all that a solve with one weight for all columns sees of
+    them: for p > d_k they are the two moments of the past, in factored form (by a QR decomposition of Kᵀ).
+    """
+    if K.shape[1] <= K.shape[0]:
+        return K, V
+    Q, upper = torch.linalg.qr(K.T)  # (p, d_k), (d_k, d_k)
+    return upper.T, V @ Q
+
+
+def _condition(matrix: Tensor, ridge: float = 0.0) -> float:
+    """2-norm condition number of a symmetric positive semi-definite matrix; infinite where it is singular."""
+    values = torch.linalg.eigvalsh(matrix) + ridge
+    smallest, largest = values[0].item(), values[-1].item()
+    noise = len(matrix) * torch.finfo(matrix.dtype).eps * abs(largest)
+    return largest / smallest if smallest > noise else float("inf")
 
 
 def rome(C: Tensor) -> tuple[Precision, float]:
@@ -159,8 +188,5 @@ def memit(C: Tensor, mom2_update_weight: float) -> tuple[Precision, float]:
 
 
 def alphaedit(space: Subspace, l2: float) -> tuple[Precision, float]:
-    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``space`` is the null space of ``C``.
-
-    Keys of earlier edits join by :func:`add_history`.
-    """
+    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``space`` is the null space of ``C``."""
     return null_space_precision(space, l2), 1.0

@@ -135,3 +135,8 @@ def reference_second_moment(lm, layer: int, chunks: list[list[int]], batch_token
             total = total + keys.T @ keys if count else keys.T @ keys
             count += len(keys)
     return total.double() / count
+
+
+def agree(ours: torch.Tensor, oracle: torch.Tensor, tolerance: float = 1e-8) -> None:
+    """Assert that two tensors agree relative to the norm of the second."""
+    assert (ours - oracle).norm() <= tolerance * oracle.norm().clamp_min(1e-12)

@@ -6,7 +6,8 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,26 +15,17 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from editkit import solvers
-from editkit.cache import Store, write_atomic
+from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
 from editkit.facts import Fact
-from editkit.language.keys import edit_keys, hidden_states, sample_contexts
+from editkit.language.keys import sample_contexts
+from editkit.language.replay import Moments, ReplayBuffer, make_memory
+from editkit.language.spread import Editor, LayerUpdate, add
 from editkit.language.targets import Targets, optimise_targets
+from editkit.language.trust import TrustDecision, TrustMonitor
 from editkit.models import LanguageModel
-from editkit.solvers import Precision, Update
-from editkit.statistics import null_space, second_moments
+from editkit.statistics import second_moments
 from editkit.texts import load_texts
-
-
-@dataclass(frozen=True)
-class LayerUpdate:
-    """One weight update of one layer, with what the solver said of it."""
-
-    layer: int
-    update: Update
-    norm: float  # ‖ΔW‖ (Frobenius)
-    weight_norm: float  # ‖W‖ before
 
 
 @dataclass(frozen=True)
@@ -41,8 +33,10 @@ class EditResult:
     """What one call of :meth:`EditSession.edit` did."""
 
     facts: list[Fact]
-    updates: list[LayerUpdate]
+    updates: list[LayerUpdate]  # as written; none where the step was rolled back
     targets: Targets
+    old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
+    trust: TrustDecision | None
     seconds: dict[str, float]  # targets, keys, solve, total
     peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
 
@@ -55,14 +49,17 @@ class EditResult:
         return total
 
     def diagnostics(self) -> pd.DataFrame:
-        """One row per weight update: layer, norms, ridge, condition number, residual on the edited keys."""
+        """One row per weight update: layer, edits, norms, ridge, condition numbers, residual on the edited keys."""
         return pd.DataFrame(
             {
                 "layer": item.layer,
-                "edits": item.update.left.shape[1],
+                "edits": item.edits,
+                "replayed": item.replayed,
                 "delta_norm": item.norm,
                 "weight_norm": item.weight_norm,
+                "growth": item.growth,
                 "residual": item.update.residual,
+                "condition_before": item.update.condition_before,
                 "condition": item.update.condition,
                 "ridge": item.update.ridge,
                 "cost_ridge": item.update.cost_ridge,
@@ -84,10 +81,11 @@ class EditSession:
         spec: method and hyperparameters; what it leaves out takes the model's defaults.
         texts: ordinary text for the second moment; the offline default where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
+        heldout: facts that are never edited; the trust score watches their neighbours.
         store: where second moments and targets are cached.
         progress: show progress bars.
 
-    All state (precisions, AlphaEdit's past keys, the weights before) lives here. Sessions on different
+    All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
     models never meet; on the same model, undo the later one first.
     """
 
@@ -95,25 +93,30 @@ class EditSession:
     spec: EditSpec
     texts: Sequence[str] | None = None
     contexts: Sequence[str] | None = None
+    heldout: Sequence[Fact] = ()
     store: Store = field(default_factory=Store)
     progress: bool = True
     results: list[EditResult] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.spec = self.spec.resolve(self.lm)
+        self.memory = make_memory(self.spec)
         self._original: dict[int, Tensor] = {}
         self._written: dict[int, Tensor] = {}
         self._weights = self.lm.fingerprint()
-        self._past_keys: dict[int, list[Tensor]] = {layer: [] for layer in self.spec.layers}
-        self._costs: dict[int, Tensor] | None = None
-        self._precisions: dict[int, tuple[Precision, float]] = {}
+        self._settled: tuple[dict[int, Tensor], list[Fact]] | None = None
+        self._memories: list[ReplayBuffer | Moments | None] = []  # the memory before each result
+        self._editor: Editor | None = None
+        self._trust: TrustMonitor | None = None
 
     def edit(self, facts: Sequence[Fact]) -> EditResult:
         """Edit ``facts`` into the model: one batch, or with ROME one after another.
 
-        Targets are optimised on the model as it stands when the call is made. Either every layer is
-        written or, on any error, none: a non-finite update raises ``FloatingPointError`` and leaves the
-        weights as they were. Raises ``ValueError`` for an empty batch.
+        Targets are optimised on the model as it stands when the call is made, or with
+        ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
+        error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
+        were. A step below the trust threshold is undone, scaled down or warned of, see
+        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch.
         """
         facts = list(facts)
         if not facts:
@@ -121,56 +124,84 @@ class EditSession:
         start = time.perf_counter()
         if self.lm.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.lm.device)
-        self._prepare()
-        targets = optimise_targets(self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress)
+        editor = self._prepare()
+        targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
         before = {layer: self.lm.weight(layer).clone() for layer in self.spec.layers}
+        memory = self.memory and self.memory.copy()
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
-        updates, keys = [], []
+        updates, records = [], []
         try:
             for group in groups:
-                for item, K in self._spread([facts[i] for i in group], targets.values[:, group], seconds):
-                    updates.append(item)
-                    keys.append((item.layer, K))
+                batch = [facts[i] for i in group]
+                written, made = editor.write(batch, targets.values[:, group], self.memory, seconds)
+                updates += written
+                records += made
+            trust = self._judge(updates)
+            if trust and trust.action == "scale":
+                updates = editor.scaled(updates, self.spec.trust_scale, before)
         except BaseException:
-            for layer, weight in before.items():
-                self.lm.weight(layer).copy_(weight)
+            self._put_back(before, memory)
             raise
-        for layer, K in keys:
-            self._past_keys[layer].append(K)
+        if trust and trust.action == "rollback":
+            self._put_back(before, memory)
+            updates = []
+        old_residual = self._old_residual(before[self.spec.layers[-1]])
+        if updates and self.memory is not None:
+            self.memory.add(records)
+        self._memories.append(memory)
         for layer, weight in before.items():
             self._original.setdefault(layer, weight)
             self._written[layer] = self.lm.weight(layer).clone()
         seconds["total"] = time.perf_counter() - start
-        self.results.append(EditResult(facts, updates, targets, seconds, peak_memory_mb(self.lm.device)))
+        peak = peak_memory_mb(self.lm.device)
+        self.results.append(EditResult(facts, updates, targets, old_residual, trust, seconds, peak))
         return self.results[-1]
 
     def undo(self, last: int | None = None) -> None:
         """Take back the ``last`` edits, or all of them: the weights are then what they were, bit for bit.
 
-        Raises ``ValueError`` for more edits than were made, and ``RuntimeError`` where the weights were
-        changed by somebody else since: undoing would lose that change.
+        Raises ``ValueError`` for more edits than were made since :meth:`settle`, and ``RuntimeError`` where
+        the weights were changed by somebody else since: undoing would lose that change.
         """
-        last = len(self.results) if last is None else last
+        everything = last is None
+        last = len(self.results) if everything else last
         if not 0 <= last <= len(self.results):
             raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
         for layer, written in self._written.items():
             if not torch.equal(self.lm.weight(layer), written):
                 raise RuntimeError(f"layer {layer} was changed outside this session; undo that first")
         kept = self.results[: len(self.results) - last]
-        for layer, weight in self._original.items():
+        if everything:
+            self._settled = None
+        base = self._settled[0] if self._settled else self._original
+        for layer, weight in base.items():
             self.lm.weight(layer).copy_(weight)
         for result in kept:  # the same additions in the same order give the same bits
             for item in result.updates:
-                self._add(item.layer, item.update)
+                add(self.lm, item.layer, item.update)
         for layer in self._written:
             self._written[layer] = self.lm.weight(layer).clone()
-        for layer, keys in self._past_keys.items():
-            del keys[sum(item.layer == layer for result in kept for item in result.updates) :]
-        if not kept:  # nothing is held any more: what others do to the weights now is their affair
+        if everything:
+            self.memory = make_memory(self.spec)
+        elif last:
+            self.memory = self._memories[len(kept)]
+        del self._memories[len(kept) :]
+        if not kept and self._settled is None:  # nothing is held: what others do to the weights is their affair
             self._original.clear()
             self._written.clear()
         self.results = kept
+
+    def settle(self) -> None:
+        """Accept the edits so far and drop their updates: from now on they can only be undone all together.
+
+        A long sequence would otherwise keep every update of every step in memory.
+        """
+        if self.results:
+            done = self._edited()
+            self._settled = ({layer: weight.clone() for layer, weight in self._written.items()}, done)
+            self.results = []
+            self._memories.clear()
 
     def save(self, path: str | Path) -> Path:
         """Write the session's updates, in factored form, with their provenance to one safetensors file.
@@ -178,6 +209,8 @@ class EditSession:
         Tensors ``{edit}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
         the file's metadata holds the model's name and fingerprint before the session, spec, contexts and facts as JSON.
         """
+        if self._settled:
+            raise ValueError("the updates of settled edits are gone: save before settling")
         if not self.results:
             raise ValueError("nothing to save: this session has made no edit")
         items = [item for result in self.results for item in result.updates]
@@ -197,62 +230,95 @@ class EditSession:
         write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(provenance)}))
         return path
 
-    def _prepare(self) -> None:
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a new session on the untouched model needs to go on from here: weights, memory, facts edited."""
+        state = {f"weight.{layer}": weight for layer, weight in self._written.items()}
+        state["facts"] = json_tensor([asdict(fact) for fact in self._edited()])
+        if self.memory is not None:
+            state |= {f"memory.{name}": tensor for name, tensor in self.memory.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where another session under the same spec stood; its edits can only be undone all together.
+
+        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for layers that are not its own.
+        """
+        if self._original:
+            raise RuntimeError("this session has made edits of its own: load into a new one")
+        weights = {int(n.removeprefix("weight.")): t for n, t in state.items() if n.startswith("weight.")}
+        if set(weights) != set(self.spec.layers):
+            raise ValueError(f"the state edits layers {sorted(weights)}, this session {self.spec.layers}")
+        self._prepare()
+        if self.memory is not None:
+            part = {
+                n.removeprefix("memory."): t.to(self.lm.device) for n, t in state.items() if n.startswith("memory.")
+            }
+            self.memory = type(self.memory).from_state_dict(part)
+        self._original = {layer: self.lm.weight(layer).clone() for layer in weights}
+        for layer, weight in weights.items():
+            self.lm.weight(layer).copy_(weight)
+        self._written = {layer: self.lm.weight(layer).clone() for layer in weights}
+        done = [Fact(**entry) for entry in from_json_tensor(state["facts"])]
+        self._settled = ({layer: weight.clone() for layer, weight in self._written.items()}, done)
+
+    def _prepare(self) -> Editor:
         """What is computed once, on the model before its first edit."""
-        if self.contexts is None:
-            self.contexts = sample_contexts(self.lm, self.spec.n_contexts, self.spec.context_length, self.spec.seed)
-        if self._costs is None:
-            texts = load_texts() if self.texts is None else self.texts
-            self._costs = second_moments(
-                self.lm, self.spec.layers, texts, self.spec.mom2_n_tokens, store=self.store, progress=self.progress
+        if self._editor is None:
+            spec, texts = self.spec, load_texts() if self.texts is None else self.texts
+            if self.contexts is None:
+                self.contexts = sample_contexts(self.lm, spec.n_contexts, spec.context_length, spec.seed)
+            costs = second_moments(
+                self.lm, spec.layers, texts, spec.mom2_n_tokens, store=self.store, progress=self.progress
             )
+            if spec.trust_enable:
+                self._trust = TrustMonitor(self.lm, texts, self.heldout, spec)
+            self._editor = Editor(self.lm, spec, self.contexts, costs)
+        return self._editor
 
-    def _precision(self, layer: int) -> tuple[Precision, float]:
-        """The method's precision at a layer, factored once, and its slack."""
-        spec = self.spec
-        if layer not in self._precisions:
-            C = self._costs[layer]
-            self._precisions[layer] = {
-                "rome": lambda: solvers.rome(C),
-                "memit": lambda: solvers.memit(C, spec.mom2_update_weight),
-                "emmet": lambda: solvers.emmet(C, spec.mom2_update_weight, spec.update_norm_lambda, spec.emmet_lambda),
-                "alphaedit": lambda: solvers.alphaedit(null_space(C, spec.nullspace_threshold), spec.l2),
-            }[spec.method]()
-        precision, slack = self._precisions[layer]
-        if spec.method == "alphaedit" and self._past_keys[layer]:
-            precision = solvers.add_history(precision, torch.cat(self._past_keys[layer], dim=1))
-        return precision, slack
+    def _targets(self, facts: list[Fact]) -> Targets:
+        optimise = partial(
+            optimise_targets, self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress
+        )
+        if self.spec.targets_from == "current":
+            return optimise()
+        now = {layer: self.lm.weight(layer).clone() for layer in self._original}
+        try:
+            self._put_back(self._original, self.memory)
+            return optimise()
+        finally:
+            self._put_back(now, self.memory)
 
-    def _spread(self, facts: list[Fact], V: Tensor, seconds: dict[str, float]):
-        """Update layer after layer, each with an equal share of what is left (MEMIT, arXiv 2210.07229 eq. 20)."""
-        layers = self.spec.layers
-        for index, layer in enumerate(layers):
-            start = time.perf_counter()
-            missing = V - hidden_states(self.lm, facts, layers[-1]).to(V)  # (d, n)
-            K = edit_keys(self.lm, facts, layer, self.contexts).double()  # (d_k, n)
-            seconds["keys"] += time.perf_counter() - start
-            start = time.perf_counter()
-            precision, slack = self._precision(layer)
-            if self.spec.method == "emmet" and len(facts) == 1:
-                slack = 0.0
-            update = solvers.solve(K, missing / (len(layers) - index), precision, slack)
-            if update.ridge or update.cost_ridge:
-                warnings.warn(
-                    f"layer {layer}: the system was singular; a ridge was added "
-                    f"(edits {update.ridge:.2g}, cost {update.cost_ridge:.2g})",
-                    stacklevel=4,
-                )
-            weight_norm = self.lm.weight(layer).norm().item()
-            self._add(layer, update)
-            seconds["solve"] += time.perf_counter() - start
-            yield LayerUpdate(layer, update, update.delta.norm().item(), weight_norm), K
+    def _put_back(self, weights: dict[int, Tensor], memory: ReplayBuffer | Moments | None) -> None:
+        for layer, weight in weights.items():
+            self.lm.weight(layer).copy_(weight)
+        self.memory = memory
 
-    def _add(self, layer: int, update: Update) -> None:
-        weight = self.lm.weight(layer)
-        changed = weight + update.delta.to(weight)
-        if not torch.isfinite(changed).all():
-            raise FloatingPointError(f"layer {layer}: the update is not finite; the weights stay as they were")
-        weight.copy_(changed)
+    def _edited(self) -> list[Fact]:
+        """Every fact edited so far, rolled-back ones left out."""
+        settled = self._settled[1] if self._settled else []
+        return settled + [fact for result in self.results if result.updates for fact in result.facts]
+
+    def _judge(self, updates: list[LayerUpdate]) -> TrustDecision | None:
+        if self._trust is None:
+            return None
+        norm = max(item.norm / item.weight_norm for item in updates)
+        condition = max(item.update.condition for item in updates)
+        decision = self._trust.judge(self.lm, self._edited(), norm, condition)
+        if decision.action != "accept":
+            warnings.warn(str(decision), stacklevel=3)
+        return decision
+
+    def _old_residual(self, before: Tensor) -> float:
+        """What the last layer's weight leaves undone of the edits in memory, as a share of what they asked for.
+
+        ``before`` is the weight as the step found it.
+        """
+        if self.memory is None or not len(self.memory):
+            return float("nan")
+        layer = self.spec.layers[-1]
+        K, V = self.memory.factors(layer)
+        original = self._original.get(layer, before).double()
+        return ((V - self.lm.weight(layer).double() @ K).norm() / (V - original @ K).norm()).item()
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -122,7 +122,7 @@ def test_a_non_finite_update_leaves_the_weights_untouched(tiny, facts, start, mo
     lm = tiny()
     session = start(lm)
     before = lm.fingerprint()
-    import editkit.language.session as module
+    import editkit.language.spread as module
 
     solve, calls = module.solvers.solve, []
 

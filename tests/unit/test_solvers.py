@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from editkit import solvers
 from editkit.statistics import null_space
-from tests.oracles import alphaedit_printed, alphaedit_public, kkt_equality, memit_printed, weighted_normal_equations
+from tests.oracles import (
+    agree,
+    alphaedit_printed,
+    alphaedit_public,
+    kkt_equality,
+    memit_printed,
+    weighted_normal_equations,
+)
 
 sizes = st.tuples(st.integers(2, 24), st.integers(1, 12), st.integers(1, 30), st.integers(0, 10_000))
 relaxed = settings(max_examples=40, deadline=None)
@@ -25,10 +32,6 @@ def problem(d_k: int, d_v: int, n: int, seed: int, rank: int | None = None):
     if rank is None:
         C += 0.1 * torch.eye(d_k, dtype=torch.float64)
     return draw(d_k, n), draw(d_v, n), C
-
-
-def agree(ours: torch.Tensor, oracle: torch.Tensor, tolerance: float = 1e-8) -> None:
-    assert (ours - oracle).norm() <= tolerance * oracle.norm().clamp_min(1e-12)
 
 
 @relaxed
@@ -64,7 +67,9 @@ def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past)
     past = problem(d_k, 1, max(n_past, 1), seed + 1)[0][:, :n_past]
     space = null_space(C, 1e-8)
     precision, slack = solvers.alphaedit(space, l2=2.0)
-    update = solvers.solve(K, R, solvers.add_history(precision, past), slack)
+    update = solvers.solve(
+        torch.cat([K, past], 1), torch.cat([R, 0 * R[:, :1].expand(-1, n_past)], 1), precision, slack
+    )
     P = space.project(torch.eye(d_k, dtype=torch.float64))
     agree(update.delta, alphaedit_printed(K, R, P, past, 2.0))
     agree(update.delta, alphaedit_public(K, R, P, past @ past.T, 2.0))
@@ -83,14 +88,31 @@ def test_weighted_edits_solve_the_weighted_normal_equations(size):
 
 
 @relaxed
-@given(sizes)
-def test_history_equals_its_keys_added_to_the_cost(size):
-    d_k, _, n, seed = size
+@given(sizes, st.integers(1, 40), st.booleans())
+def test_earlier_edits_as_columns_are_their_moments_in_the_normal_equations(size, n_past, pulled):
     K, R, C = problem(*size)
-    past = problem(d_k, 1, n, seed + 1)[0]
+    past, old, _ = problem(size[0], size[1], n_past, size[3] + 1)
+    old = old if pulled else 0 * old
     precision, slack = solvers.memit(C, 1.0)
-    carried = solvers.solve(K, R, solvers.add_history(precision, past), slack)
-    agree(carried.delta, memit_printed(K, R, C + past @ past.T, 1.0))
+    joined = solvers.solve(torch.cat([K, past], 1), torch.cat([R, old], 1), precision, slack)
+    cost = C + past @ past.T  # hold: the first moment alone
+    oracle = torch.linalg.solve(cost + K @ K.T, (R @ K.T + old @ past.T).T).T  # history: the cross moment as well
+    agree(joined.delta, oracle)
+    F, X = solvers.compress(past, old)
+    assert F.shape[1] <= min(n_past, size[0])
+    agree(F @ F.T, past @ past.T)
+    agree(solvers.solve(torch.cat([K, F], 1), torch.cat([R, X], 1), precision, slack).delta, oracle)
+
+
+def test_a_clamped_update_reaches_the_bound_and_a_small_one_is_left_alone():
+    K, R, C = problem(12, 5, 3, 0)
+    W = problem(12, 5, 1, 1)[0].T.expand(5, 12) * torch.arange(1, 6)[:, None]
+    update = solvers.solve(K, 50 * R, *solvers.memit(C, 0.01))
+    clamped = solvers.clamp(update, W, 1.05 * W.norm())
+    assert (W + clamped.delta).norm() == pytest.approx(1.05 * W.norm().item())
+    agree(clamped.delta / clamped.delta.norm(), update.delta / update.delta.norm())
+    assert solvers.clamp(update, W, float("inf")) is update
+    assert solvers.clamp(update, W, 0.5 * W.norm()).delta.norm() == 0
 
 
 def test_emmet_with_one_edit_is_rome():
@@ -136,6 +158,9 @@ def test_update_is_factored_with_rank_at_most_the_number_of_edits():
     K, R, C = problem(20, 18, 3, 0)
     update = solvers.solve(K, R, *solvers.memit(C, 1.0))
     assert update.left.shape == (18, 3) and update.right.shape == (3, 20)
+    assert update.condition < update.condition_before
+    held = solvers.solve(K, R * torch.tensor([1.0, 1.0, 0.0]), *solvers.memit(C, 1.0))
+    assert held.left.shape == (18, 2), "what is only held adds no rank"
     assert torch.linalg.matrix_rank(update.delta) == 3
 
 

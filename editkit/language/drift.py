@@ -1,0 +1,51 @@
+"""How far a model has moved on ordinary text: perplexity, and divergence from the model before the edits."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from editkit.models import LanguageModel
+from editkit.precision import exact_products
+from editkit.prefix import pad
+from editkit.statistics import token_chunks
+
+PROBE_TOKENS = 64  # longest piece of text; many short ones say more than one long one
+
+
+def held_out(lm: LanguageModel, texts: Sequence[str], reserved: int, pieces: int) -> list[list[int]]:
+    """``pieces`` rows of tokens from behind the first ``reserved`` tokens, which the second moment comes from.
+
+    Raises ``ValueError`` where the texts are too short for both.
+    """
+    chunks = token_chunks(lm, texts, reserved + pieces * PROBE_TOKENS)
+    tokens = [token for chunk in chunks for token in chunk[1:]][reserved:]
+    return [[lm.start_id, *tokens[i : i + PROBE_TOKENS]] for i in range(0, len(tokens), PROBE_TOKENS)]
+
+
+class TextProbe:
+    """Held-out text, and what the model said of it when the probe was made.
+
+    Args:
+        rows: tokens, each row after the start token (:func:`held_out`).
+    """
+
+    def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]):
+        self._ids, self._mask = pad(rows, lm.start_id, lm.device)
+        self._reference = self._log_probabilities(lm)  # (m, vocabulary)
+
+    @torch.no_grad()
+    def measure(self, lm: LanguageModel) -> tuple[float, float]:
+        """Perplexity, and the mean over tokens of KL(model when the probe was made ‖ model now) in nats."""
+        now = self._log_probabilities(lm)
+        wanted = self._ids[:, 1:][self._mask[:, 1:]]
+        perplexity = (-now.gather(1, wanted[:, None]).mean()).exp().item()
+        return perplexity, torch.nn.functional.kl_div(
+            now, self._reference, reduction="batchmean", log_target=True
+        ).item()
+
+    @torch.no_grad()
+    def _log_probabilities(self, lm: LanguageModel) -> Tensor:
+        with exact_products(lm):
+            hidden = lm.forward(self._ids)[:, :-1][self._mask[:, 1:]]
+            return lm.logits(hidden).float().log_softmax(-1)

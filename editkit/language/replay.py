@@ -1,0 +1,227 @@
+"""Memory of earlier edits: a buffer that replays some of them, or the moments of all of them.
+
+Either way an earlier edit takes part in a step as one more column of ``K``, ``R`` and ``D`` (see
+:mod:`editkit.solvers`): its key, what the layer should put out for it less what it does put out, and
+``replay_weight``.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from editkit.cache import from_json_tensor, json_tensor
+from editkit.config import EditSpec
+from editkit.facts import Fact
+from editkit.solvers import compress
+
+SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """One edit as it was made."""
+
+    fact: Fact
+    target: Tensor  # v* (d,): hidden state wanted after the last edited layer
+    keys: dict[int, Tensor]  # layer → (d_k,)
+    values: dict[int, Tensor]  # layer → (d_v,): output of the edited weight that was asked for
+    timestamp: int = 0  # the buffer's clock when it was added
+    priority: float = 1.0
+    access_count: int = 0  # times replayed
+    last_used: int = 0  # the buffer's clock when it was added or last replayed
+
+    @property
+    def topic(self) -> tuple[str, str]:
+        """What a newer edit replaces: the same subject and relation."""
+        return self.fact.subject, self.fact.relation or self.fact.prompt
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        tensors = {"target": self.target}
+        for layer in self.keys:
+            tensors |= {f"key of layer {layer}": self.keys[layer], f"value of layer {layer}": self.values[layer]}
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+@dataclass
+class ReplayBuffer:
+    """Edits to be made again together with new ones.
+
+    What is drawn depends on the seed and the buffer's content alone, so a buffer that is put back to an
+    earlier :meth:`copy` draws the same again.
+
+    Args:
+        capacity: edits kept at most; 0 keeps all.
+        strategy: ``random``, ``priority`` (likelier the more an edit has lost) or ``recent``.
+        eviction: who leaves a full buffer: ``fifo`` the oldest, ``lru`` the one used longest ago.
+        seed: of the draws.
+    """
+
+    capacity: int = 0
+    strategy: str = "random"
+    eviction: str = "fifo"
+    seed: int = 0
+    clock: int = 0
+    _records: dict[tuple[str, str], EditRecord] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[EditRecord]:
+        return iter(self._records.values())
+
+    def copy(self) -> "ReplayBuffer":
+        """A buffer with the same content that can change on its own."""
+        other = copy(self)
+        other._records = dict(self._records)
+        return other
+
+    def add(self, records: Sequence[EditRecord]) -> None:
+        """Take in new edits: each replaces an older one of the same subject and relation; the rest evicts.
+
+        Raises ``ValueError`` for a record whose layers or dimensions are not those of the others.
+        """
+        for record in records:
+            other = next(iter(self), record)
+            if record.shapes != other.shapes:
+                raise ValueError(f"{record.fact.id}: {record.shapes} do not fit the buffer's {other.shapes}")
+        self.clock += 1
+        for record in records:
+            self._records.pop(record.topic, None)
+            self._records[record.topic] = replace(record, timestamp=self.clock, last_used=self.clock)
+        age = "timestamp" if self.eviction == "fifo" else "last_used"
+        while self.capacity and len(self) > self.capacity:
+            del self._records[min(self, key=lambda record: getattr(record, age)).topic]
+
+    def amount(self, rate: float, batch: int) -> int:
+        """How many to replay with ``batch`` new edits: ``rate`` of what is stored, or of a larger batch."""
+        return min(len(self), math.ceil(rate * max(len(self), batch)))
+
+    def sample(self, count: int) -> list[EditRecord]:
+        """``count`` records, oldest first. Draws without replacement and changes nothing; see :meth:`use`."""
+        if not 0 <= count <= len(self):
+            raise ValueError(f"cannot draw {count} records from a buffer of {len(self)}")
+        records = sorted(self, key=lambda record: record.timestamp)
+        if count == len(records) or self.strategy == "recent":
+            return records[len(records) - count :]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.clock)
+        weight = torch.ones(len(records), dtype=torch.float64)
+        if self.strategy == "priority":
+            weight = torch.tensor([record.priority for record in records]).double() + SMALLEST_PRIORITY
+        drawn = torch.multinomial(weight, count, generator=generator) if count else []
+        return [records[i] for i in sorted(int(i) for i in drawn)]
+
+    def use(self, records: Sequence[EditRecord]) -> None:
+        """Note that records were replayed."""
+        for record in records:
+            self._records[record.topic] = replace(
+                record, access_count=record.access_count + 1, last_used=self.clock + 1
+            )
+
+    def prioritise(self, layer: int, weight: Tensor) -> None:
+        """Set each priority to what is missing of the edit under ``weight`` (d_v, d_k) of ``layer``.
+
+        ``‖v − W k‖`` is the edit's importance (the norm of what it asked for) times the share lost of it.
+        """
+        if not len(self):
+            return
+        K, V = columns(list(self), layer)
+        missing = (V - weight.double() @ K).norm(dim=0).tolist()
+        for record, priority in zip(list(self), missing, strict=True):
+            self._records[record.topic] = replace(record, priority=priority)
+
+    def factors(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys (d_k, m) and values (d_v, m) of all that is stored."""
+        return columns(list(self), layer)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a safetensors file; the facts and counts lie in ``meta`` as JSON."""
+        settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "clock")}
+        counts = ("timestamp", "priority", "access_count", "last_used")
+        meta = [{"fact": asdict(r.fact)} | {name: getattr(r, name) for name in counts} for r in self]
+        tensors = {"meta": json_tensor([settings, meta])}
+        if len(self):
+            tensors["target"] = torch.stack([record.target for record in self])
+            for layer in next(iter(self)).keys:
+                K, V = columns(list(self), layer)
+                tensors |= {f"keys.{layer}": K.T, f"values.{layer}": V.T}
+        return tensors
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "ReplayBuffer":
+        settings, meta = from_json_tensor(state["meta"])
+        layers = [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
+        buffer = cls(**settings)
+        for i, entry in enumerate(meta):
+            record = EditRecord(
+                fact=Fact(**entry.pop("fact")),
+                target=state["target"][i],
+                keys={layer: state[f"keys.{layer}"][i] for layer in layers},
+                values={layer: state[f"values.{layer}"][i] for layer in layers},
+                **entry,
+            )
+            buffer._records[record.topic] = record
+        return buffer
+
+
+def columns(records: Sequence[EditRecord], layer: int) -> tuple[Tensor, Tensor]:
+    """Keys (d_k, m) and values (d_v, m) of records at a layer, float64."""
+    K = torch.stack([record.keys[layer] for record in records], dim=1)
+    V = torch.stack([record.values[layer] for record in records], dim=1)
+    return K.double(), V.double()
+
+
+@dataclass
+class Moments:
+    """``K_p K_pᵀ`` and ``V_p K_pᵀ`` of all earlier edits of each layer, in factored form.
+
+    Up to d_k edits the factors are the edits' own keys and values; beyond that they stay at d_k columns
+    (:func:`editkit.solvers.compress`). Unlike a buffer this cannot forget: an edit that a newer one of the
+    same subject contradicts still counts.
+    """
+
+    count: int = 0  # edits taken in
+    _blocks: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def copy(self) -> "Moments":
+        return Moments(self.count, {layer: list(blocks) for layer, blocks in self._blocks.items()})
+
+    def add(self, records: Sequence[EditRecord]) -> None:
+        for layer in records[0].keys:
+            blocks = self._blocks.setdefault(layer, [])
+            blocks.append(columns(records, layer))
+            if sum(K.shape[1] for K, _ in blocks) > len(blocks[0][0]):
+                blocks[:] = [compress(*self.factors(layer))]
+        self.count += len(records)
+
+    def factors(self, layer: int) -> tuple[Tensor, Tensor]:
+        """``F`` (d_k, m) and ``X`` (d_v, m), m ≤ d_k, with ``F Fᵀ = K_p K_pᵀ`` and ``X Fᵀ = V_p K_pᵀ``."""
+        K, V = zip(*self._blocks[layer], strict=True)
+        return torch.cat(K, dim=1), torch.cat(V, dim=1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"count": torch.tensor(self.count)}
+        for layer in self._blocks:
+            state[f"keys.{layer}"], state[f"values.{layer}"] = self.factors(layer)
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "Moments":
+        layers = [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
+        return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in layers})
+
+
+def make_memory(spec: EditSpec) -> ReplayBuffer | Moments | None:
+    """The memory that a resolved spec asks for, empty."""
+    if spec.replay == "none" or (spec.replay == "buffer" and spec.replay_rate == 0):
+        return None
+    if spec.replay == "buffer":
+        return ReplayBuffer(spec.replay_max_items, spec.replay_strategy, spec.replay_eviction, spec.seed)
+    return Moments()
