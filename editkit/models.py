@@ -165,8 +165,7 @@ class LanguageModel:
         The product is taken in the weights' own type, also where the forward pass ran in a lower one.
         """
         head = self.model.get_output_embeddings()
-        with torch.autocast(self.device.type, enabled=False):
-            logits = head(hidden.to(head.weight.dtype))
+        logits = head(hidden.to(head.weight.dtype))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 

@@ -8,10 +8,12 @@ settled by a short trial on the model's own weights.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers.pytorch_utils import Conv1D
 
 from editkit.models import LanguageModel
@@ -56,27 +58,40 @@ def exact_products(lm: LanguageModel) -> Iterator[None]:
 
 
 @contextmanager
-def bfloat16_products(lm: LanguageModel) -> Iterator[None]:
-    """Multiply by the model's weights in bfloat16, the vocabulary projection excepted.
+def bfloat16_blocks(lm: LanguageModel) -> Iterator[None]:
+    """Run attention and MLP of every layer in bfloat16; the residual stream, the norms and the vocabulary stay.
 
-    The residual stream and the norms stay in float32: rounding them at every layer would move the result
-    twice as far. Linear layers hold bfloat16 copies for the time being; the same weights come back.
+    Rounding the residual stream at every layer would move the result twice as far. The blocks' weights are
+    replaced by copies for the time being; the same ones come back.
     """
-    head = lm.model.get_output_embeddings()
-    kept = [
-        (module, name, parameter)
-        for module in lm.model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
-        for name, parameter in module.named_parameters(recurse=False)
-    ]
-    with exact_products(lm), torch.autocast(lm.device.type, dtype=torch.bfloat16, cache_enabled=False):
-        try:
-            for module, name, parameter in kept:
-                setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
-            yield
-        finally:
-            for module, name, parameter in kept:
-                setattr(module, name, parameter)
+    blocks = [block for layer in lm.layers for block in layer.children() if _multiplies(block)]
+    modules = [module for block in blocks for module in block.modules()]
+    kept = [(module, name, p) for module in modules for name, p in module.named_parameters(recurse=False)]
+    own = lm.model.dtype
+
+    def lower(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return _cast(args, torch.bfloat16), _cast(kwargs, torch.bfloat16)
+
+    def restore(module: nn.Module, args: tuple, output: Any) -> Any:
+        return _cast(output, own)
+
+    with exact_products(lm), ExitStack() as stack:  # exact ones for the vocabulary projection
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(lower, with_kwargs=True).remove)
+            stack.callback(block.register_forward_hook(restore).remove)
+        for module, name, parameter in kept:
+            stack.callback(setattr, module, name, parameter)
+            setattr(module, name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
+        yield
+
+
+def _multiplies(block: nn.Module) -> bool:
+    return any(isinstance(module, nn.Linear | Conv1D) for module in block.modules())
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    """Nested tuples, lists and dicts with their tensors of floating numbers as ``dtype``."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, values)
 
 
 def _onednn_is_exact(lm: LanguageModel) -> bool:

@@ -31,12 +31,12 @@ from editkit.facts import Fact
 from editkit.hooks import capture, replace_forward
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
-from editkit.precision import bfloat16_products, choose_precision
+from editkit.precision import bfloat16_blocks, choose_precision
 from editkit.prefix import PADDING, Prefix, buckets, pad
 
 NO_LABEL = -100
 MOST_TOKENS = 16384
-MOST_TOKENS_CPU = 512  # more to a batch gains nothing there
+MOST_TOKENS_CPU = 1024  # more to a batch gains nothing there
 
 
 class Targets(NamedTuple):
@@ -84,7 +84,7 @@ def optimise_targets(
     bar = tqdm(total=len(edits), desc=f"targets at layer {layer}", unit="edit", disable=not progress or not edits)
     # Exact targets keep to the default kernels, as the published code does: Adam's first steps follow the signs of
     # gradients, and where one is near zero another kernel's rounding is enough to end elsewhere.
-    with bar, bfloat16_products(lm) if edits and precision == "bfloat16" else nullcontext():
+    with bar, bfloat16_blocks(lm) if edits and precision == "bfloat16" else nullcontext():
         while edits:
             left = list(edits)
             group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]

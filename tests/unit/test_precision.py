@@ -5,7 +5,7 @@ import torch
 
 from editkit import precision
 from editkit.hooks import capture
-from editkit.precision import bfloat16_products, choose_precision, exact_products
+from editkit.precision import bfloat16_blocks, choose_precision, exact_products
 from tests.conftest import FAMILIES
 
 
@@ -23,7 +23,7 @@ def test_fast_mode_takes_bfloat16_only_where_it_gains(tiny, monkeypatch, ratio, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_products_convert_all_but_the_vocabulary_and_put_the_same_weights_back(tiny, family):
+def test_bfloat16_blocks_convert_all_but_the_vocabulary_and_put_the_same_weights_back(tiny, family):
     lm = tiny(family)
     head, before, setting = (
         lm.model.get_output_embeddings(),
@@ -31,7 +31,7 @@ def test_bfloat16_products_convert_all_but_the_vocabulary_and_put_the_same_weigh
         torch.backends.mkldnn.matmul.fp32_precision,
     )
     weight = lm.mlp_out(1).weight
-    with pytest.raises(KeyError), bfloat16_products(lm):
+    with pytest.raises(KeyError), bfloat16_blocks(lm):
         assert lm.mlp_out(1).weight.dtype == torch.bfloat16 and head.weight.dtype == torch.float32
         ids = torch.tensor([[0, 1, 2]])
         with capture({"product": lm.mlp_out(1), "stream": lm.layers[1]}) as seen:
