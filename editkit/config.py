@@ -211,6 +211,28 @@ class RunParams(Parameters):
     """Text for the second moment: a .txt or .jsonl file, or "wikipedia"; empty takes the offline default."""
     n_examples: Annotated[int, Field(ge=0)] = 2
     """Before-and-after completions shown."""
+    sequence_methods: Annotated[list[Literal["memit", "emmet", "alphaedit"]], Field(min_length=1)] = ["emmet"]
+    """Editors whose edits arrive in sequence; the first is the one whose replay is varied."""
+    sequence_facts: Annotated[int, Field(ge=2)] = 2
+    """Facts edited one batch after another per seed."""
+    sequence_batch: Count = 1
+    """Edits of one step; divides sequence_facts."""
+    sequence_every: Count = 1
+    """Steps from one measurement of all earlier edits to the next."""
+    sequence_seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    """Each draws other facts and other context prefixes; 0 takes a file's own order."""
+    targets_from: Literal["current", "base"] = "base"
+    """Model on which a sequence optimises v*: as it stands, or as it was before the first edit (cached, fast)."""
+    replay_rates: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [0.5]
+    """Shares of the buffer that are replayed."""
+    replay_strategies: Annotated[list[Literal["random", "priority", "recent"]], Field(min_length=1)] = ["random"]
+    """Which edits are replayed."""
+    replay_weights: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    """Weights of an earlier edit against a new one."""
+    replay_sizes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    """Edits a buffer keeps; 0 keeps all."""
+    trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Trust below this rolls a step back, in the run that shows it."""
     hyperparameters: dict[str, Any] = {
         "v_num_grad_steps": 3,
         "n_contexts": 1,

@@ -101,3 +101,44 @@ def mode_findings(frame: pd.DataFrame) -> list[str]:
         f"{exact.edits} edits in one batch: a target takes {fast.targets / fast.edits:.2f} seconds in fast mode "
         f"({fast.precision} products), {exact.targets / exact.edits:.2f} in exact mode; the scores differ by {gaps}."
     ]
+
+
+def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """Sentences about sequences of edits.
+
+    Args:
+        scores: columns run, method, replay, moment, ES, S and n_facts; a row a run, seed and moment.
+        differences: columns method, run, value, low, high: of final S, against the same method without replay.
+    """
+    sentences = []
+    for method, part in scores.groupby("method", sort=False):
+        plain = part[part.replay == "none"].groupby("moment").mean(numeric_only=True)
+        sentences.append(
+            f"{NAMES[str(method)]} without replay: {plain.ES['immediate']:.0%} of the rewrites hold right after their "
+            f"own step, {plain.ES['final']:.0%} after the last one; S goes from {plain.S['immediate']:.3f} to "
+            f"{plain.S['final']:.3f} (untouched model: {plain.S['pre']:.3f})."
+        )
+        rows = differences[differences.method == method].sort_values("value", ascending=False)
+        for verdict, chosen in (
+            ("raises final S", rows[rows.low > 0]),
+            ("lowers it", rows[rows.high < 0]),
+            ("makes no difference that the facts could show", rows[(rows.low <= 0) & (rows.high >= 0)]),
+        ):
+            if len(chosen):
+                listed = "; ".join(f"{r.run} {r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in chosen.itertuples())
+                sentences.append(f"Against that, {verdict}: {listed}.")
+    return sentences
+
+
+def recommendation(differences: pd.DataFrame) -> str:
+    """The run that raises final S most, by name, or that none does; ``differences`` as above, of one method."""
+    best = differences.iloc[differences.value.argmax()]
+    span = f"by {best.value:.3f} [{best.low:.3f}, {best.high:.3f}]"
+    if best.low <= 0:
+        return (
+            f"**No configuration can be recommended**: the best, {best.run}, changes final S {span}, which includes 0."
+        )
+    return (
+        f"**Recommended: {best.run}.** It raises final S over the same method without replay {span}. It is the best of "
+        f"{len(differences)} configurations compared on the same facts, so part of its lead may be luck."
+    )

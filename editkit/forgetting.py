@@ -30,11 +30,10 @@ def half_life(curve: pd.Series, before: float) -> float:
     return float(lost[0]) if len(lost) else float("nan")
 
 
-def collapse_step(steps: pd.DataFrame, perplexity: float) -> float:
+def collapse_step(steps: pd.DataFrame) -> float:
     """First measured step at which the perplexity passes ``COLLAPSE`` times the untouched model's; nan if none."""
     measured = steps[steps.measured]
-    gone = measured.step[~(measured.perplexity <= COLLAPSE * perplexity)]
-    return float(gone.iloc[0]) if len(gone) else float("nan")
+    return float(measured.step[~(measured.perplexity <= COLLAPSE * measured.perplexity_before)].min())
 
 
 def fact_scores(prompts: pd.DataFrame, moment: str = "final") -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Edits that arrive one batch after another: what becomes of earlier ones, and of the model?"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -43,6 +43,38 @@ def run_name(spec: EditSpec) -> str:
     if spec.trust_enable:
         name += f", trust {spec.trust_action}"
     return name
+
+
+def join(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """The tables of several runs under one another."""
+    return Trajectory(*(pd.concat(tables, ignore_index=True) for tables in zip(*trajectories, strict=True)))
+
+
+def run_seeds(
+    lm: LanguageModel,
+    draws: Mapping[int, tuple[Sequence[Fact], Sequence[Fact]]],
+    spec: EditSpec,
+    batch_size: int,
+    *,
+    contexts: Mapping[int, Sequence[str]],
+    **options,
+) -> Trajectory:
+    """:func:`run_sequence` for each seed, on its own facts (edited, held out) and context prefixes."""
+    return join(
+        [
+            run_sequence(
+                lm,
+                facts,
+                spec.model_copy(update={"seed": seed}),
+                batch_size,
+                seed=seed,
+                contexts=contexts[seed],
+                heldout=heldout,
+                **options,
+            )
+            for seed, (facts, heldout) in draws.items()
+        ]
+    )
 
 
 def run_sequence(
@@ -136,28 +168,32 @@ def _step(
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
     perplexity, kl = probe.measure(session.lm) if measured else (float("nan"), float("nan"))
+    text = {"perplexity_before": probe.perplexity, "perplexity": perplexity, "kl": kl}
     scoring = time.perf_counter() - start
     record["steps"].append(
         {"step": step, "edits": end, "measured": measured}
-        | _describe(result)
-        | {"perplexity": perplexity, "kl": kl, "seconds_scoring": scoring}
+        | _describe(session, result)
+        | text
+        | {"seconds_scoring": scoring}
     )
     session.settle()
 
 
-def _describe(result: EditResult) -> dict:
+def _describe(session: EditSession, result: EditResult) -> dict:
     table, trust = result.diagnostics(), result.trust
+    state = session.memory.state_dict() if session.memory is not None else {}
     worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
     return {
         "replayed": int(table.replayed.max()) if len(table) else 0,
         "old_residual": result.old_residual,
+        "memory_mb": sum(tensor.nbytes for tensor in state.values()) / 2**20,
         **{name: float(table[name].max()) if len(table) else float("nan") for name in worst},
         "delta_norm": float(table.delta_norm.pow(2).sum() ** 0.5) if len(table) else 0.0,
         "trust": trust.score if trust else float("nan"),
         "action": trust.action if trust else "",
         "reasons": "; ".join(trust.reasons) if trust else "",
-        "targets_precision": result.targets.precision,
+        "target_precision": result.targets.precision,
         "seconds": result.seconds["total"],
-        "seconds_targets": result.seconds["targets"],
+        **{f"seconds_{stage}": result.seconds[stage] for stage in ("targets", "keys", "solve")},
         "peak_memory_mb": result.peak_memory_mb,
     }

@@ -3,6 +3,7 @@
 from editkit.figures.cost import growth, scores_by_tokens, speedups
 from editkit.figures.edits import loss_curves, score_bars, scores_by_batch, seconds_bars
 from editkit.figures.model import position_norms, spectrum
+from editkit.figures.sequences import along_the_sequence, differences, forgetting_curves, retention_map
 from editkit.figures.style import COLOURS, INSTALL_BROWSER, NAMES, WIDTH, find_browser, save, use_notebook_style
 
 __all__ = [
@@ -10,10 +11,14 @@ __all__ = [
     "INSTALL_BROWSER",
     "NAMES",
     "WIDTH",
+    "along_the_sequence",
+    "differences",
     "find_browser",
+    "forgetting_curves",
     "growth",
     "loss_curves",
     "position_norms",
+    "retention_map",
     "save",
     "score_bars",
     "scores_by_batch",

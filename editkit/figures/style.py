@@ -39,6 +39,7 @@ MARKERS = {
     "pre": "x",
 }
 OTHERS = ("#E69F00", "#56B4E9", "#000000", "#F0E442")
+SERIES = (*(COLOURS[method] for method in ("memit", "rome", "emmet", "alphaedit")), *OTHERS)  # for nameless series
 SCORES = {
     "ES": "efficacy (ES)",
     "PS": "paraphrases (PS)",
@@ -63,7 +64,7 @@ pio.templates["editkit"] = go.layout.Template(
     layout={
         "width": WIDTH,
         "height": 450,
-        "colorway": [COLOURS[m] for m in ("memit", "rome", "emmet", "alphaedit")] + list(OTHERS),
+        "colorway": list(SERIES),
         "font": {
             "family": "Liberation Sans, Arial, Helvetica, sans-serif",
             "size": 14,

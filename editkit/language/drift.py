@@ -24,7 +24,7 @@ def held_out(lm: LanguageModel, texts: Sequence[str], reserved: int, pieces: int
 
 
 class TextProbe:
-    """Held-out text, and what the model said of it when the probe was made.
+    """Held-out text, and what the model said of it when the probe was made (its ``perplexity`` then).
 
     Args:
         rows: tokens, each row after the start token (:func:`held_out`).
@@ -33,16 +33,17 @@ class TextProbe:
     def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]):
         self._ids, self._mask = pad(rows, lm.start_id, lm.device)
         self._reference = self._log_probabilities(lm)  # (m, vocabulary)
+        self.perplexity = self._perplexity(self._reference)
 
-    @torch.no_grad()
     def measure(self, lm: LanguageModel) -> tuple[float, float]:
         """Perplexity, and the mean over tokens of KL(model when the probe was made ‖ model now) in nats."""
         now = self._log_probabilities(lm)
+        kl = torch.nn.functional.kl_div(now, self._reference, reduction="batchmean", log_target=True)
+        return self._perplexity(now), kl.item()
+
+    def _perplexity(self, log_probabilities: Tensor) -> float:
         wanted = self._ids[:, 1:][self._mask[:, 1:]]
-        perplexity = (-now.gather(1, wanted[:, None]).mean()).exp().item()
-        return perplexity, torch.nn.functional.kl_div(
-            now, self._reference, reduction="batchmean", log_target=True
-        ).item()
+        return (-log_probabilities.gather(1, wanted[:, None]).mean()).exp().item()
 
     @torch.no_grad()
     def _log_probabilities(self, lm: LanguageModel) -> Tensor:

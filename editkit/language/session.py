@@ -128,7 +128,7 @@ class EditSession:
         targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
         before = {layer: self.lm.weight(layer).clone() for layer in self.spec.layers}
-        memory = self.memory and self.memory.copy()
+        memory = None if self.memory is None else self.memory.copy()
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
         updates, records = [], []
         try:

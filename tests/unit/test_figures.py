@@ -47,6 +47,26 @@ FIGURES = {
         subtitle="one update",
         axes=("d_k", "seconds"),
     ),
+    "retention_map": lambda: figures.retention_map(
+        pd.DataFrame([[1.0, 0.5], [np.nan, 0.9]], index=[1, 2], columns=[1, 2]), title="EMMET, none"
+    ),
+    "forgetting_curves": lambda: figures.forgetting_curves(pd.DataFrame({"EMMET, none": [1.0, 0.6]}, index=[0, 1])),
+    "along_the_sequence": lambda: figures.along_the_sequence(
+        pd.DataFrame(
+            {
+                "run": "EMMET, none",
+                "edits": [8, 16],
+                "perplexity": [np.nan, 20.0],
+                "kl": [np.nan, 0.1],
+                "growth": [1.0, 1.1],
+            }
+        )
+    ),
+    "differences": lambda: figures.differences(
+        pd.DataFrame({"run": ["a", "b"], "value": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.2, 0.1]}),
+        title="Against no replay",
+        subtitle="paired",
+    ),
     "scores_by_tokens": lambda: figures.scores_by_tokens(
         pd.DataFrame({"method": "emmet", "tokens_per_dimension": [1, 10], "S": [0.8, 0.9], "NS": [0.7, 0.8]})
     ),
@@ -59,11 +79,34 @@ def test_every_figure_is_labelled_and_vector(name):
     layout = figure.layout
     assert layout.title.text and layout.width == figures.WIDTH and layout.height >= 240
     axes = [axis for axis in layout if axis.startswith(("xaxis", "yaxis"))]
-    categories = {"score_bars": ["xaxis"], "seconds_bars": ["yaxis"], "speedups": ["yaxis"]}.get(name, [])
+    categories = {
+        "score_bars": ["xaxis"],
+        "seconds_bars": ["yaxis"],
+        "speedups": ["yaxis"],
+        "differences": ["yaxis"],
+    }.get(name, [])
     shared = {"scores_by_batch": ["yaxis2", "yaxis4"], "position_norms": ["yaxis2"]}.get(name, [])
     for axis in set(axes) - set(categories) - set(shared):
         assert layout[axis].title.text, axis
     assert not [trace.type for trace in figure.data if trace.type.endswith("gl")]
+
+
+def test_differences_are_filled_where_the_interval_excludes_zero():
+    points = FIGURES["differences"]().data[0]
+    assert points.marker.color[0] != "white" and points.marker.color[1] == "white"
+    assert np.allclose(points.error_x.array, [0.1, 0.1]) and np.allclose(points.error_x.arrayminus, [0.05, 0.1])
+
+
+def test_the_retention_map_is_blank_before_an_edit_and_reads_downwards():
+    figure = FIGURES["retention_map"]()
+    heat = figure.data[0]
+    assert np.isnan(heat.z[1][0]) and heat.zmin == 0 and heat.zmax == 1
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_what_was_not_measured_is_left_out_of_its_panel():
+    lines = FIGURES["along_the_sequence"]().data
+    assert [list(line.x) for line in lines] == [[16], [16], [8, 16]]
 
 
 def test_colours_are_fixed_and_distinct():

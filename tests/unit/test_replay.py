@@ -252,6 +252,9 @@ def test_what_a_step_did_with_old_edits_is_in_its_result(tiny, facts, start):
 def test_undo_and_rollback_of_errors_put_the_memory_back(tiny, facts, start, monkeypatch):
     session = start(tiny(), "memit", replay="buffer", replay_eviction="lru", replay_max_items=2)
     session.edit(facts[:2])
+    session.undo(1)
+    assert len(session.memory) == 0
+    session.edit(facts[:2])
     marks = [(item.fact.id, item.access_count, item.last_used) for item in session.memory]
     session.edit(facts[2:3])
     session.undo(1)

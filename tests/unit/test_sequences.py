@@ -142,8 +142,9 @@ def test_the_step_of_collapse_is_the_first_measured_one_beyond_ten_times():
     steps = pd.DataFrame(
         {"step": [1, 2, 3, 4], "measured": [True, False, True, True], "perplexity": [20.0, math.nan, 150.0, math.nan]}
     )
-    assert collapse_step(steps, 20.0) == 4 and collapse_step(steps, 10.0) == 3
-    assert math.isnan(collapse_step(steps[:1], 20.0))
+    assert collapse_step(steps.assign(perplexity_before=20.0)) == 4  # not a number: gone
+    assert collapse_step(steps.assign(perplexity_before=10.0)) == 3
+    assert math.isnan(collapse_step(steps[:1].assign(perplexity_before=20.0)))
 
 
 def prompts_of(success: np.ndarray) -> pd.DataFrame:

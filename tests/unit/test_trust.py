@@ -55,7 +55,11 @@ def test_perplexity_and_divergence_are_those_of_plain_passes(tiny):
     probe, before = TextProbe(lm, rows), log_probabilities()
     wanted = torch.tensor([token for row in rows for token in row[1:]])
     perplexity, kl = probe.measure(lm)
-    assert perplexity == pytest.approx((-before.gather(1, wanted[:, None]).mean()).exp().item(), rel=1e-4)
+    assert (
+        probe.perplexity
+        == perplexity
+        == pytest.approx((-before.gather(1, wanted[:, None]).mean()).exp().item(), rel=1e-4)
+    )
     assert kl == pytest.approx(0.0, abs=1e-6)
     damage(lm)
     now = log_probabilities()
