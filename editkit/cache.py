@@ -55,7 +55,7 @@ def json_tensor(value: Any) -> Tensor:
 
 
 def from_json_tensor(tensor: Tensor) -> Any:
-    return json.loads(tensor.numpy().tobytes())
+    return json.loads(tensor.cpu().numpy().tobytes())
 
 
 class Store:

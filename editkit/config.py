@@ -125,7 +125,7 @@ class EditSpec(Parameters):
     """rollback undoes the step, scale applies trust_scale of it, warn records and warns."""
     trust_scale: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of an update that is kept by the action scale."""
-    trust_heldout_samples: Count = 16
+    trust_heldout_samples: Count = 8
     """Held-out texts, neighbour prompts and earlier edits that are looked at, at most so many of each."""
     trust_weights: dict[TrustPart, NonNegative] = dict.fromkeys(get_args(TrustPart), 1.0)
     """Weights of the parts of the trust score."""
@@ -231,6 +231,10 @@ class RunParams(Parameters):
     """Weights of an earlier edit against a new one."""
     replay_sizes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Edits a buffer keeps; 0 keeps all."""
+    norm_clamps: list[Annotated[float, Field(ge=1)]] = []
+    """Bounds of the growth of the edited weights to try, without replay."""
+    stop_probabilities: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Probabilities of the new object at which to stop v*, to try without replay."""
     trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Trust below this rolls a step back, in the run that shows it."""
     hyperparameters: dict[str, Any] = {

@@ -38,6 +38,8 @@ def run_name(spec: EditSpec) -> str:
         name += f" of {spec.replay_max_items} {spec.replay_eviction}" * (spec.replay_max_items > 0)
     if spec.replay != "none" and spec.replay_weight != 1:
         name += f" w={spec.replay_weight:g}"
+    if spec.target_mode == "exact" and spec.stop_probability < 1:
+        name += f", v* until P = {spec.stop_probability:g}"
     if spec.norm_clamp != float("inf"):
         name += f", norm ≤ {spec.norm_clamp:g}"
     if spec.trust_enable:

@@ -1,5 +1,7 @@
 """Figures of edits that arrive one batch after another."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -34,20 +36,28 @@ def retention_map(matrix: pd.DataFrame, *, title: str, score: str = "ES") -> go.
     return figure.update_layout(showlegend=False)
 
 
-def forgetting_curves(curves: pd.DataFrame, score: str = "ES") -> go.Figure:
-    """Mean score of edits against their age, a line a run.
+def forgetting_curves(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Mean scores of edits against their age, a panel a score, a line a run.
 
     Args:
-        curves: index ``age`` in steps, one column a run.
+        curves: score to a frame with index ``age`` in steps and one column a run.
     """
-    figure = go.Figure()
-    for number, run in enumerate(curves):
-        curve = curves[run].dropna()
-        figure.add_scatter(
-            x=curve.index, y=curve, mode="lines+markers", **_line(run, number), hovertemplate="age %{x}: %{y:.3f}"
-        )
+    figure = make_subplots(1, len(curves), horizontal_spacing=0.12)
+    for panel, (score, frame) in enumerate(curves.items(), start=1):
+        for number, run in enumerate(frame):
+            curve = frame[run].dropna()
+            figure.add_scatter(
+                x=curve.index,
+                y=curve,
+                mode="lines+markers",
+                showlegend=panel == 1,
+                hovertemplate="age %{x}: %{y:.3f}",
+                row=1,
+                col=panel,
+                **_line(run, number),
+            )
+        figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f", col=panel)
     figure.update_xaxes(title_text="age of the edits (steps)")
-    figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f")
     return finish(figure, "Forgetting", "edits of all steps, by the number of steps since")
 
 
@@ -63,7 +73,7 @@ def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
         "kl": "KL from the model before (nats)",
         "growth": "‖W‖ / ‖W‖ before",
     }
-    figure = make_subplots(1, 3, subplot_titles=list(panels.values()), horizontal_spacing=0.09)
+    figure = make_subplots(1, 3, subplot_titles=list(panels.values()), horizontal_spacing=0.14)
     for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
         for panel, column in enumerate(panels):
             curve = rows.groupby("edits")[column].mean().dropna()

@@ -9,11 +9,15 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from editkit.cache import from_json_tensor, json_tensor
+from editkit.cache import from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
 from editkit.facts import Fact
 from editkit.solvers import compress
@@ -150,6 +154,20 @@ class ReplayBuffer:
                 K, V = columns(list(self), layer)
                 tensors |= {f"keys.{layer}": K.T, f"values.{layer}": V.T}
         return tensors
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file."""
+        path = Path(path)
+        write_atomic(path, save_tensors({name: tensor.contiguous() for name, tensor in self.state_dict().items()}))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ReplayBuffer":
+        """Read what :meth:`save` wrote; ``ValueError`` for a file that is something else."""
+        try:
+            return cls.from_state_dict(load_tensors(Path(path).read_bytes()))
+        except (SafetensorError, KeyError) as problem:
+            raise ValueError(f"{path} is not a replay buffer: {problem}") from None
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "ReplayBuffer":

@@ -50,7 +50,9 @@ FIGURES = {
     "retention_map": lambda: figures.retention_map(
         pd.DataFrame([[1.0, 0.5], [np.nan, 0.9]], index=[1, 2], columns=[1, 2]), title="EMMET, none"
     ),
-    "forgetting_curves": lambda: figures.forgetting_curves(pd.DataFrame({"EMMET, none": [1.0, 0.6]}, index=[0, 1])),
+    "forgetting_curves": lambda: figures.forgetting_curves(
+        {score: pd.DataFrame({"EMMET, none": [1.0, 0.6]}, index=[0, 1]) for score in ("ES", "PS")}
+    ),
     "along_the_sequence": lambda: figures.along_the_sequence(
         pd.DataFrame(
             {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from editkit import EditSession, Fact
 from editkit.language.keys import edit_keys, hidden_states
@@ -102,15 +102,23 @@ def test_properties_of_any_course_of_events(tmp_path_factory, events, capacity, 
 
     buffer, drawn = play()
     assert play()[1] == drawn
-    path = tmp_path_factory.mktemp("buffer") / "buffer.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in buffer.state_dict().items()}, path)
-    again = ReplayBuffer.from_state_dict(load_file(path))
+    again = ReplayBuffer.load(buffer.save(tmp_path_factory.mktemp("buffer") / "buffer.safetensors"))
     assert names(again) == names(buffer)
     assert [vars(a)["access_count"] for a in again] == [vars(b)["access_count"] for b in buffer]
     again.add([record("z")])
     buffer.add([record("z")])
     assert names(again) == names(buffer)
     assert names(again.sample(len(again) // 2)) == names(buffer.sample(len(buffer) // 2))
+
+
+def test_a_file_that_is_no_buffer_is_named(tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"other\.safetensors is not a replay buffer"):
+        ReplayBuffer.load(path)
+    save_file({"weights": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="is not a replay buffer.*meta"):
+        ReplayBuffer.load(path)
 
 
 def test_a_record_of_other_dimensions_is_refused_and_the_buffer_stays():

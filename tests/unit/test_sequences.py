@@ -9,6 +9,7 @@ import torch
 
 from editkit import evaluate, summarize
 from editkit.experiments import untouched
+from editkit.findings import recommendation, sequence_findings
 from editkit.forgetting import (
     collapse_step,
     fact_scores,
@@ -18,7 +19,7 @@ from editkit.forgetting import (
     paired_difference,
     retention_matrix,
 )
-from editkit.sequences import run_name, run_sequence
+from editkit.sequences import run_name, run_seeds, run_sequence
 from tests.conftest import TEXTS
 
 CONTEXTS = ["a b c. "]
@@ -121,7 +122,42 @@ def test_run_names_tell_what_is_unusual(tiny, full_spec):
     assert run_name(full_spec("emmet").resolve(lm)) == "EMMET, none"
     assert run_name(full_spec("alphaedit").resolve(lm)) == "AlphaEdit, hold"
     spec = full_spec("memit", replay="buffer", replay_strategy="priority", replay_weight=2.0, norm_clamp=1.5)
+    assert run_name(full_spec("memit", stop_probability=0.9).resolve(lm)) == "MEMIT, none, v* until P = 0.9"
     assert run_name(spec.resolve(lm)) == "MEMIT, buffer r=0.5 priority w=2, norm ≤ 1.5"
+
+
+def test_seeds_have_their_own_facts_and_lie_under_one_another(tiny, facts, full_spec, store):
+    draws = {3: (facts[:2], facts[2:]), 4: (facts[2:], facts[:2])}
+    spec = full_spec(layers=[2], mom2_n_tokens=100)
+    options = {"dataset": "made up", "texts": TEXTS, "store": store, "progress": False}
+    both = run_seeds(tiny(), draws, spec, 1, contexts={3: CONTEXTS, 4: []}, **options)
+    assert both.scores.groupby("seed").size().tolist() == [3, 3] and set(both.steps.seed) == {3, 4}
+    assert set(both.prompts[both.prompts.seed == 4].fact) == {fact.id for fact in facts[2:]}
+    alone = run_sequence(
+        tiny(), facts[2:], spec.model_copy(update={"seed": 4}), 1, seed=4, contexts=[], heldout=facts[:2], **options
+    )
+    assert alone.scores.S.tolist() == both.scores[both.scores.seed == 4].S.tolist()
+
+
+def test_findings_sort_runs_by_what_their_intervals_say_and_recommend_by_name():
+    scores = pd.DataFrame(
+        [
+            ("emmet", "none", "pre", 0.0, 0.1),
+            ("emmet", "none", "immediate", 1.0, 0.9),
+            ("emmet", "none", "final", 0.5, 0.6),
+        ],
+        columns=["method", "replay", "moment", "ES", "S"],
+    )
+    differences = pd.DataFrame(
+        [("up", 0.2, 0.1, 0.3), ("down", -0.2, -0.3, -0.1), ("same", 0.0, -0.1, 0.1)],
+        columns=["run", "value", "low", "high"],
+    ).assign(method="emmet")
+    first, up, down, same = sequence_findings(scores, differences)
+    assert "100% of the rewrites" in first and "50% after the last" in first and "0.900 to 0.600" in first
+    assert "raises final S: up +0.200 [+0.100, +0.300]" in up and "down" not in up
+    assert "lowers it: down -0.200" in down and "no difference" in same and "same +0.000" in same
+    assert "Recommended: up." in recommendation(differences) and "3 configurations" in recommendation(differences)
+    assert "No configuration can be recommended" in recommendation(differences[1:])
 
 
 RETENTION = pd.DataFrame(
