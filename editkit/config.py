@@ -79,7 +79,7 @@ class EditSpec(Parameters):
     early_stop_loss: NonNegative | None = None
     """A target whose loss is below this is finished (0.05 in the published code; 0 never stops)."""
     target_mode: Literal["exact", "fast"] = "exact"
-    """exact: v* in the model's own precision. fast: the passes in bfloat16 where the hardware gains from it."""
+    """exact: v* in the model's own precision. fast: attention and MLP in bfloat16 where that gains."""
     stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
     """A target under which the new object is at least this likely is finished (1 never stops, as exact mode does)."""
     target_batch: Annotated[int, Field(ge=0)] = 0

@@ -12,7 +12,7 @@ from editkit.config import EditSpec
 from editkit.experiments import cell_key, check_batches, untouched, warm_targets
 from editkit.facts import Fact, data_hash
 from editkit.figures import NAMES
-from editkit.language.drift import TextProbe, held_out
+from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.session import EditResult, EditSession
 from editkit.models import LanguageModel
@@ -122,7 +122,8 @@ def run_sequence(
         if spec.targets_from == "base":
             warm_targets(lm, facts, [spec], contexts, store, progress)
         session = EditSession(lm, spec, texts, contexts, heldout, store, progress=False)
-        probe = TextProbe(lm, held_out(lm, texts, spec.mom2_n_tokens, PIECES))
+        watched = spec.mom2_n_tokens + spec.trust_heldout_samples * PROBE_TOKENS  # what C or a trust score has seen
+        probe = TextProbe(lm, held_out(lm, texts, watched, PIECES))
         bar = tqdm(total=total, initial=len(record["steps"]), desc=run_name(spec), unit="step", disable=not progress)
         try:
             if state:

@@ -6,7 +6,7 @@ Either way an earlier edit takes part in a step as one more column of ``K``, ``R
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -172,7 +172,7 @@ class ReplayBuffer:
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "ReplayBuffer":
         settings, meta = from_json_tensor(state["meta"])
-        layers = [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
+        layers = _layers(state)
         buffer = cls(**settings)
         for i, entry in enumerate(meta):
             record = EditRecord(
@@ -232,8 +232,11 @@ class Moments:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> "Moments":
-        layers = [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
-        return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in layers})
+        return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in _layers(state)})
+
+
+def _layers(state: Mapping[str, Tensor]) -> list[int]:
+    return [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
 
 
 def make_memory(spec: EditSpec) -> ReplayBuffer | Moments | None:

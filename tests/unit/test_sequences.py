@@ -28,7 +28,7 @@ CONTEXTS = ["a b c. "]
 @pytest.fixture
 def sequence(store, full_spec, facts):
     def run(lm, method="memit", size=1, every=1, **changes):
-        values = {"layers": [2], "mom2_n_tokens": 100, "n_contexts": 1, "nullspace_threshold": 0.5}
+        values = {"layers": [2], "mom2_n_tokens": 100, "trust_heldout_samples": 2, "nullspace_threshold": 0.5}
         spec = full_spec(method, **(values | changes))
         return run_sequence(
             lm,
@@ -104,9 +104,7 @@ def test_a_run_killed_at_any_step_goes_on_without_a_lost_or_doubled_step(tiny, s
 
 def test_a_rolled_back_step_counts_as_failed_edits(tiny, sequence):
     with pytest.warns(UserWarning, match="rollback"):
-        result = sequence(
-            tiny(), trust_enable=True, trust_threshold=1.0, trust_action="rollback", trust_heldout_samples=2
-        )
+        result = sequence(tiny(), trust_enable=True, trust_threshold=1.0, trust_action="rollback")
     assert result.steps.action.tolist() == ["rollback"] * 4 and all(result.steps.reasons)
     scores = result.scores.set_index("moment")
     assert scores.S["final"] == scores.S["pre"] and (result.steps.delta_norm == 0).all()
@@ -128,7 +126,7 @@ def test_run_names_tell_what_is_unusual(tiny, full_spec):
 
 def test_seeds_have_their_own_facts_and_lie_under_one_another(tiny, facts, full_spec, store):
     draws = {3: (facts[:2], facts[2:]), 4: (facts[2:], facts[:2])}
-    spec = full_spec(layers=[2], mom2_n_tokens=100)
+    spec = full_spec(layers=[2], mom2_n_tokens=100, trust_heldout_samples=2)
     options = {"dataset": "made up", "texts": TEXTS, "store": store, "progress": False}
     both = run_seeds(tiny(), draws, spec, 1, contexts={3: CONTEXTS, 4: []}, **options)
     assert both.scores.groupby("seed").size().tolist() == [3, 3] and set(both.steps.seed) == {3, 4}
