@@ -120,13 +120,13 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
         )
         rows = differences[differences.method == method].sort_values("value", ascending=False)
         for verdict, chosen in (
-            ("raises final S", rows[rows.low > 0]),
-            ("lowers it", rows[rows.high < 0]),
-            ("makes no difference that the facts could show", rows[(rows.low <= 0) & (rows.high >= 0)]),
+            ("higher with", rows[rows.low > 0]),
+            ("lower with", rows[rows.high < 0]),
+            ("not surely different (the interval holds 0) with", rows[(rows.low <= 0) & (rows.high >= 0)]),
         ):
             if len(chosen):
                 listed = "; ".join(f"{r.run} {r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in chosen.itertuples())
-                sentences.append(f"Against that, {verdict}: {listed}.")
+                sentences.append(f"Against that, final S is {verdict} {listed}.")
     return sentences
 
 

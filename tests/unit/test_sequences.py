@@ -152,8 +152,8 @@ def test_findings_sort_runs_by_what_their_intervals_say_and_recommend_by_name():
     ).assign(method="emmet")
     first, up, down, same = sequence_findings(scores, differences)
     assert "100% of the rewrites" in first and "50% after the last" in first and "0.900 to 0.600" in first
-    assert "raises final S: up +0.200 [+0.100, +0.300]" in up and "down" not in up
-    assert "lowers it: down -0.200" in down and "no difference" in same and "same +0.000" in same
+    assert "final S is higher with up +0.200 [+0.100, +0.300]" in up and "down" not in up
+    assert "lower with down -0.200" in down and "not surely different" in same and "same +0.000" in same
     assert "Recommended: up." in recommendation(differences) and "3 configurations" in recommendation(differences)
     assert "No configuration can be recommended" in recommendation(differences[1:])
 
