@@ -24,6 +24,7 @@ Earlier edits are more columns of ``K``, ``R`` and ``D``. With residual 0 such a
 d_k others that say the same, see :func:`compress`.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -141,8 +142,7 @@ def clamp(update: Update, W: Tensor, largest: float) -> Update:
 
     ``residual`` stays that of the update as solved. Where ``‖W‖`` itself is larger, nothing is left of it.
     """
-    delta = update.delta
-    if (W + delta).norm() <= largest:
+    if math.isinf(largest) or (W + (delta := update.delta)).norm() <= largest:
         return update
     a, b, c = delta.square().sum(), (W * delta).sum(), W.square().sum() - largest**2
     share = ((b.square() - a * c).sqrt() - b) / a  # the root of a·s² + 2·b·s + c = 0 in [0, 1)
