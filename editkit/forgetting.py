@@ -14,8 +14,12 @@ RESAMPLES = 2000
 
 
 def retention_matrix(retention: pd.DataFrame, score: str = "ES") -> pd.DataFrame:
-    """A score of the edits of step i (rows) as measured at step j (columns); nan before they were made."""
-    return retention.pivot_table(index="edited_at", columns="measured_at", values=score, aggfunc="mean")
+    """A score of the edits of step i (rows) as measured at step j (columns); nan before they were made.
+
+    Steps at which only their own edits were measured are left out.
+    """
+    matrix = retention.pivot_table(index="edited_at", columns="measured_at", values=score, aggfunc="mean")
+    return matrix.loc[:, matrix.iloc[0].notna()]
 
 
 def forgetting_curve(retention: pd.DataFrame, score: str = "ES") -> pd.Series:

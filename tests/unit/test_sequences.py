@@ -167,6 +167,8 @@ RETENTION = pd.DataFrame(
 def test_retention_matrix_curve_and_half_life_by_hand():
     matrix = retention_matrix(RETENTION)
     assert matrix.loc[1, 3] == 0.4 and math.isnan(matrix.loc[3, 1])
+    sparse = RETENTION[(RETENTION.edited_at != 1) | (RETENTION.measured_at != 2)]
+    assert list(retention_matrix(sparse).columns) == [1, 3] and list(retention_matrix(sparse).index) == [1, 2, 3]
     curve = forgetting_curve(RETENTION)
     assert curve.tolist() == pytest.approx([2.9 / 3, 0.7, 0.4])
     assert half_life(curve, 0.0) == 2 and math.isnan(half_life(curve, -2.0))
