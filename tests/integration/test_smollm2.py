@@ -11,6 +11,7 @@ import editkit as ek
 from editkit.facts import known_facts
 from editkit.language.keys import sample_contexts
 from editkit.language.targets import optimise_targets
+from editkit.sequences import run_sequence
 from tests.oracles import reference_target
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,20 @@ def test_fast_targets_edit_as_well_as_exact_ones(lm, known, untouched):
         scores[mode] = ek.summarize(ek.evaluate(lm, known))
         session.undo()
     assert all(abs(scores["fast"][name] - scores["exact"][name]) <= 0.05 for name in ("ES", "PS", "NS"))
+
+
+def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
+    contexts = sample_contexts(lm, 4, 10, seed=0)
+    final = {}
+    for replay in ("none", "history"):
+        spec = ek.EditSpec(method="emmet", replay=replay, targets_from="base")
+        options = {"dataset": "worldfacts", "seed": 0, "contexts": contexts, "texts": ek.load_texts(), "every": 4}
+        result = run_sequence(lm, known, spec, 8, progress=False, **options)
+        final[replay] = result.scores.set_index("moment").loc["final"]
+        last = result.steps.iloc[-1]
+        assert last.kl > 0 and last.perplexity < 1.5 * last.perplexity_before
+    assert last.replayed == 24 and last.old_residual < 0.2
+    assert final["history"].ES >= 0.97 and final["history"].PS > final["none"].PS
 
 
 def test_undo_on_the_real_model_is_bit_exact_and_scores_are_those_of_before(lm, known, untouched):
