@@ -131,4 +131,5 @@ def test_notebooks_use_allowed_tags_and_short_cells_and_commit_checked_outputs_o
         if cell.cell_type == "code":
             checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
             assert bool(cell.outputs) == checked, "outputs are committed exactly where they are compared"
+            assert (cell.execution_count is not None) == checked, "nbval compares cells that were run"
             assert "parameters" in cell.metadata.get("tags", []) or len(cell.source.splitlines()) <= 20
