@@ -52,6 +52,7 @@ def run_baselines(
     """
     check_batches(len(facts), batch_sizes)
     store = store or Store()
+    base = measurement_key(lm, facts, contexts, texts)
     warm_targets(lm, facts, specs, contexts, store, progress)
     cells = [(None, 0)] + [(spec, size) for spec in specs for size in batch_sizes]
     rows, prompts = [], []
@@ -59,9 +60,9 @@ def run_baselines(
         method = spec.method if spec else PRE
         bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
         if spec is None:
-            row, frame = untouched(lm, facts, contexts, texts, store)
+            row, frame = untouched(lm, facts, base, store)
         else:
-            key = cell_key(lm, facts, contexts, texts, spec.resolve(lm)) | {"batch_size": size}
+            key = base | {"spec": spec.resolve(lm).model_dump(), "batch_size": size}
             row, frame = _once(store, key, partial(_run_cell, lm, facts, spec, size, contexts, texts, store))
         where = {"method": method, "model": lm.name, "dataset": dataset, "batch_size": size, "seed": seed}
         rows.append(where | row)
@@ -69,24 +70,19 @@ def run_baselines(
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
 
 
-def cell_key(
-    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], spec: EditSpec | None
-) -> dict:
-    """What determines a measurement: model, data, texts, contexts, hyperparameters (resolved) and code."""
+def measurement_key(lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str]) -> dict:
+    """What determines a measurement, hyperparameters aside: the model as it stands, data, texts, contexts and code."""
     return {
         "weights": lm.fingerprint(),
         "facts": data_hash(facts),
         "texts": digest(list(texts)),
         "contexts": list(contexts),
         "code": source_hash(),
-        "spec": spec and spec.model_dump(),
     }
 
 
-def untouched(
-    lm: LanguageModel, facts: Sequence[Fact], contexts: Sequence[str], texts: Sequence[str], store: Store
-) -> tuple[dict, pd.DataFrame]:
-    """The control without any edit: its row of scores, and those of every prompt."""
+def untouched(lm: LanguageModel, facts: Sequence[Fact], base: dict, store: Store) -> tuple[dict, pd.DataFrame]:
+    """The control without any edit: its row of scores, and those of every prompt; ``base`` is its key."""
 
     def measure() -> tuple[dict, pd.DataFrame]:
         start = time.perf_counter()
@@ -94,7 +90,7 @@ def untouched(
         seconds = time.perf_counter() - start
         return {"moment": "pre", "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
 
-    return _once(store, cell_key(lm, facts, contexts, texts, None), measure)
+    return _once(store, base | {"spec": None}, measure)
 
 
 def warm_targets(

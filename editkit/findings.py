@@ -107,7 +107,7 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
     """Sentences about sequences of edits.
 
     Args:
-        scores: columns run, method, replay, moment, ES, S and n_facts; a row a run, seed and moment.
+        scores: columns method, replay, moment, ES and S; a row a run, seed and moment.
         differences: columns method, run, value, low, high: of final S, against the same method without replay.
     """
     sentences = []

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store, from_json_tensor, json_tensor
 from editkit.config import EditSpec
-from editkit.experiments import cell_key, check_batches, untouched, warm_targets
+from editkit.experiments import check_batches, measurement_key, untouched, warm_targets
 from editkit.facts import Fact, data_hash
 from editkit.figures import NAMES
 from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
@@ -113,8 +113,9 @@ def run_sequence(
         raise ValueError(f"held-out facts must not be edited, but {sorted(shared)[0]} is")
     spec, store = spec.resolve(lm), store or Store()
     how = {"batch_size": batch_size, "every": every, "heldout": data_hash(heldout)}
-    key = cell_key(lm, facts, contexts, texts, spec) | how
-    pre = untouched(lm, facts, contexts, texts, store)[1].assign(moment="pre")
+    base = measurement_key(lm, facts, contexts, texts)
+    key = base | {"spec": spec.model_dump()} | how
+    pre = untouched(lm, facts, base, store)[1].assign(moment="pre")
     state = store.get("sequence", key)
     record = from_json_tensor(state["record"]) if state else {"steps": [], "retention": [], "prompts": []}
     total = len(facts) // batch_size
@@ -131,8 +132,10 @@ def run_sequence(
             with bar:
                 while (step := len(record["steps"]) + 1) <= total:
                     _step(session, facts, step, batch_size, step % every == 0 or step == total, probe, record)
-                    kept = session.state_dict() if step < total else {}
-                    store.put("sequence", key, {"record": json_tensor(record)} | kept)
+                    state = session.state_dict()
+                    memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
+                    record["steps"][-1]["memory_mb"] = memory / 2**20
+                    store.put("sequence", key, {"record": json_tensor(record)} | (state if step < total else {}))
                     bar.update()
         finally:
             session.undo()
@@ -174,22 +177,17 @@ def _step(
     text = {"perplexity_before": probe.perplexity, "perplexity": perplexity, "kl": kl}
     scoring = time.perf_counter() - start
     record["steps"].append(
-        {"step": step, "edits": end, "measured": measured}
-        | _describe(session, result)
-        | text
-        | {"seconds_scoring": scoring}
+        {"step": step, "edits": end, "measured": measured} | _describe(result) | text | {"seconds_scoring": scoring}
     )
     session.settle()
 
 
-def _describe(session: EditSession, result: EditResult) -> dict:
+def _describe(result: EditResult) -> dict:
     table, trust = result.diagnostics(), result.trust
-    state = session.memory.state_dict() if session.memory is not None else {}
     worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
     return {
         "replayed": int(table.replayed.max()) if len(table) else 0,
         "old_residual": result.old_residual,
-        "memory_mb": sum(tensor.nbytes for tensor in state.values()) / 2**20,
         **{name: float(table[name].max()) if len(table) else float("nan") for name in worst},
         "delta_norm": float(table.delta_norm.pow(2).sum() ** 0.5) if len(table) else 0.0,
         "trust": trust.score if trust else float("nan"),

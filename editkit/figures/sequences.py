@@ -45,17 +45,7 @@ def forgetting_curves(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure = make_subplots(1, len(curves), horizontal_spacing=0.12)
     for panel, (score, frame) in enumerate(curves.items(), start=1):
         for number, run in enumerate(frame):
-            curve = frame[run].dropna()
-            figure.add_scatter(
-                x=curve.index,
-                y=curve,
-                mode="lines+markers",
-                showlegend=panel == 1,
-                hovertemplate="age %{x}: %{y:.3f}",
-                row=1,
-                col=panel,
-                **_line(run, number),
-            )
+            _add_line(figure, frame[run], run, number, panel, "age %{x}: %{y:.3f}")
         figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f", col=panel)
     figure.update_xaxes(title_text="age of the edits (steps)")
     return finish(figure, "Forgetting", "edits of all steps, by the number of steps since")
@@ -75,18 +65,9 @@ def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
     }
     figure = make_subplots(1, 3, subplot_titles=list(panels.values()), horizontal_spacing=0.14)
     for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
-        for panel, column in enumerate(panels):
-            curve = rows.groupby("edits")[column].mean().dropna()
-            figure.add_scatter(
-                x=curve.index,
-                y=curve,
-                mode="lines+markers",
-                showlegend=panel == 0,
-                hovertemplate="%{x} edits: %{y:.3g}",
-                row=1,
-                col=panel + 1,
-                **_line(str(run), number),
-            )
+        for panel, column in enumerate(panels, start=1):
+            curve = rows.groupby("edits")[column].mean()
+            _add_line(figure, curve, str(run), number, panel, "%{x} edits: %{y:.3g}")
     figure.update_xaxes(title_text="edits made")
     figure.update_yaxes(title_text="perplexity", type="log", row=1, col=1)
     figure.update_yaxes(title_text="nats", row=1, col=2)
@@ -129,14 +110,23 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     return finish(figure, title, subtitle, height=200 + 34 * len(frame))
 
 
-def _line(run: str, number: int) -> dict:
-    return {
-        "name": run,
-        "legendgroup": run,
-        "line": {
+def _add_line(figure: go.Figure, curve: pd.Series, run: str, number: int, panel: int, hover: str) -> None:
+    """One run's line in one panel, without what was not measured; ``number`` of the run chooses the look."""
+    curve = curve.dropna()
+    figure.add_scatter(
+        x=curve.index,
+        y=curve,
+        mode="lines+markers",
+        name=run,
+        legendgroup=run,
+        showlegend=panel == 1,
+        line={
             "width": 2,
             "dash": DASHES[number // len(SERIES) % len(DASHES)],
             "color": SERIES[number % len(SERIES)],
         },
-        "marker": {"size": 6},
-    }
+        marker={"size": 6},
+        hovertemplate=hover,
+        row=1,
+        col=panel,
+    )

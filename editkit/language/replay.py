@@ -133,7 +133,7 @@ class ReplayBuffer:
         """
         if not len(self):
             return
-        K, V = columns(list(self), layer)
+        K, V = self.factors(layer)
         missing = (V - weight.double() @ K).norm(dim=0).tolist()
         for record, priority in zip(list(self), missing, strict=True):
             self._records[record.topic] = replace(record, priority=priority)
@@ -151,7 +151,7 @@ class ReplayBuffer:
         if len(self):
             tensors["target"] = torch.stack([record.target for record in self])
             for layer in next(iter(self)).keys:
-                K, V = columns(list(self), layer)
+                K, V = self.factors(layer)
                 tensors |= {f"keys.{layer}": K.T, f"values.{layer}": V.T}
         return tensors
 

@@ -20,7 +20,7 @@ from editkit.config import EditSpec
 from editkit.facts import Fact
 from editkit.language.keys import sample_contexts
 from editkit.language.replay import Moments, ReplayBuffer, make_memory
-from editkit.language.spread import Editor, LayerUpdate, add
+from editkit.language.spread import Editor, LayerUpdate, add, put_weights, read_weights
 from editkit.language.targets import Targets, optimise_targets
 from editkit.language.trust import TrustDecision, TrustMonitor
 from editkit.models import LanguageModel
@@ -127,7 +127,7 @@ class EditSession:
         editor = self._prepare()
         targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
-        before = {layer: self.lm.weight(layer).clone() for layer in self.spec.layers}
+        before = read_weights(self.lm, self.spec.layers)
         memory = None if self.memory is None else self.memory.copy()
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
         updates, records = [], []
@@ -139,7 +139,8 @@ class EditSession:
                 records += made
             trust = self._judge(updates)
             if trust and trust.action == "scale":
-                updates = editor.scaled(updates, self.spec.trust_scale, before)
+                put_weights(self.lm, before)
+                updates = editor.write_share(updates, self.spec.trust_scale)
         except BaseException:
             self._put_back(before, memory)
             raise
@@ -150,9 +151,8 @@ class EditSession:
         if updates and self.memory is not None:
             self.memory.add(records)
         self._memories.append(memory)
-        for layer, weight in before.items():
-            self._original.setdefault(layer, weight)
-            self._written[layer] = self.lm.weight(layer).clone()
+        self._original = self._original or before
+        self._written = read_weights(self.lm, before)
         seconds["total"] = time.perf_counter() - start
         peak = peak_memory_mb(self.lm.device)
         self.results.append(EditResult(facts, updates, targets, old_residual, trust, seconds, peak))
@@ -174,14 +174,11 @@ class EditSession:
         kept = self.results[: len(self.results) - last]
         if everything:
             self._settled = None
-        base = self._settled[0] if self._settled else self._original
-        for layer, weight in base.items():
-            self.lm.weight(layer).copy_(weight)
+        put_weights(self.lm, self._settled[0] if self._settled else self._original)
         for result in kept:  # the same additions in the same order give the same bits
             for item in result.updates:
                 add(self.lm, item.layer, item.update)
-        for layer in self._written:
-            self._written[layer] = self.lm.weight(layer).clone()
+        self._written = read_weights(self.lm, self._written)
         if everything:
             self.memory = make_memory(self.spec)
         elif last:
@@ -198,8 +195,7 @@ class EditSession:
         A long sequence would otherwise keep every update of every step in memory.
         """
         if self.results:
-            done = self._edited()
-            self._settled = ({layer: weight.clone() for layer, weight in self._written.items()}, done)
+            self._settled = (self._written, self._edited())
             self.results = []
             self._memories.clear()
 
@@ -254,12 +250,10 @@ class EditSession:
                 n.removeprefix("memory."): t.to(self.lm.device) for n, t in state.items() if n.startswith("memory.")
             }
             self.memory = type(self.memory).from_state_dict(part)
-        self._original = {layer: self.lm.weight(layer).clone() for layer in weights}
-        for layer, weight in weights.items():
-            self.lm.weight(layer).copy_(weight)
-        self._written = {layer: self.lm.weight(layer).clone() for layer in weights}
-        done = [Fact(**entry) for entry in from_json_tensor(state["facts"])]
-        self._settled = ({layer: weight.clone() for layer, weight in self._written.items()}, done)
+        self._original = read_weights(self.lm, weights)
+        put_weights(self.lm, weights)
+        self._written = read_weights(self.lm, weights)
+        self._settled = (self._written, [Fact(**entry) for entry in from_json_tensor(state["facts"])])
 
     def _prepare(self) -> Editor:
         """What is computed once, on the model before its first edit."""
@@ -281,16 +275,15 @@ class EditSession:
         )
         if self.spec.targets_from == "current":
             return optimise()
-        now = {layer: self.lm.weight(layer).clone() for layer in self._original}
+        now = read_weights(self.lm, self._original)
         try:
-            self._put_back(self._original, self.memory)
+            put_weights(self.lm, self._original)
             return optimise()
         finally:
-            self._put_back(now, self.memory)
+            put_weights(self.lm, now)
 
     def _put_back(self, weights: dict[int, Tensor], memory: ReplayBuffer | Moments | None) -> None:
-        for layer, weight in weights.items():
-            self.lm.weight(layer).copy_(weight)
+        put_weights(self.lm, weights)
         self.memory = memory
 
     def _edited(self) -> list[Fact]:

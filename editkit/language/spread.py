@@ -6,7 +6,7 @@ as more columns of the same system, see :mod:`editkit.language.replay`.
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,7 @@ class Editor:
         Args:
             facts: the new edits.
             V: their targets, (d, n).
-            memory: earlier edits that take part; it is not changed but for the count of uses.
+            memory: earlier edits that take part; only priorities and counts of uses change.
             seconds: the stages ``keys`` and ``solve`` are added to.
 
         Returns the update of each layer, and a record of each edit. Raises ``FloatingPointError`` for an
@@ -82,7 +82,7 @@ class Editor:
             keys[layer], values[layer] = K[:, : len(facts)], (W @ K + R)[:, : len(facts)]
             if past := self._past(layer, W, memory, [] if refreshed else replayed):
                 K, R = torch.cat([K, past[0]], dim=1), torch.cat([R, past[1]], dim=1)
-            precision, slack = self.precision(layer)
+            precision, slack = self._precision(layer)
             slacks = torch.full((K.shape[1],), slack / weight, dtype=K.dtype, device=K.device)
             # Equality for a lone edit: EMMET is ROME then.
             slacks[: len(facts)] = 0.0 if self.spec.method == "emmet" and len(facts) == 1 else slack
@@ -110,11 +110,9 @@ class Editor:
         ]
         return updates, records
 
-    def scaled(self, updates: Sequence[LayerUpdate], share: float, before: dict[int, Tensor]) -> list[LayerUpdate]:
-        """Write only a share of updates, from the weights ``before`` them."""
+    def write_share(self, updates: Sequence[LayerUpdate], share: float) -> list[LayerUpdate]:
+        """Write only a share of updates, on the weights that they were computed for."""
         scaled = []
-        for layer, weight in before.items():
-            self.lm.weight(layer).copy_(weight)
         for item in updates:
             W = self.lm.weight(item.layer).double()
             update = item.update._replace(left=item.update.left * share)
@@ -122,7 +120,7 @@ class Editor:
             scaled.append(self._describe(item.layer, update, W, item.edits, item.replayed))
         return scaled
 
-    def precision(self, layer: int) -> tuple[Precision, float]:
+    def _precision(self, layer: int) -> tuple[Precision, float]:
         """The method's precision at a layer, factored once, and its slack."""
         spec = self.spec
         if layer not in self._precisions:
@@ -158,6 +156,17 @@ class Editor:
         after = self.lm.weight(layer).norm().item()
         norm, before = update.delta.norm().item(), W.norm().item()
         return LayerUpdate(layer, update, edits, replayed, norm, before, after / self._norms[layer])
+
+
+def read_weights(lm: LanguageModel, layers: Iterable[int]) -> dict[int, Tensor]:
+    """A copy of each layer's edited weight."""
+    return {layer: lm.weight(layer).clone() for layer in layers}
+
+
+def put_weights(lm: LanguageModel, weights: Mapping[int, Tensor]) -> None:
+    """Write weights over those of their layers."""
+    for layer, weight in weights.items():
+        lm.weight(layer).copy_(weight)
 
 
 def add(lm: LanguageModel, layer: int, update: Update) -> None:

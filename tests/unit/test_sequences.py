@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editkit import evaluate, summarize
-from editkit.experiments import untouched
+from editkit.experiments import measurement_key, untouched
 from editkit.findings import recommendation, sequence_findings
 from editkit.forgetting import (
     collapse_step,
@@ -62,7 +62,7 @@ def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, sto
     assert result.steps.replayed.tolist() == [0, 1, 2, 3] and result.steps.edits.tolist() == [1, 2, 3, 4]
     final = result.prompts[result.prompts.moment == "final"]
     assert summarize(final)["ES"] == rows.ES["final"] and set(final.edited_at) == {1, 2, 3, 4}
-    assert untouched(lm, facts, CONTEXTS, TEXTS, store)[0]["ES"] == pre["ES"]
+    assert untouched(lm, facts, measurement_key(lm, facts, CONTEXTS, TEXTS), store)[0]["ES"] == pre["ES"]
 
 
 def test_one_batch_is_immediate_and_final_at_once(tiny, sequence):
