@@ -11,6 +11,7 @@
 
 from editkit.config import METHODS, EditSpec, RunParams
 from editkit.facts import Fact, load_facts
+from editkit.language.adapters import AdapterStack
 from editkit.language.generation import complete
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.session import EditResult, EditSession
@@ -19,6 +20,7 @@ from editkit.texts import load_texts
 
 __all__ = [
     "METHODS",
+    "AdapterStack",
     "EditResult",
     "EditSession",
     "EditSpec",

@@ -129,6 +129,28 @@ class EditSpec(Parameters):
     """Held-out texts, neighbour prompts and earlier edits that are looked at, at most so many of each."""
     trust_weights: dict[TrustPart, NonNegative] = dict.fromkeys(get_args(TrustPart), 1.0)
     """Weights of the parts of the trust score."""
+    edit_mode: Literal["raw", "lora"] = "raw"
+    """raw writes over the weights; lora leaves them alone and writes low-rank adapters beside them."""
+    lora_stack: Literal["grow", "batch", "fixed"] = "grow"
+    """Where the next batch goes: into the one adapter, whose rank grows; into an adapter of its own; into the one
+    adapter, fitted again so that its rank stays."""
+    lora_fit: Literal["exact", "svd", "keys", "steps"] = "keys"
+    """How an update of higher rank is brought down: not at all (an error); truncated SVD; the editing problem solved
+    under the bound on the rank; the same by alternating least squares. At most lora_rank edits are always exact."""
+    lora_rank: Count = 32
+    """Rank of a batch's update at most; with lora_stack fixed, of all of them together."""
+    lora_alpha: NonNegative = 0.0
+    """LoRA's alpha: factors are stored divided by lora_alpha / rank; 0 takes the rank, so that this scaling is 1."""
+    lora_scale: Positive = 1.0
+    """Strength of the overlay; 1 is the edit as solved."""
+    lora_dropout: NonNegative = 0.0
+    """0: closed-form factors are not trained, so there is nothing that dropout could regularise."""
+    lora_fit_steps: Count = 3
+    """Rounds of alternating least squares of the fit steps, which begins at svd and ends at keys."""
+    lora_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the edits' outputs that a low rank may lose before allow_fallback raises it."""
+    allow_fallback: bool = False
+    """Write a higher rank, with a warning, where lora_tolerance is exceeded."""
     seed: int = 0
     """Seed of the sampled context prefixes and of the replayed edits."""
 
@@ -158,6 +180,13 @@ class EditSpec(Parameters):
             raise ValueError(f"layers = {spec.layers}: must be ascending, each once")
         if spec.method == "rome" and spec.replay != "none":
             raise ValueError(f"replay = {spec.replay!r}: rome edits one fact at a time; use emmet, its batched form")
+        if spec.lora_dropout:
+            raise ValueError(
+                f"lora_dropout = {spec.lora_dropout:g}: must be 0; closed-form factors are not trained, so there is "
+                "nothing that dropout could regularise"
+            )
+        if spec.edit_mode == "lora" and spec.lora_stack == "fixed" and spec.trust_action == "scale":
+            raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
         if spec.v_loss_layer < spec.layers[-1]:
             raise ValueError(f"v_loss_layer = {spec.v_loss_layer}: must not lie below layer {spec.layers[-1]}")
         return spec

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,15 +122,30 @@ class LanguageModel:
         """The edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
         return self.layers[layer].get_submodule(self.family.mlp_out)
 
+    def mlp_out_name(self, layer: int) -> str:
+        """Its path inside :attr:`model`."""
+        return f"{self.family.layers}.{layer}.{self.family.mlp_out}"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether peft adapters lie beside some of the edited layers' weights."""
+        return any(hasattr(self.mlp_out(layer), "lora_A") for layer in range(self.n_layers))
+
     def weight(self, layer: int) -> Tensor:
-        """``W`` (d_v × d_k) of the edited linear layer: a view of the parameter, so writing edits the model."""
+        """``W`` (d_v × d_k) of the edited linear layer: a view of the parameter, so writing edits the model.
+
+        What adapters add to it is not in there.
+        """
         weight = self.mlp_out(layer).weight.data
         return weight.T if self.family.transposed else weight
 
     def fingerprint(self) -> str:
-        """Hash of the weights as they are now, so that what is cached for them is not used for others."""
+        """Hash of the weights as they are now, so that what is cached for them is not used for others.
+
+        An adapter counts by what it adds to a weight; one that is switched off does not count.
+        """
         total = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
+        for name, tensor in _in_force(self.model):
             total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             data = tensor.contiguous().flatten().view(torch.uint8)
             body = len(data) // (8 * FOLD) * 8 * FOLD
@@ -167,6 +183,18 @@ class LanguageModel:
         head = self.model.get_output_embeddings()
         logits = head(hidden.to(head.weight.dtype))
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights by the names they have without adapters, and what peft adapters in force add to them."""
+    for name, tensor in model.state_dict().items():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and not module.disable_adapters and not module.merged:
+            for adapter in module.active_adapters:
+                if adapter in module.lora_A:
+                    yield f"{name}.{adapter}", module.get_delta_weight(adapter)
 
 
 def pick_device(device: str = "auto") -> torch.device:

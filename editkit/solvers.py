@@ -35,9 +35,10 @@ RIDGE_STEPS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # relative to the mean diagonal, t
 
 
 class Precision(NamedTuple):
-    """``M`` as a function, with the ridge its factorisation needed (absolute; 0 as a rule)."""
+    """``M`` and ``A`` as functions, with the ridge the factorisation needed (absolute; 0 as a rule)."""
 
     apply: Callable[[Tensor], Tensor]  # (d_k, m) float64 → (d_k, m)
+    cost: Callable[[Tensor], Tensor]  # X ↦ A X, for X in the range of M
     ridge: float = 0.0
 
 
@@ -70,6 +71,7 @@ class Update(NamedTuple):
     condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
     condition: float  # the same of the matrix that was solved
     residual: float  # ‖ΔW K − R‖ / ‖R‖: the part of the wish that was not granted
+    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.language.lora
 
     @property
     def delta(self) -> Tensor:
@@ -97,12 +99,13 @@ def factorize(matrix: Tensor) -> Factor:
 def inverse_precision(cost: Tensor) -> Precision:
     """``X ↦ A⁻¹ X`` for a cost matrix ``A`` (d_k × d_k), factored once."""
     factor = factorize(cost.double())
-    return Precision(lambda X: torch.cholesky_solve(X, factor.lower), factor.ridge)
+    L = factor.lower
+    return Precision(lambda X: torch.cholesky_solve(X, L), lambda X: L @ (L.T @ X), factor.ridge)
 
 
 def null_space_precision(space: Subspace, l2: float) -> Precision:
     """``X ↦ P X / l2``, ``P`` projecting onto ``space``, which is what the kept keys leave free."""
-    return Precision(lambda X: space.project(X) / l2)
+    return Precision(lambda X: space.project(X) / l2, lambda X: l2 * X)
 
 
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
@@ -131,10 +134,13 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
     factor = factorize(system)
     asked = R.any(0)
     left, right = R[:, asked], torch.cholesky_solve(moved.T, factor.lower)[asked]
-    residual = (left @ (right @ K) - R).norm() / R.norm().clamp_min(torch.finfo(R.dtype).tiny)
-    return Update(
-        left, right, factor.ridge, precision.ridge, _condition(gram), _condition(system, factor.ridge), residual.item()
-    )
+    conditions = _condition(gram), _condition(system, factor.ridge)
+    return Update(left, right, factor.ridge, precision.ridge, *conditions, missed(left, right, K, R))
+
+
+def missed(left: Tensor, right: Tensor, K: Tensor, wanted: Tensor) -> float:
+    """``‖left · right · K − wanted‖ / ‖wanted‖`` (Frobenius); 0 where nothing is wanted and nothing done."""
+    return ((left @ (right @ K) - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)).item()
 
 
 def clamp(update: Update, W: Tensor, largest: float) -> Update:

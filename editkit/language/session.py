@@ -12,20 +12,26 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
 from editkit.facts import Fact
+from editkit.language.adapters import AdapterStack, Overlay
 from editkit.language.keys import sample_contexts
+from editkit.language.metrics import evaluate, summarize
 from editkit.language.replay import Moments, ReplayBuffer, make_memory
-from editkit.language.spread import Editor, LayerUpdate, add, put_weights, read_weights
+from editkit.language.spread import Editor, LayerUpdate
 from editkit.language.targets import Targets, optimise_targets
 from editkit.language.trust import TrustDecision, TrustMonitor
+from editkit.language.weights import RawWeights
 from editkit.models import LanguageModel
 from editkit.statistics import second_moments
 from editkit.texts import load_texts
+
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,11 @@ class EditResult:
         return total
 
     def diagnostics(self) -> pd.DataFrame:
-        """One row per weight update: layer, edits, norms, ridge, condition numbers, residual on the edited keys."""
+        """One row per weight update.
+
+        Layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``; ``fit_residual``
+        is what a low rank lost), disturbance of ordinary outputs, condition numbers and ridge.
+        """
         return pd.DataFrame(
             {
                 "layer": item.layer,
@@ -58,7 +68,10 @@ class EditResult:
                 "delta_norm": item.norm,
                 "weight_norm": item.weight_norm,
                 "growth": item.growth,
+                "disturbance": item.disturbance,
+                "rank": item.update.left.shape[1],
                 "residual": item.update.residual,
+                "fit_residual": item.update.fit_residual,
                 "condition_before": item.update.condition_before,
                 "condition": item.update.condition,
                 "ridge": item.update.ridge,
@@ -84,6 +97,7 @@ class EditSession:
         heldout: facts that are never edited; the trust score watches their neighbours.
         store: where second moments and targets are cached.
         progress: show progress bars.
+        adapters: with ``edit_mode: lora``, the model's stack where it has one already; else one is made.
 
     All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
     models never meet; on the same model, undo the later one first.
@@ -96,16 +110,24 @@ class EditSession:
     heldout: Sequence[Fact] = ()
     store: Store = field(default_factory=Store)
     progress: bool = True
+    adapters: AdapterStack | None = None
     results: list[EditResult] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.spec = self.spec.resolve(self.lm)
         self.memory = make_memory(self.spec)
-        self._original: dict[int, Tensor] = {}
-        self._written: dict[int, Tensor] = {}
-        self._weights = self.lm.fingerprint()
-        self._settled: tuple[dict[int, Tensor], list[Fact]] | None = None
-        self._memories: list[ReplayBuffer | Moments | None] = []  # the memory before each result
+        if self.spec.edit_mode == "lora":
+            self.adapters = self.adapters or AdapterStack(self.lm, self.spec.lora_alpha)
+            self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
+        elif self.adapters is not None:
+            raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
+        else:
+            self._weights = RawWeights(self.lm, self.spec.layers)
+        self._base = self.lm.fingerprint()
+        self._original: State | None = None  # before the first edit
+        self._written: State | None = None  # after the last one
+        self._settled: tuple[State, list[Fact]] | None = None
+        self._before: list[tuple[ReplayBuffer | Moments | None, State | None]] = []  # memory and mark before a result
         self._editor: Editor | None = None
         self._trust: TrustMonitor | None = None
 
@@ -127,10 +149,11 @@ class EditSession:
         editor = self._prepare()
         targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
-        before = read_weights(self.lm, self.spec.layers)
+        before, mark = self._weights.read(), self._weights.mark()
         memory = None if self.memory is None else self.memory.copy()
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
         updates, records = [], []
+        self._weights.begin()
         try:
             for group in groups:
                 batch = [facts[i] for i in group]
@@ -139,7 +162,7 @@ class EditSession:
                 records += made
             trust = self._judge(updates)
             if trust and trust.action == "scale":
-                put_weights(self.lm, before)
+                self._weights.put(before)
                 updates = editor.write_share(updates, self.spec.trust_scale)
         except BaseException:
             self._put_back(before, memory)
@@ -147,12 +170,12 @@ class EditSession:
         if trust and trust.action == "rollback":
             self._put_back(before, memory)
             updates = []
-        old_residual = self._old_residual(before[self.spec.layers[-1]])
+        old_residual = editor.old_residual(self.memory)
         if updates and self.memory is not None:
             self.memory.add(records)
-        self._memories.append(memory)
-        self._original = self._original or before
-        self._written = read_weights(self.lm, before)
+        self._before.append((memory, mark))
+        self._original = before if self._original is None else self._original
+        self._written = self._weights.read()
         seconds["total"] = time.perf_counter() - start
         peak = peak_memory_mb(self.lm.device)
         self.results.append(EditResult(facts, updates, targets, old_residual, trust, seconds, peak))
@@ -168,25 +191,26 @@ class EditSession:
         last = len(self.results) if everything else last
         if not 0 <= last <= len(self.results):
             raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
-        for layer, written in self._written.items():
-            if not torch.equal(self.lm.weight(layer), written):
-                raise RuntimeError(f"layer {layer} was changed outside this session; undo that first")
+        if self._written is not None and (layer := self._weights.changed_since(self._written)) is not None:
+            raise RuntimeError(f"layer {layer} was changed outside this session; undo that first")
         kept = self.results[: len(self.results) - last]
         if everything:
-            self._settled = None
-        put_weights(self.lm, self._settled[0] if self._settled else self._original)
-        for result in kept:  # the same additions in the same order give the same bits
-            for item in result.updates:
-                add(self.lm, item.layer, item.update)
-        self._written = read_weights(self.lm, self._written)
-        if everything:
-            self.memory = make_memory(self.spec)
+            self._settled, self.memory, mark = None, make_memory(self.spec), self._original
         elif last:
-            self.memory = self._memories[len(kept)]
-        del self._memories[len(kept) :]
+            self.memory, mark = self._before[len(kept)]
+        else:
+            return
+        if mark is not None:
+            self._weights.put(mark)
+        elif self._original is not None:
+            self._weights.put(self._settled[0] if self._settled else self._original)
+            for result in kept:  # the same additions in the same order give the same bits
+                for item in result.updates:
+                    self._weights.add(item.layer, item.update.left, item.update.right)
+        del self._before[len(kept) :]
+        self._written = self._weights.read()
         if not kept and self._settled is None:  # nothing is held: what others do to the weights is their affair
-            self._original.clear()
-            self._written.clear()
+            self._original = self._written = None
         self.results = kept
 
     def settle(self) -> None:
@@ -197,12 +221,12 @@ class EditSession:
         if self.results:
             self._settled = (self._written, self._edited())
             self.results = []
-            self._memories.clear()
+            self._before.clear()
 
     def save(self, path: str | Path) -> Path:
         """Write the session's updates, in factored form, with their provenance to one safetensors file.
 
-        Tensors ``{edit}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
+        Tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
         the file's metadata holds the model's name and fingerprint before the session, spec, contexts and facts as JSON.
         """
         if self._settled:
@@ -215,45 +239,106 @@ class EditSession:
             for number, item in enumerate(items)
             for side in ("left", "right")
         }
-        provenance = {
-            "model": self.lm.name,
-            "weights": self._weights,
-            "spec": self.spec.model_dump(),
-            "contexts": list(self.contexts),
-            "facts": [fact.id for result in self.results for fact in result.facts],
-        }
         path = Path(path)
-        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(provenance)}))
+        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(self._provenance())}))
         return path
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a new session on the untouched model needs to go on from here: weights, memory, facts edited."""
-        state = {f"weight.{layer}": weight for layer, weight in self._written.items()}
-        state["facts"] = json_tensor([asdict(fact) for fact in self._edited()])
+    def save_adapter(self, directory: str | Path, *names: str) -> Path:
+        """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
+
+        The card shows facts, method, and the facts' scores on the model as it stands.
+
+        Args:
+            names: adapters of :attr:`adapters`; all that are in force where not given.
+
+        Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes.
+        """
+        if self.adapters is None:
+            raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
+        notes = self._provenance() | {"scores": summarize(evaluate(self.lm, self._edited()))}
+        return self.adapters.save(directory, *names, notes=notes)
+
+    @classmethod
+    def load(cls, lm: LanguageModel, path: str | Path, **options) -> "EditSession":
+        """Make the edits that :meth:`save` wrote on another copy of the same model, without computing anything.
+
+        The weights are then those of the saved session, bit for bit on the same kind of device. The session
+        can undo them, all together; what it remembers of earlier edits for replay is not in the file.
+
+        Args:
+            options: further arguments of the session.
+
+        Raises ``ValueError``, before anything is written, for a file that is none, and for another model.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(lm.device)) as file:
+                about = json.loads((file.metadata() or {})["editkit"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, KeyError) as problem:
+            raise ValueError(f"{path} does not hold the edits of a session: {problem}") from None
+        session = cls(lm, EditSpec(**about["spec"]), contexts=about["contexts"], **options)
+        if about["weights"] != session._base:
+            raise ValueError(
+                f"{path} was made for another model: {about['model']!r} with fingerprint {about['weights']}, "
+                f"this is {lm.name!r} with {session._base}"
+            )
+        session._original = session._weights.read()
+        session._weights.begin()
+        for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
+            session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
+        session._written = session._weights.read()
+        session._settled = (session._written, [Fact(**entry) for entry in about["facts"]])
+        return session
+
+    def state_dict(self) -> State:
+        """What a new session on the untouched model needs to go on from here: edits, memory, facts edited."""
+        written = self._weights.read() if self._written is None else self._written
+        state = {f"edits.{name}": tensor for name, tensor in written.items()}
+        state["session"] = json_tensor(
+            {
+                "edit_mode": self.spec.edit_mode,
+                "layers": self.spec.layers,
+                "facts": [asdict(fact) for fact in self._edited()],
+            }
+        )
         if self.memory is not None:
             state |= {f"memory.{name}": tensor for name, tensor in self.memory.state_dict().items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Go on where another session under the same spec stood; its edits can only be undone all together.
 
-        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for layers that are not its own.
+        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for a state with other layers or
+        another edit_mode than its own.
         """
-        if self._original:
+        if self._original is not None:
             raise RuntimeError("this session has made edits of its own: load into a new one")
-        weights = {int(n.removeprefix("weight.")): t for n, t in state.items() if n.startswith("weight.")}
-        if set(weights) != set(self.spec.layers):
-            raise ValueError(f"the state edits layers {sorted(weights)}, this session {self.spec.layers}")
+        about, spec = from_json_tensor(state["session"]), self.spec
+        if (about["edit_mode"], about["layers"]) != (spec.edit_mode, spec.layers):
+            raise ValueError(
+                f"the state edits layers {about['layers']} ({about['edit_mode']}), this session {spec.layers} "
+                f"({spec.edit_mode})"
+            )
+
+        def part(prefix: str) -> State:
+            return {n.removeprefix(prefix): t.to(self.lm.device) for n, t in state.items() if n.startswith(prefix)}
+
         self._prepare()
         if self.memory is not None:
-            part = {
-                n.removeprefix("memory."): t.to(self.lm.device) for n, t in state.items() if n.startswith("memory.")
-            }
-            self.memory = type(self.memory).from_state_dict(part)
-        self._original = read_weights(self.lm, weights)
-        put_weights(self.lm, weights)
-        self._written = read_weights(self.lm, weights)
-        self._settled = (self._written, [Fact(**entry) for entry in from_json_tensor(state["facts"])])
+            self.memory = type(self.memory).from_state_dict(part("memory."))
+        self._original = self._weights.read()
+        self._weights.put(part("edits."))
+        self._written = self._weights.read()
+        self._settled = (self._written, [Fact(**entry) for entry in about["facts"]])
+
+    def _provenance(self) -> dict:
+        return {
+            "model": self.lm.name,
+            "weights": self._base,
+            "spec": self.spec.model_dump(),
+            "contexts": list(self.contexts),
+            "facts": [asdict(fact) for fact in self._edited()],
+        }
 
     def _prepare(self) -> Editor:
         """What is computed once, on the model before its first edit."""
@@ -266,24 +351,24 @@ class EditSession:
             )
             if spec.trust_enable:
                 self._trust = TrustMonitor(self.lm, texts, self.heldout, spec)
-            self._editor = Editor(self.lm, spec, self.contexts, costs)
+            self._editor = Editor(self._weights, spec, self.contexts, costs)
         return self._editor
 
     def _targets(self, facts: list[Fact]) -> Targets:
         optimise = partial(
             optimise_targets, self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress
         )
-        if self.spec.targets_from == "current":
+        if self.spec.targets_from == "current" or self._original is None:
             return optimise()
-        now = read_weights(self.lm, self._original)
+        now = self._weights.read()
         try:
-            put_weights(self.lm, self._original)
+            self._weights.put(self._original)
             return optimise()
         finally:
-            put_weights(self.lm, now)
+            self._weights.put(now)
 
-    def _put_back(self, weights: dict[int, Tensor], memory: ReplayBuffer | Moments | None) -> None:
-        put_weights(self.lm, weights)
+    def _put_back(self, weights: State, memory: ReplayBuffer | Moments | None) -> None:
+        self._weights.put(weights)
         self.memory = memory
 
     def _edited(self) -> list[Fact]:
@@ -300,18 +385,6 @@ class EditSession:
         if decision.action != "accept":
             warnings.warn(str(decision), stacklevel=3)
         return decision
-
-    def _old_residual(self, before: Tensor) -> float:
-        """What the last layer's weight leaves undone of the edits in memory, as a share of what they asked for.
-
-        ``before`` is the weight as the step found it.
-        """
-        if self.memory is None or not len(self.memory):
-            return float("nan")
-        layer = self.spec.layers[-1]
-        K, V = self.memory.factors(layer)
-        original = self._original.get(layer, before).double()
-        return ((V - self.lm.weight(layer).double() @ K).norm() / (V - original @ K).norm()).item()
 
 
 def peak_memory_mb(device: torch.device) -> float:

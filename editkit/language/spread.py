@@ -6,7 +6,7 @@ as more columns of the same system, see :mod:`editkit.language.replay`.
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 from editkit import solvers
 from editkit.config import EditSpec
 from editkit.facts import Fact
+from editkit.language.adapters import Overlay
 from editkit.language.keys import edit_keys, hidden_states
+from editkit.language.lora import Problem
 from editkit.language.replay import EditRecord, Moments, ReplayBuffer, columns
-from editkit.models import LanguageModel
+from editkit.language.weights import RawWeights
 from editkit.solvers import Precision, Update
 from editkit.statistics import null_space
 
@@ -33,21 +35,28 @@ class LayerUpdate:
     norm: float  # ‖ΔW‖ (Frobenius)
     weight_norm: float  # ‖W‖ before
     growth: float  # ‖W‖ after / ‖W‖ before the session's first edit
+    disturbance: float  # root mean square of ΔW k over that of W k for ordinary keys, W before the first edit
 
 
 class Editor:
     """Method and hyperparameters at work on one model: precisions are factored once and kept.
 
     Args:
-        lm: the model before its first edit: growth of weights is measured against it.
+        weights: where updates are written, before the first edit: growth and disturbance are measured against it.
         costs: ``C`` of each edited layer.
     """
 
-    def __init__(self, lm: LanguageModel, spec: EditSpec, contexts: Sequence[str], costs: dict[int, Tensor]):
-        self.lm, self.spec, self.contexts = lm, spec, contexts
+    def __init__(
+        self, weights: RawWeights | Overlay, spec: EditSpec, contexts: Sequence[str], costs: dict[int, Tensor]
+    ):
+        self.lm, self.weights, self.spec, self.contexts = weights.lm, weights, spec, contexts
         self._costs = costs
         self._precisions: dict[int, tuple[Precision, float]] = {}
-        self._norms = {layer: lm.weight(layer).norm().item() for layer in spec.layers}
+        self._norms = {layer: weights.weight(layer).norm().item() for layer in spec.layers}
+        self._outputs = {
+            layer: _output_norm(weights.weight(layer).double(), None, costs[layer]) for layer in spec.layers
+        }
+        self._last = weights.weight(spec.layers[-1]).double()
 
     def write(
         self, facts: list[Fact], V: Tensor, memory: ReplayBuffer | Moments | None, seconds: dict[str, float]
@@ -78,7 +87,7 @@ class Editor:
             R = missing.double() / (len(layers) - index)
             seconds["keys"] += time.perf_counter() - start
             start = time.perf_counter()
-            W = self.lm.weight(layer).double()
+            W = self.weights.weight(layer).double()
             keys[layer], values[layer] = K[:, : len(facts)], (W @ K + R)[:, : len(facts)]
             if past := self._past(layer, W, memory, [] if refreshed else replayed):
                 K, R = torch.cat([K, past[0]], dim=1), torch.cat([R, past[1]], dim=1)
@@ -93,8 +102,8 @@ class Editor:
                     f"(edits {update.ridge:.2g}, cost {update.cost_ridge:.2g})",
                     stacklevel=4,
                 )
-            update = solvers.clamp(update, W, self.spec.norm_clamp * self._norms[layer])
-            add(self.lm, layer, update)
+            largest = self.spec.norm_clamp * self._norms[layer]
+            update = self.weights.write(layer, update, Problem(K, R, precision, slacks), largest)
             seconds["solve"] += time.perf_counter() - start
             updates.append(self._describe(layer, update, W, len(facts), count))
         if replayed:
@@ -114,11 +123,19 @@ class Editor:
         """Write only a share of updates, on the weights that they were computed for."""
         scaled = []
         for item in updates:
-            W = self.lm.weight(item.layer).double()
+            W = self.weights.weight(item.layer).double()
             update = item.update._replace(left=item.update.left * share)
-            add(self.lm, item.layer, update)
+            self.weights.add(item.layer, update.left, update.right)
             scaled.append(self._describe(item.layer, update, W, item.edits, item.replayed))
         return scaled
+
+    def old_residual(self, memory: ReplayBuffer | Moments | None) -> float:
+        """What the last layer's weight leaves undone of the edits in memory, as a share of what they asked for."""
+        if memory is None or not len(memory):
+            return float("nan")
+        layer = self.spec.layers[-1]
+        K, V = memory.factors(layer)
+        return ((V - self.weights.weight(layer).double() @ K).norm() / (V - self._last @ K).norm()).item()
 
     def _precision(self, layer: int) -> tuple[Precision, float]:
         """The method's precision at a layer, factored once, and its slack."""
@@ -136,7 +153,7 @@ class Editor:
     def _recall(self, memory: ReplayBuffer | Moments | None, batch: int) -> list[EditRecord]:
         if not isinstance(memory, ReplayBuffer):
             return []
-        memory.prioritise(self.spec.layers[-1], self.lm.weight(self.spec.layers[-1]))
+        memory.prioritise(self.spec.layers[-1], self.weights.weight(self.spec.layers[-1]))
         return memory.sample(memory.amount(self.spec.replay_rate, batch))
 
     def _past(
@@ -153,26 +170,20 @@ class Editor:
 
     def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int) -> LayerUpdate:
         """``W`` is the weight before the update."""
-        after = self.lm.weight(layer).norm().item()
-        norm, before = update.delta.norm().item(), W.norm().item()
-        return LayerUpdate(layer, update, edits, replayed, norm, before, after / self._norms[layer])
+        return LayerUpdate(
+            layer,
+            update,
+            edits,
+            replayed,
+            norm=update.delta.norm().item(),
+            weight_norm=W.norm().item(),
+            growth=self.weights.weight(layer).norm().item() / self._norms[layer],
+            disturbance=_output_norm(update.left, update.right, self._costs[layer]) / self._outputs[layer],
+        )
 
 
-def read_weights(lm: LanguageModel, layers: Iterable[int]) -> dict[int, Tensor]:
-    """A copy of each layer's edited weight."""
-    return {layer: lm.weight(layer).clone() for layer in layers}
-
-
-def put_weights(lm: LanguageModel, weights: Mapping[int, Tensor]) -> None:
-    """Write weights over those of their layers."""
-    for layer, weight in weights.items():
-        lm.weight(layer).copy_(weight)
-
-
-def add(lm: LanguageModel, layer: int, update: Update) -> None:
-    """Add an update to a layer's weight; ``FloatingPointError`` where the sum is not finite."""
-    weight = lm.weight(layer)
-    changed = weight + update.delta.to(weight)
-    if not torch.isfinite(changed).all():
-        raise FloatingPointError(f"layer {layer}: the update is not finite; the weights stay as they were")
-    weight.copy_(changed)
+def _output_norm(left: Tensor, right: Tensor | None, C: Tensor) -> float:
+    """Root mean square of ``‖left · right · k‖`` over ordinary keys, ``tr(W C Wᵀ)^{1/2}``; right None stands for I."""
+    C = C.to(left)
+    moments = C if right is None else right @ C @ right.T
+    return ((left @ moments) * left).sum().clamp_min(0).sqrt().item()

@@ -205,7 +205,7 @@ def test_a_full_buffer_equals_history(tiny, facts, start):
 def test_a_full_buffer_without_old_residuals_equals_hold(tiny, facts, start, method, monkeypatch):
     changes = {"nullspace_threshold": 0.5, "emmet_lambda": 0.5}
     hold = in_turn(start(tiny(), method, replay="hold", **changes), facts)
-    import editkit.language.spread as module
+    import editkit.language.weights as module
 
     columns = module.columns
     session = start(lm := tiny(), method, replay="buffer", replay_rate=1.0, **changes)
@@ -267,9 +267,9 @@ def test_undo_and_rollback_of_errors_put_the_memory_back(tiny, facts, start, mon
     session.edit(facts[2:3])
     session.undo(1)
     assert [(item.fact.id, item.access_count, item.last_used) for item in session.memory] == marks
-    import editkit.language.spread as module
+    import editkit.language.weights as module
 
-    monkeypatch.setattr(module.solvers, "clamp", lambda update, *_: update._replace(left=update.left / 0))
+    monkeypatch.setattr(module, "clamp", lambda update, *_: update._replace(left=update.left / 0))
     weight = session.lm.weight(2).clone()
     with pytest.raises(FloatingPointError):
         session.edit(facts[2:3])

@@ -174,7 +174,9 @@ def test_saved_updates_are_those_applied(tiny, facts, start, tmp_path):
         delta = file.get_tensor("0.1.left") @ file.get_tensor("0.1.right")
     assert torch.equal(before + delta.float(), lm.weight(1))
     assert provenance["weights"] == fingerprint
-    assert provenance["spec"]["method"] == "memit" and provenance["facts"] == [fact.id for fact in facts]
+    assert provenance["spec"]["method"] == "memit" and [fact["id"] for fact in provenance["facts"]] == [
+        f.id for f in facts
+    ]
 
 
 def test_keys_are_averaged_over_contexts_and_unaffected_by_batching(tiny, facts):

@@ -1,0 +1,408 @@
+"""Edits as peft adapters: what they add, that they come off again, and that plain peft reads them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from editkit import AdapterStack, EditSession, evaluate, summarize
+from editkit.language.trust import TrustDecision
+from editkit.statistics import second_moments
+from tests.conftest import FAMILIES, TEXTS
+
+
+@pytest.fixture
+def start(store, full_spec):
+    def build(lm, method="memit", **changes):
+        changes = dict(edit_mode="lora", layers=[1, 2], n_contexts=0, mom2_update_weight=0.1) | changes
+        return EditSession(lm, full_spec(method, **changes), texts=TEXTS, store=store, progress=False)
+
+    return build
+
+
+def logits(lm):
+    ids = torch.tensor([lm.encode("The capital of France is Rome and Anna Karlsson lies in Spain")[0]])
+    with torch.no_grad():
+        return lm.model(ids).logits
+
+
+def bits(lm):
+    return {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 5.0])
+def test_overlay_equals_merged_and_comes_off_without_a_trace(tiny, facts, start, family, square, alpha):
+    lm = tiny(family, square=square)
+    before, base, plain, mark = bits(lm), logits(lm), [name for name, _ in lm.model.named_modules()], lm.fingerprint()
+    session = start(lm, lora_alpha=alpha)
+    session.edit(facts)
+    overlay, edited = logits(lm), lm.fingerprint()
+    assert (overlay - base).abs().max() > 1e-2 and edited != mark
+    modules = {name for name, module in lm.model.named_modules() if hasattr(module, "lora_A")}
+    assert modules == {lm.mlp_out_name(1), lm.mlp_out_name(2)}, "exactly the edited modules"
+    now = {name.replace(".base_layer.", "."): t for name, t in lm.model.state_dict().items() if ".lora_" not in name}
+    assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in now)
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+
+    session.adapters.disable(*session.adapters)
+    assert torch.equal(logits(lm), base) and lm.fingerprint() == mark
+    session.adapters.enable(*session.adapters)
+    assert torch.equal(logits(lm), overlay) and lm.fingerprint() == edited
+
+    session.adapters.merge()
+    torch.testing.assert_close(logits(lm), overlay, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="unmerge"):
+        session.adapters.disable(*session.adapters)
+    session.adapters.unmerge()
+    assert all(torch.equal(lm.mlp_out(n).base_layer.weight, before[f"{lm.mlp_out_name(n)}.weight"]) for n in (1, 2))
+    assert torch.equal(logits(lm), overlay)
+
+    session.undo()
+    assert [name for name, _ in lm.model.named_modules()] == plain
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["rome", "memit", "emmet", "alphaedit"])
+def test_enough_rank_is_the_raw_edit(tiny, facts, start, method):
+    one, other = tiny(), tiny()
+    layers = [2] if method == "rome" else [1, 2]
+    session = start(one, method, layers=layers, lora_fit="exact", lora_rank=4)
+    session.edit(facts)
+    start(other, method, layers=layers, edit_mode="raw").edit(facts)
+    torch.testing.assert_close(logits(one), logits(other), rtol=1e-4, atol=1e-4)
+    assert summarize(evaluate(one, facts)) == summarize(evaluate(other, facts))
+    for layer in layers:
+        torch.testing.assert_close(
+            one.weight(layer).double() + session.adapters.delta(layer), other.weight(layer).double(), rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("stack", ["grow", "batch", "fixed"])
+@pytest.mark.parametrize("replay", ["none", "buffer", "history"])
+def test_batches_stack_undo_and_resume(tiny, facts, start, stack, replay):
+    lm = tiny()
+    mark, plain = lm.fingerprint(), logits(lm)
+    session = start(lm, lora_stack=stack, lora_rank=1, replay=replay)
+    marks = [plain]
+    for i in range(4):
+        result = session.edit(facts[i : i + 1])
+        marks.append(logits(lm))
+        assert (result.diagnostics()["rank"] >= 1).all()
+    ranks = {name: session.adapters[name].factors[2][1].shape[0] for name in session.adapters}
+    more = replay == "buffer"  # replayed edits bring residuals of their own, which a rank of 1 must hold too
+    assert (
+        ranks
+        == {
+            "grow": {"edits_1": 4},
+            "batch": {f"batch_{i}": 1 for i in range(1, 5)},
+            "fixed": {"edits_1": 1},
+        }[stack]
+    ), more
+    session.undo(2)
+    assert torch.equal(logits(lm), marks[2])
+    state = session.state_dict()
+    other = start(tiny(), lora_stack=stack, lora_rank=1, replay=replay)
+    other.load_state_dict(state)
+    assert torch.equal(logits(other.lm), marks[2])
+    for one in (session, other):
+        one.edit(facts[2:3])
+    assert torch.equal(logits(other.lm), logits(lm)) and torch.equal(logits(lm), marks[3])
+    session.undo()
+    assert torch.equal(logits(lm), plain) and lm.fingerprint() == mark and not len(session.adapters)
+
+
+def test_a_grown_adapter_equals_raw_edits_in_sequence(tiny, facts, start):
+    one, other = tiny(), tiny()
+    a = start(one, "emmet", replay="history", lora_rank=8)
+    b = start(other, "emmet", replay="history", edit_mode="raw")
+    for fact in facts:
+        left, right = a.edit([fact]), b.edit([fact])
+    torch.testing.assert_close(logits(one), logits(other), rtol=1e-3, atol=1e-3)
+    assert left.old_residual == pytest.approx(right.old_residual, rel=1e-3, abs=1e-6)
+    for name in ("growth", "disturbance", "weight_norm"):
+        assert left.diagnostics()[name].tolist() == pytest.approx(right.diagnostics()[name].tolist(), rel=1e-3), name
+
+
+def test_disturbance_is_the_share_of_ordinary_outputs_that_moves(tiny, facts, start):
+    lm = tiny()
+    C = second_moments(lm, [2], TEXTS, 300, progress=False)[2].double()
+    W = lm.weight(2).double().clone()
+    item = start(lm, layers=[2], edit_mode="raw").edit(facts).updates[0]
+    delta = item.update.delta
+    expected = (torch.trace(delta @ C @ delta.T) / torch.trace(W @ C @ W.T)).sqrt().item()
+    assert item.disturbance == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_scale_and_removal(tiny, facts, start):
+    lm = tiny()
+    session = start(lm, lora_stack="batch")
+    for fact in facts[:3]:
+        session.edit([fact])
+    stack = session.adapters
+    parts = {name: stack.joined(name)[2] for name in stack}
+    whole = stack.delta(2)
+    stack.weigh("batch_1", 0.5)
+    torch.testing.assert_close(stack.delta(2), whole - 0.5 * (parts["batch_1"][0] @ parts["batch_1"][1]).double())
+    assert stack["batch_1"].weight == 0.5
+    stack.weigh("batch_1", 1.0)
+    stack.remove("batch_2")
+    assert list(stack) == ["batch_1", "batch_3"]
+    torch.testing.assert_close(
+        stack.delta(2), whole - (parts["batch_2"][0] @ parts["batch_2"][1]).double(), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(forward_weight(lm, 2), lm.weight(2).double() + stack.delta(2), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no adapter 'batch_2'; there are: batch_1, batch_3"):
+        stack.enable("batch_2")
+    stack.disable("batch_1", "batch_3")
+    assert stack.delta(2) == 0.0
+    stack.close()
+    assert not lm.has_adapters and len(stack) == 0
+
+
+def forward_weight(lm, layer):
+    """The matrix that a layer's forward pass multiplies by, adapters and all."""
+    module = lm.mlp_out(layer)
+    with torch.no_grad():
+        x = torch.eye(lm.weight(layer).shape[1])
+        return (module(x) - module(torch.zeros_like(x))).T.double()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_combined_adapters_equal_their_sum_and_are_recompressed_to_a_rank(tiny, facts, start, family):
+    lm = tiny(family)
+    session = start(lm, lora_stack="batch")
+    for fact in facts:
+        session.edit([fact])
+    stack, before = session.adapters, logits(lm)
+    whole = stack.delta(2)
+    stack.combine(*stack, into="all")
+    assert list(stack) == ["all"] and stack["all"].factors[2][1].shape[0] == 4
+    torch.testing.assert_close(logits(lm), before, rtol=1e-4, atol=1e-4)
+    metric = torch.diag(torch.linspace(0.1, 10, whole.shape[1])).double()
+    stack.combine("all", into="small", rank=2, metrics={1: metric, 2: metric})
+    moved = whole @ metric.sqrt()
+    U, S, Vh = torch.linalg.svd(moved)
+    torch.testing.assert_close(stack.delta(2) @ metric.sqrt(), U[:, :2] * S[:2] @ Vh[:2], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="rank = 0"):
+        stack.combine("small", into="none", rank=0)
+    assert list(stack) == ["small"]
+
+
+def test_lora_scale_is_the_share_of_the_edit_that_is_written(tiny, facts, start):
+    whole, half = (start(tiny(), layers=[2], lora_scale=scale) for scale in (1.0, 0.5))
+    a, b = whole.edit(facts), half.edit(facts)
+    torch.testing.assert_close(2 * half.adapters.delta(2), whole.adapters.delta(2), rtol=1e-5, atol=1e-7)
+    assert b.diagnostics().residual[0] == pytest.approx(0.5 * (1 + a.diagnostics().residual[0]), abs=0.2)
+    assert b.diagnostics().residual[0] > a.diagnostics().residual[0]
+
+
+def test_norm_clamp_holds_for_what_was_fitted(tiny, facts, start):
+    for stack in ("grow", "fixed"):
+        session = start(tiny(), layers=[2], lora_rank=1, lora_stack=stack, norm_clamp=1.01)
+        for fact in facts:
+            session.edit([fact])
+        weight = session.lm.weight(2).double()
+        assert (weight + session.adapters.delta(2)).norm() <= 1.01 * weight.norm() * (1 + 1e-6)
+
+
+def test_trust_takes_back_a_step_and_keeps_a_share_of_one(tiny, facts, start, monkeypatch):
+    lm = tiny()
+    for action, expected in (("rollback", 0.0), ("scale", 0.25)):
+        session = start(
+            lm,
+            layers=[2],
+            trust_enable=True,
+            trust_action=action,
+            trust_scale=0.25,
+            lora_stack="batch",
+            trust_heldout_samples=2,
+        )
+        session.edit(facts[:1])
+        first = session.adapters.delta(2)
+        decision = TrustDecision(0.1, {}, action, ["text 0.10"])
+        monkeypatch.setattr(type(session._trust), "judge", lambda *_, decision=decision: decision)
+        with pytest.warns(UserWarning, match="trust 0.10"):
+            result = session.edit(facts[1:2])
+        change = session.adapters.delta(2) - first
+        monkeypatch.undo()
+        session.undo(1)
+        torch.testing.assert_close(session.adapters.delta(2), first)
+        session.edit(facts[1:2])
+        whole = session.adapters.delta(2) - first
+        torch.testing.assert_close(change, expected * whole, rtol=1e-4, atol=1e-6)
+        assert bool(result.updates) == (action == "scale")
+        session.undo()
+
+
+def test_a_failed_edit_leaves_the_adapters_as_they_were(tiny, facts, start, monkeypatch):
+    import editkit.language.adapters as module
+
+    session = start(tiny())
+    session.edit(facts[:2])
+    before = logits(session.lm)
+    monkeypatch.setattr(module, "clamp", lambda update, *_: update._replace(left=update.left / 0))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        session.edit(facts[2:])
+    assert torch.equal(logits(session.lm), before) and len(session.results) == 1
+
+
+def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start):
+    lm = tiny()
+    session = start(lm)
+    session.edit(facts[:1])
+    with pytest.raises(ValueError, match="carries adapters"):
+        start(lm, edit_mode="raw")
+    with pytest.raises(ValueError, match="already carries adapters"):
+        start(lm)
+    second = EditSession(lm, session.spec, TEXTS, store=session.store, progress=False, adapters=session.adapters)
+    before = logits(lm)
+    second.edit(facts[1:2])
+    assert list(session.adapters) == ["edits_1", "edits_2"]
+    second.undo()
+    assert torch.equal(logits(lm), before)
+    with pytest.raises(ValueError, match="edit_mode 'lora'"):
+        EditSession(tiny(), session.spec.model_copy(update={"edit_mode": "raw"}), TEXTS, adapters=session.adapters)
+
+
+def test_parameters_that_cannot_be_are_refused(tiny, start):
+    with pytest.raises(ValueError, match="lora_dropout = 0.1: must be 0"):
+        start(tiny(), lora_dropout=0.1)
+    with pytest.raises(ValueError, match="trust_action = 'scale'"):
+        start(tiny(), lora_stack="fixed", trust_action="scale")
+    with pytest.raises(ValueError, match="lora_fit"):
+        start(tiny(), lora_fit="magic")
+
+
+BAD = {
+    "has_dot": ("a.b", {1: (16, 2, 2, 24)}, "must not be empty or hold a dot"),
+    "empty": ("a", {}, "has no layers"),
+    "layer": ("a", {9: (16, 2, 2, 24)}, "layer 9 is out of range 0 to 3"),
+    "shape": ("a", {1: (16, 2, 2, 16)}, r"does not fit a weight \(16, 24\)"),
+    "rank": ("a", {1: (16, 2, 3, 24)}, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("name, shapes, message", BAD.values(), ids=BAD)
+def test_factors_that_do_not_fit_are_refused(tiny, name, shapes, message):
+    stack = AdapterStack(tiny())
+    with pytest.raises(ValueError, match=message):
+        stack.add(name, {layer: (torch.zeros(a, b), torch.zeros(c, d)) for layer, (a, b, c, d) in shapes.items()})
+    assert len(stack) == 0 and not stack.lm.has_adapters
+    with pytest.raises(FloatingPointError):
+        stack.add("a", {1: (torch.full((16, 2), torch.nan), torch.zeros(2, 24))})
+    assert not stack.lm.has_adapters
+
+
+PLAIN_PEFT = """
+import sys
+sys.modules["editkit"] = None
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
+ids = torch.tensor([[int(i) for i in sys.argv[3].split()]])
+with torch.no_grad():
+    torch.save(model(ids).logits, sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_saved_adapter_is_read_by_plain_peft_in_a_fresh_process(tiny, facts, start, tmp_path, family):
+    lm = tiny(family, square=True)
+    lm.model.save_pretrained(tmp_path / "base")
+    session = start(lm, lora_stack="batch", lora_alpha=3.0)
+    session.edit(facts[:1])
+    session.edit(facts[1:])
+    session.adapters.weigh("batch_1", 0.5)
+    folder = session.save_adapter(tmp_path / "adapter")
+    ids = lm.encode("The capital of France is Rome and Anna Karlsson lies in Spain")[0]
+    command = [sys.executable, "-c", PLAIN_PEFT, tmp_path / "base", folder, " ".join(map(str, ids)), tmp_path / "out"]
+    subprocess.run(list(map(str, command)), check=True)
+    torch.testing.assert_close(torch.load(tmp_path / "out", weights_only=True), logits(lm), rtol=1e-5, atol=1e-5)
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "editkit.json",
+    }
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["target_modules"] == [lm.family.mlp_out] and config["layers_to_transform"] == [1, 2]
+    assert config["base_model_name_or_path"] == lm.name and config["r"] == 4 and config["lora_dropout"] == 0
+    card = (folder / "README.md").read_text()
+    scores = summarize(evaluate(lm, facts))
+    assert session.adapters.base in card and f"| ES | {scores['ES']:.3f} |" in card
+    assert all(fact.text in card and fact.target_new in card for fact in facts) and "| method | memit |" in card
+
+
+def test_adapters_come_back_from_their_folders(tiny, facts, start, tmp_path):
+    lm = tiny()
+    session = start(lm, lora_stack="batch", lora_alpha=3.0)
+    for fact in facts[:2]:
+        session.edit([fact])
+    expected = logits(lm)
+    for name in session.adapters:
+        session.adapters.save(tmp_path / name, name)
+    stack = AdapterStack(tiny())
+    for name in ("batch_1", "batch_2"):
+        stack.load(tmp_path / name, name)
+    torch.testing.assert_close(logits(stack.lm), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="there is an adapter 'batch_1' already"):
+        stack.load(tmp_path / "batch_1", "batch_1")
+
+
+def test_a_wrong_base_or_a_damaged_folder_is_refused_before_anything_is_loaded(tiny, facts, start, tmp_path):
+    session = start(tiny())
+    session.edit(facts[:1])
+    folder = session.save_adapter(tmp_path / "adapter")
+    session.save_adapter(folder)  # its own folder may be written again
+    other = AdapterStack(tiny(seed=1))
+    with pytest.raises(ValueError, match=f"made for another base model: 'tiny-llama' with fingerprint .* {other.base}"):
+        other.load(folder, "edits")
+    assert not other.lm.has_adapters
+    stack = AdapterStack(tiny())
+    with pytest.raises(ValueError, match="editkit.json is missing"):
+        stack.load(tmp_path, "edits")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cannot be read"):
+        stack.load(folder, "edits")
+    assert len(stack) == 0 and not stack.lm.has_adapters
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="not empty and no adapter of editkit"):
+        session.save_adapter(tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
+    assert not list(tmp_path.glob(".partial-*"))
+    with pytest.raises(ValueError, match="edit_mode = 'raw' has no adapter"):
+        start(tiny(), edit_mode="raw").save_adapter(tmp_path / "raw")
+    with pytest.raises(ValueError, match="nothing to save"):
+        AdapterStack(tiny()).save(tmp_path / "none")
+
+
+@pytest.mark.parametrize("mode", ["raw", "lora"])
+def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, tmp_path, mode):
+    session = start(tiny(), edit_mode=mode)
+    for fact in facts[:3]:
+        session.edit([fact])
+    path = session.save(tmp_path / "edits.safetensors")
+    lm = tiny()
+    plain = logits(lm)
+    again = EditSession.load(lm, path, texts=TEXTS, store=session.store, progress=False)
+    assert torch.equal(logits(lm), logits(session.lm))
+    if mode == "raw":
+        assert all(torch.equal(lm.weight(layer), session.lm.weight(layer)) for layer in (1, 2))
+    again.undo()
+    assert torch.equal(logits(lm), plain)
+    other = tiny(seed=1)
+    mark = other.fingerprint()
+    with pytest.raises(ValueError, match="made for another model"):
+        EditSession.load(other, path)
+    assert other.fingerprint() == mark
+    (tmp_path / "text").write_text("no edits")
+    with pytest.raises(ValueError, match="does not hold the edits"):
+        EditSession.load(lm, tmp_path / "text")
