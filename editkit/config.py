@@ -266,6 +266,24 @@ class RunParams(Parameters):
     """Probabilities of the new object at which to stop v*, to try without replay."""
     trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Trust below this rolls a step back, in the run that shows it."""
+    lora_method: Literal["memit", "emmet", "alphaedit"] = "emmet"
+    """Editor whose updates are brought down to a low rank."""
+    lora_facts: Annotated[int, Field(ge=3)] = 3
+    """Facts edited per seed."""
+    lora_batches: Annotated[list[Count], Field(min_length=1)] = [1, 3]
+    """Edits of one step; each divides lora_facts."""
+    lora_ranks: Annotated[list[Count], Field(min_length=1)] = [1]
+    """Ranks of a step's adapter; full rank is always run beside them."""
+    lora_fits: Annotated[list[Literal["svd", "keys", "steps"]], Field(min_length=1)] = ["svd", "keys"]
+    """Ways of bringing an update down to a rank below its own."""
+    lora_replays: Annotated[list[Literal["none", "hold", "history"]], Field(min_length=1)] = ["none", "hold"]
+    """How earlier edits take part."""
+    lora_seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    """Each draws other facts and other context prefixes; 0 takes a file's own order."""
+    finetune_rates: list[Positive] = [0.03]
+    """Learning rates of LoRA fine-tuning, of which the best is reported; empty leaves it out."""
+    finetune_steps: Count = 2
+    """Steps of LoRA fine-tuning at most."""
     hyperparameters: dict[str, Any] = {
         "v_num_grad_steps": 3,
         "n_contexts": 1,

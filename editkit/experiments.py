@@ -10,9 +10,12 @@ from tqdm.auto import tqdm
 from editkit.cache import Store, digest, from_json_tensor, json_tensor, source_hash
 from editkit.config import EditSpec
 from editkit.facts import Fact, data_hash
+from editkit.language.adapters import AdapterStack
+from editkit.language.finetune import finetune
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.session import EditSession
 from editkit.language.targets import optimise_targets
+from editkit.memory import peak_mb, reset_peak
 from editkit.models import LanguageModel
 
 PRE = "none"  # the method of rows measured on the untouched model
@@ -91,6 +94,40 @@ def untouched(lm: LanguageModel, facts: Sequence[Fact], base: dict, store: Store
         return {"moment": "pre", "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
 
     return _once(store, base | {"spec": None}, measure)
+
+
+def run_finetuning(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    *,
+    layers: Sequence[int],
+    rank: int,
+    lr: float,
+    steps: int,
+    seed: int,
+    store: Store | None = None,
+    progress: bool = True,
+) -> tuple[dict, pd.DataFrame]:
+    """LoRA fine-tuning on the facts (:func:`editkit.language.finetune.finetune`), scored and taken off again.
+
+    Returns a row of scores, steps, seconds and peak memory, and the scores of every prompt; read from the store
+    where the same was done before.
+    """
+    how = {"layers": list(layers), "rank": rank, "lr": lr, "steps": steps, "seed": seed}
+
+    def measure() -> tuple[dict, pd.DataFrame]:
+        stack = AdapterStack(lm)
+        reset_peak(lm.device)
+        try:
+            history = finetune(stack, "finetuned", facts, **how, progress=progress)
+            memory, parameters = peak_mb(lm.device), stack["finetuned"].n_parameters
+            frame = evaluate(lm, facts)
+        finally:
+            stack.close()
+        cost = {"steps": len(history), "seconds": history.seconds.iloc[-1], "peak_memory_mb": memory}
+        return {"rank": rank, "lr": lr, **summarize(frame), "parameters": parameters, **cost}, frame
+
+    return _once(store or Store(), measurement_key(lm, facts, [], []) | {"finetuning": how}, measure)
 
 
 def warm_targets(

@@ -130,13 +130,55 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
     return sentences
 
 
+def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFrame, tuned: pd.DataFrame) -> list[str]:
+    """Sentences about edits as low-rank adapters.
+
+    Args:
+        ablation: columns batch_size, replay, lora_rank (``full`` for raw edits), lora_fit, S, retention, parameters.
+        gaps: columns rank, score, value, low, high: of keys minus svd at the largest batch.
+        share: columns rank, share: of ‖ΔW‖² in so many singular values of the largest batch.
+        tuned: columns rank, lr, S, seconds: LoRA fine-tuning with its best learning rate; may be empty.
+    """
+    size = ablation.batch_size.max()
+    most = ablation[(ablation.batch_size == size) & (ablation.replay == "none")].set_index("lora_fit")
+    raw, exact = most.loc["raw"], most.loc["exact"]
+    sentences = [
+        f"{size} edits at once need rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against "
+        f"{raw.S:.3f}) with {exact.parameters / raw.parameters:.1%} of the numbers."
+    ]
+    low = most[~most.index.isin(["raw", "exact"])].astype({"lora_rank": int})
+    for rank, rows in low.groupby("lora_rank"):
+        listed = ", ".join(f"{fit} {row.S:.3f}" for fit, row in rows.iterrows())
+        held = share.set_index("rank").share.get(rank, float("nan"))
+        sentences.append(
+            f"Rank {rank} for them: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
+        )
+    for r in gaps[gaps.score == "ES"].itertuples():
+        verdict = "more" if r.low > 0 else "fewer" if r.high < 0 else "not surely more"
+        sentences.append(
+            f"Fitting where the keys live (keys) keeps {verdict} edits than truncated SVD at rank {r.rank}: ES "
+            f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]."
+        )
+    for r in tuned.itertuples():
+        closed = low[low.lora_rank == r.rank].S.max() if (low.lora_rank == r.rank).any() else exact.S
+        sentences.append(
+            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {r.S:.3f}; "
+            f"the best closed form at that rank {closed:.3f}."
+        )
+    for (batch, kind), rows in ablation[ablation.batch_size < size].groupby(["batch_size", "replay"]):
+        kept = ", ".join(f"{r.lora_fit} {r.lora_rank} {r.S:.3f} ({r.retention:.0%})" for r in rows.itertuples())
+        sentences.append(f"In steps of {batch}, replay {kind}: final S (share of immediate ES kept) {kept}.")
+    return sentences
+
+
 def recommendation(differences: pd.DataFrame) -> str:
     """The run that raises final S most, by name, or that none does; ``differences`` as above, of one method."""
     best = differences.iloc[differences.value.argmax()]
     span = f"by {best.value:.3f} [{best.low:.3f}, {best.high:.3f}]"
     if best.low <= 0:
         return (
-            f"**No configuration can be recommended**: the best, {best.run}, changes final S {span}, which includes 0."
+            f"**No configuration can be recommended**: the interval of the best, {best.run}, includes 0 "
+            f"(final S changes {span})."
         )
     return (
         f"**Recommended: {best.run}.** It raises final S over the same method without replay {span}. It is the best of "

@@ -44,6 +44,9 @@ def run_name(spec: EditSpec) -> str:
         name += f", norm ≤ {spec.norm_clamp:g}"
     if spec.trust_enable:
         name += f", trust {spec.trust_action}"
+    if spec.edit_mode == "lora":
+        name += f", LoRA {spec.lora_fit} r={spec.lora_rank}"
+        name += f" {spec.lora_stack}" * (spec.lora_stack != "grow")
     return name
 
 
@@ -144,7 +147,12 @@ def run_sequence(
     prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
     rows = [{"moment": moment} | summarize(part) for moment, part in prompts.groupby("moment", sort=False)]
     steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}
-    costs = {"n_facts": len(facts), "seconds": steps.seconds.sum(), "peak_memory_mb": steps.peak_memory_mb.max()}
+    costs = {
+        "n_facts": len(facts),
+        "parameters": steps.parameters.iloc[-1],
+        "seconds": steps.seconds.sum(),
+        "peak_memory_mb": steps.peak_memory_mb.max(),
+    }
     return Trajectory(
         scores=pd.DataFrame([where | row | costs | knobs for row in rows]),
         steps=steps.assign(**where),
@@ -176,15 +184,15 @@ def _step(
     perplexity, kl = probe.measure(session.lm) if measured else (float("nan"), float("nan"))
     text = {"perplexity_before": probe.perplexity, "perplexity": perplexity, "kl": kl}
     scoring = time.perf_counter() - start
-    record["steps"].append(
-        {"step": step, "edits": end, "measured": measured} | _describe(result) | text | {"seconds_scoring": scoring}
-    )
+    where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
+    record["steps"].append(where | _describe(result) | text | {"seconds_scoring": scoring})
     session.settle()
 
 
 def _describe(result: EditResult) -> dict:
     table, trust = result.diagnostics(), result.trust
     worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
+    worst += ("rank", "fit_residual", "disturbance")
     return {
         "replayed": int(table.replayed.max()) if len(table) else 0,
         "old_residual": result.old_residual,

@@ -344,6 +344,10 @@ class Overlay:
         self._names: list[str] = []  # of the session's own adapters
         self._current = ""
 
+    @property
+    def n_parameters(self) -> int:
+        return sum(adapter.n_parameters for adapter in self._own().values())
+
     def begin(self) -> None:
         """The next updates belong to a new batch."""
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"

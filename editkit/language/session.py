@@ -1,8 +1,6 @@
 """Edits on a model: computed, written, recorded, undone bit for bit."""
 
 import json
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -27,6 +24,7 @@ from editkit.language.spread import Editor, LayerUpdate
 from editkit.language.targets import Targets, optimise_targets
 from editkit.language.trust import TrustDecision, TrustMonitor
 from editkit.language.weights import RawWeights
+from editkit.memory import peak_mb, reset_peak
 from editkit.models import LanguageModel
 from editkit.statistics import second_moments
 from editkit.texts import load_texts
@@ -131,6 +129,11 @@ class EditSession:
         self._editor: Editor | None = None
         self._trust: TrustMonitor | None = None
 
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that hold the edits: all those of the edited weights, or the factors of the session's adapters."""
+        return self._weights.n_parameters
+
     def edit(self, facts: Sequence[Fact]) -> EditResult:
         """Edit ``facts`` into the model: one batch, or with ROME one after another.
 
@@ -144,8 +147,7 @@ class EditSession:
         if not facts:
             raise ValueError("an edit needs at least one fact, got an empty batch")
         start = time.perf_counter()
-        if self.lm.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.lm.device)
+        reset_peak(self.lm.device)
         editor = self._prepare()
         targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
@@ -177,7 +179,7 @@ class EditSession:
         self._original = before if self._original is None else self._original
         self._written = self._weights.read()
         seconds["total"] = time.perf_counter() - start
-        peak = peak_memory_mb(self.lm.device)
+        peak = peak_mb(self.lm.device)
         self.results.append(EditResult(facts, updates, targets, old_residual, trust, seconds, peak))
         return self.results[-1]
 
@@ -385,11 +387,3 @@ class EditSession:
         if decision.action != "accept":
             warnings.warn(str(decision), stacklevel=3)
         return decision
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far in MB: allocated on a GPU, resident set of the process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -21,6 +21,10 @@ class RawWeights:
             raise ValueError(f"{lm.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'")
         self.lm, self.layers = lm, list(layers)
 
+    @property
+    def n_parameters(self) -> int:
+        return sum(self.lm.weight(layer).numel() for layer in self.layers)
+
     def begin(self) -> None:
         """The next updates belong to a new batch."""
 

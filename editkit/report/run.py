@@ -28,12 +28,14 @@ OWNED = {
     "figures": ("*.png",),
     "notebooks": ("*.ipynb",),
     "logs": ("*.log",),
+    "adapters/edits": ("*",),
     ".": ("report.html", "report.pdf", "run.json"),
 }
 PACKAGES = (
     "editkit",
     "torch",
     "transformers",
+    "peft",
     "numpy",
     "pandas",
     "plotly",
