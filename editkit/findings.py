@@ -154,9 +154,9 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
             f"Rank {rank} for them: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
         )
     for r in gaps[gaps.score == "ES"].itertuples():
-        verdict = "more" if r.low > 0 else "fewer" if r.high < 0 else "not surely more"
+        verdict = "more edits" if r.low > 0 else "fewer edits" if r.high < 0 else "no surely different share of edits"
         sentences.append(
-            f"Fitting where the keys live (keys) keeps {verdict} edits than truncated SVD at rank {r.rank}: ES "
+            f"At rank {r.rank}, fitting where the keys live (keys) keeps {verdict} than truncated SVD: ES "
             f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]."
         )
     for r in tuned.itertuples():

@@ -94,6 +94,7 @@ def run_sequence(
     texts: Sequence[str],
     heldout: Sequence[Fact] = (),
     every: int = 1,
+    drift: bool = True,
     store: Store | None = None,
     progress: bool = True,
 ) -> Trajectory:
@@ -110,12 +111,13 @@ def run_sequence(
     Args:
         dataset, seed: name the draw of facts in the results.
         heldout: facts that are not edited, for the trust score.
+        drift: take perplexity and divergence; they are nan otherwise.
     """
     check_batches(len(facts), [batch_size])
     if shared := {fact.id for fact in facts} & {fact.id for fact in heldout}:
         raise ValueError(f"held-out facts must not be edited, but {sorted(shared)[0]} is")
     spec, store = spec.resolve(lm), store or Store()
-    how = {"batch_size": batch_size, "every": every, "heldout": data_hash(heldout)}
+    how = {"batch_size": batch_size, "every": every, "drift": drift, "heldout": data_hash(heldout)}
     base = measurement_key(lm, facts, contexts, texts)
     key = base | {"spec": spec.model_dump()} | how
     pre = untouched(lm, facts, base, store)[1].assign(moment="pre")
@@ -127,7 +129,7 @@ def run_sequence(
             warm_targets(lm, facts, [spec], contexts, store, progress)
         session = EditSession(lm, spec, texts, contexts, heldout, store, progress=False)
         watched = spec.mom2_n_tokens + spec.trust_heldout_samples * PROBE_TOKENS  # what C or a trust score has seen
-        probe = TextProbe(lm, held_out(lm, texts, watched, PIECES))
+        probe = TextProbe(lm, held_out(lm, texts, watched, PIECES)) if drift else None
         bar = tqdm(total=total, initial=len(record["steps"]), desc=run_name(spec), unit="step", disable=not progress)
         try:
             if state:
@@ -167,7 +169,7 @@ def _step(
     step: int,
     size: int,
     measured: bool,
-    probe: TextProbe,
+    probe: TextProbe | None,
     record: dict[str, list],
 ) -> None:
     """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
@@ -181,8 +183,8 @@ def _step(
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
-    perplexity, kl = probe.measure(session.lm) if measured else (float("nan"), float("nan"))
-    text = {"perplexity_before": probe.perplexity, "perplexity": perplexity, "kl": kl}
+    perplexity, kl = probe.measure(session.lm) if probe and measured else (float("nan"), float("nan"))
+    text = {"perplexity_before": probe.perplexity if probe else float("nan"), "perplexity": perplexity, "kl": kl}
     scoring = time.perf_counter() - start
     where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
     record["steps"].append(where | _describe(result) | text | {"seconds_scoring": scoring})

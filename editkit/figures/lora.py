@@ -103,7 +103,7 @@ def update_spectrum(values: Mapping[int, list[float]], lost: pd.DataFrame, *, su
             row=1,
             col=2,
         )
-    _rank_axis(figure, ranks)
+    _rank_axis(figure, sorted({1, 2, *ranks}))
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f")
     figure.update_yaxes(title_text="share", col=1)
     figure.update_yaxes(title_text="‖(ΔW − BA) K‖ / ‖ΔW K‖", col=2)

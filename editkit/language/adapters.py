@@ -10,6 +10,7 @@ A saved adapter is read by ``peft.PeftModel.from_pretrained`` like any other.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -90,22 +91,8 @@ class AdapterStack:
         Raises ``FloatingPointError`` for factors that are not finite and ``ValueError`` for a layer or shape
         that is not the model's; nothing is changed then.
         """
-        self._refuse_merged()
-        if "." in name or not name:
-            raise ValueError(f"adapter name {name!r}: must not be empty or hold a dot")
-        if not factors:
-            raise ValueError(f"adapter {name!r} has no layers")
-        for layer, (left, right) in factors.items():
-            if not 0 <= layer < self.lm.n_layers:
-                raise ValueError(f"adapter {name!r}: layer {layer} is out of range 0 to {self.lm.n_layers - 1}")
-            shape = left.shape[0], right.shape[1]
-            if left.shape[1] != right.shape[0] or shape != tuple(self.lm.weight(layer).shape):
-                raise ValueError(
-                    f"adapter {name!r}, layer {layer}: {tuple(left.shape)} × {tuple(right.shape)} does not fit a "
-                    f"weight {tuple(self.lm.weight(layer).shape)}"
-                )
-            if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
-                raise FloatingPointError(f"layer {layer}: the update is not finite; the adapters stay as they were")
+        self.check_unmerged()
+        self._check(name, factors)
         stored = {layer: tuple(side.to(self.lm.device, torch.float32) for side in factors[layer]) for layer in factors}
         before = self._adapters.get(name, Adapter({}, weight))
         self._uninstall(name)
@@ -114,8 +101,8 @@ class AdapterStack:
 
     def remove(self, *names: str) -> None:
         """Take batches of edits back out; the rest stays."""
-        self._refuse_merged()
-        for name in [name for name in names if self[name]]:
+        self.check_unmerged()
+        for name in dict.fromkeys(name for name in names if self[name]):
             self._uninstall(name)
             del self._adapters[name]
         self._switch()
@@ -133,6 +120,8 @@ class AdapterStack:
 
     def weigh(self, name: str, weight: float) -> None:
         """Let an adapter count more or less; 1 is the edit as solved, and a negative weight works against it."""
+        if not math.isfinite(weight):
+            raise ValueError(f"weight of adapter {name!r} = {weight}: must be finite")
         self._set([name], weight=float(weight))
 
     def delta(self, layer: int) -> Tensor | float:
@@ -167,12 +156,13 @@ class AdapterStack:
                 L, T = left.double(), right.double()
                 moved = T @ metrics[layer].to(T) if metrics else T
                 factors[layer] = truncate(L, T, moved @ T.T, rank)
+        self._check(into, factors)
         self.remove(*names)
         self.add(into, factors)
 
     def merge(self) -> None:
         """Write what is in force into the base weights, of which a copy is kept for :meth:`unmerge`."""
-        self._refuse_merged()
+        self.check_unmerged()
         if self._peft is None:
             raise ValueError("there is no adapter to merge")
         layers = {layer for adapter in self._adapters.values() for layer in adapter.factors}
@@ -240,7 +230,7 @@ class AdapterStack:
             if notes["weights"] != self.base:
                 raise ValueError(
                     f"{directory} was made for another base model: {notes['model']!r} with fingerprint "
-                    f"{notes['weights']}, this is {self.lm.name!r} with {self.base}"
+                    f"{notes['weights']}, this is {self.lm.name!r} with {self.base} (its dtype counts too)"
                 )
             tensors = load_tensors((directory / "adapter_model.safetensors").read_bytes())
             config = json.loads((directory / "adapter_config.json").read_text())
@@ -255,14 +245,32 @@ class AdapterStack:
             raise ValueError(f"{directory} cannot be read: {problem}") from None
         self.add(name, factors)
 
+    def _check(self, name: str, factors: Factors) -> None:
+        if "." in name or not name:
+            raise ValueError(f"adapter name {name!r}: must not be empty or hold a dot")
+        if not factors:
+            raise ValueError(f"adapter {name!r} has no layers")
+        for layer, (left, right) in factors.items():
+            if not 0 <= layer < self.lm.n_layers:
+                raise ValueError(f"adapter {name!r}: layer {layer} is out of range 0 to {self.lm.n_layers - 1}")
+            shape = left.shape[0], right.shape[1]
+            if left.shape[1] != right.shape[0] or shape != tuple(self.lm.weight(layer).shape):
+                raise ValueError(
+                    f"adapter {name!r}, layer {layer}: {tuple(left.shape)} × {tuple(right.shape)} does not fit a "
+                    f"weight {tuple(self.lm.weight(layer).shape)}"
+                )
+            if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
+                raise FloatingPointError(f"layer {layer}: the update is not finite; the adapters stay as they were")
+
     def _set(self, names: Sequence[str], **changes: Any) -> None:
-        self._refuse_merged()
+        self.check_unmerged()
         for adapter in [self[name] for name in names]:
             for field, value in changes.items():
                 setattr(adapter, field, value)
         self._switch()
 
-    def _refuse_merged(self) -> None:
+    def check_unmerged(self) -> None:
+        """Raises ``RuntimeError`` while the adapters are merged: nothing can be changed then."""
         if self.merged:
             raise RuntimeError("the adapters are merged into the base weights: unmerge() first")
 
@@ -350,6 +358,7 @@ class Overlay:
 
     def begin(self) -> None:
         """The next updates belong to a new batch."""
+        self.stack.check_unmerged()
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"
         own = list(self._own())
         free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from editkit.facts import Fact
 from editkit.language.adapters import AdapterStack
+from editkit.precision import exact_products
 from editkit.prefix import run_rows
 
 STOP_LOSS = 0.05  # as early_stop_loss of the published target optimisation
@@ -58,17 +59,18 @@ def finetune(
     history, start = [], time.perf_counter()
     try:
         for step in (bar := tqdm(range(steps), desc=f"LoRA fine-tuning, lr {lr:g}", unit="step", disable=not progress)):
-            hidden = run_rows(lm, rows, [[0] * len(row) for row in rows])
-            each = cross_entropy(lm.logits(hidden[owner, places.to(lm.device)]), labels, reduction="none")
-            loss = (torch.zeros(len(rows), device=lm.device).index_add(0, owner, each) / owner.bincount()).mean()
+            optimiser.zero_grad()
+            with exact_products(lm):
+                hidden = run_rows(lm, rows, [[0] * len(row) for row in rows])
+                each = cross_entropy(lm.logits(hidden[owner, places.to(lm.device)]), labels, reduction="none")
+                loss = (torch.zeros(len(rows), device=lm.device).index_add(0, owner, each) / owner.bincount()).mean()
+                loss.backward()
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"fine-tuning diverged at step {step}: lower lr ({lr:g})")
             history.append({"step": step, "loss": loss.item(), "seconds": time.perf_counter() - start})
             bar.set_postfix(loss=f"{loss.item():.3f}")
             if loss.item() < STOP_LOSS:
                 break
-            optimiser.zero_grad()
-            loss.backward()
             optimiser.step()
     except BaseException:
         stack.remove(name)

@@ -112,6 +112,22 @@ def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
     assert final["history"].ES >= 0.97 and final["history"].PS > final["none"].PS
 
 
+def test_an_adapter_of_enough_rank_is_the_raw_edit_and_keys_beat_svd_below(lm, known, untouched):
+    def scores(**changes):
+        session = ek.EditSession(lm, ek.EditSpec(method="emmet", **changes), progress=False)
+        row = session.edit(known).diagnostics().iloc[0]
+        found = ek.summarize(ek.evaluate(lm, known))
+        session.undo()
+        return found, row
+
+    raw, _ = scores()
+    exact, _ = scores(edit_mode="lora", lora_fit="exact", lora_rank=32)
+    assert exact == raw
+    (keys, k), (svd, s) = (scores(edit_mode="lora", lora_fit=fit, lora_rank=8) for fit in ("keys", "svd"))
+    assert k.fit_residual < s.fit_residual and k.disturbance < s.disturbance
+    assert 0.2 < keys["ES"] < 1 and keys["ES"] >= svd["ES"], "rank 8 cannot hold 32 edits"
+
+
 def test_undo_on_the_real_model_is_bit_exact_and_scores_are_those_of_before(lm, known, untouched):
     originals = {layer: lm.weight(layer).clone() for layer in range(lm.n_layers)}
     pre = ek.evaluate(lm, known[:4])

@@ -55,8 +55,9 @@ def test_overlay_equals_merged_and_comes_off_without_a_trace(tiny, facts, start,
 
     session.adapters.merge()
     torch.testing.assert_close(logits(lm), overlay, rtol=1e-5, atol=1e-5)
-    with pytest.raises(RuntimeError, match="unmerge"):
-        session.adapters.disable(*session.adapters)
+    for change in (session.undo, lambda: session.edit(facts), lambda: session.adapters.disable(*session.adapters)):
+        with pytest.raises(RuntimeError, match="unmerge"):
+            change()
     session.adapters.unmerge()
     assert all(torch.equal(lm.mlp_out(n).base_layer.weight, before[f"{lm.mlp_out_name(n)}.weight"]) for n in (1, 2))
     assert torch.equal(logits(lm), overlay)
@@ -157,6 +158,8 @@ def test_weights_scale_and_removal(tiny, facts, start):
     torch.testing.assert_close(forward_weight(lm, 2), lm.weight(2).double() + stack.delta(2), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="no adapter 'batch_2'; there are: batch_1, batch_3"):
         stack.enable("batch_2")
+    with pytest.raises(ValueError, match="must be finite"):
+        stack.weigh("batch_1", float("nan"))
     stack.disable("batch_1", "batch_3")
     assert stack.delta(2) == 0.0
     stack.close()
@@ -187,9 +190,10 @@ def test_combined_adapters_equal_their_sum_and_are_recompressed_to_a_rank(tiny, 
     moved = whole @ metric.sqrt()
     U, S, Vh = torch.linalg.svd(moved)
     torch.testing.assert_close(stack.delta(2) @ metric.sqrt(), U[:, :2] * S[:2] @ Vh[:2], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="rank = 0"):
-        stack.combine("small", into="none", rank=0)
-    assert list(stack) == ["small"]
+    for wrong, message in (({"rank": 0}, "rank = 0"), ({"into": "a.b"}, "dot")):
+        with pytest.raises(ValueError, match=message):
+            stack.combine("small", **({"into": "none"} | wrong))
+    assert list(stack) == ["small"], "nothing is lost"
 
 
 def test_lora_scale_is_the_share_of_the_edit_that_is_written(tiny, facts, start):

@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 
 from editkit import evaluate, experiments, summarize
-from editkit.experiments import run_baselines
-from editkit.findings import baseline_findings
+from editkit.experiments import run_baselines, run_finetuning
+from editkit.findings import baseline_findings, lora_findings
+from editkit.language.adapters import AdapterStack
+from editkit.language.finetune import finetune
 from editkit.language.generation import pick_examples
 from tests.conftest import TEXTS
 
@@ -116,3 +118,53 @@ def test_examples_are_taken_in_turn_from_successes_and_failures():
     assert sorted(zip(chosen.kind, chosen.accuracy, strict=True)) == [
         ("neighbourhood", False), ("neighbourhood", True), ("rewrite", False), ("rewrite", True),
     ]  # fmt: skip
+
+
+def test_finetuning_learns_the_facts_and_comes_off_again(tiny, facts, store, monkeypatch):
+    lm = tiny()
+    mark, before = lm.fingerprint(), evaluate(lm, facts)
+    how = {"layers": [1, 2], "rank": 3, "lr": 0.05, "steps": 60, "seed": 0, "store": store, "progress": False}
+    row, frame = run_finetuning(lm, facts, **how)
+    assert lm.fingerprint() == mark and not lm.has_adapters and evaluate(lm, facts).equals(before)
+    assert row["parameters"] == 2 * 3 * (16 + 24) and row["ES"] == summarize(frame)["ES"] == 1.0
+    rewrites = frame.kind == "rewrite"
+    assert (frame[rewrites].logprob_new > before[rewrites].logprob_new + 1).all()
+    monkeypatch.setattr(experiments, "finetune", lambda *_, **__: pytest.fail("it is in the store"))
+    assert run_finetuning(lm, facts, **how)[0] == row
+
+
+def test_finetuning_stops_when_it_has_learnt_and_refuses_to_diverge(tiny, facts):
+    stack = AdapterStack(tiny())
+    how = {"layers": [2], "rank": 2, "steps": 200, "progress": False}
+    history = finetune(stack, "tuned", facts[:1], lr=0.05, **how)
+    assert len(history) < 200 and history.loss.iloc[-1] < 0.05 < history.loss.iloc[-2]
+    again = finetune(AdapterStack(tiny()), "tuned", facts[:1], lr=0.05, **how)
+    assert again.loss.tolist() == history.loss.tolist(), "the start is drawn from the seed"
+    stack.lm.weight(3).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="fine-tuning diverged at step 0"):
+        finetune(stack, "other", facts[:1], lr=0.05, **how)
+    assert list(stack) == ["tuned"]
+
+
+def test_findings_on_low_rank_say_what_the_tables_say():
+    rows = [
+        (8, "none", "full", "raw", 0.90, 1.0, 1000),
+        (8, "none", "8", "exact", 0.90, 1.0, 100),
+        (8, "none", "4", "svd", 0.40, 1.0, 50),
+        (8, "none", "4", "keys", 0.60, 1.0, 50),
+        (2, "hold", "full", "raw", 0.85, 0.9, 1000),
+    ]
+    columns = ["batch_size", "replay", "lora_rank", "lora_fit", "S", "retention", "parameters"]
+    gaps = pd.DataFrame({"rank": [4], "score": ["ES"], "value": [0.2], "low": [0.1], "high": [0.3]})
+    share = pd.DataFrame({"rank": [4, 8], "share": [0.55, 1.0]})
+    tuned = pd.DataFrame({"rank": [4, 8], "lr": [0.01] * 2, "S": [0.7, 0.8], "seconds": [9.0, 9.0]})
+    text = "\n".join(lora_findings(pd.DataFrame(rows, columns=columns), gaps, share, tuned))
+    assert "need rank 8" in text and "10.0% of the numbers" in text
+    assert "Rank 4 for them: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
+    assert "At rank 4, fitting where the keys live (keys) keeps more edits than truncated SVD: ES +0.200" in text
+    assert "S 0.700; the best closed form at that rank 0.600" in text
+    assert "S 0.800; the best closed form at that rank 0.900" in text
+    assert "In steps of 2, replay hold: final S (share of immediate ES kept) raw full 0.850 (90%)" in text
+    unsure = lora_findings(pd.DataFrame(rows, columns=columns), gaps.assign(low=-0.1), share, tuned[:0])
+    assert any("no surely different share" in sentence for sentence in unsure)
+    assert not any("fine-tuning" in sentence for sentence in unsure)

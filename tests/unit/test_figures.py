@@ -18,6 +18,19 @@ SCORES = pd.DataFrame(
         for moment, value in (("pre", 0.25), ("immediate", 0.9), ("final", 0.8))
     ]
 )
+CURVES = pd.DataFrame(
+    [
+        {"fit": fit, "rank": rank, "score": score, "value": value, "low": value - 0.1, "high": value + 0.05}
+        for score in ("ES", "PS", "NS", "S")
+        for fit, rank, value in [
+            ("svd", 4, 0.4),
+            ("keys", 4, 0.5),
+            ("keys", 8, 0.7),
+            ("raw", np.nan, 0.9),
+            ("none", np.nan, 0.2),
+        ]
+    ]
+)
 FIGURES = {
     "scores_by_batch": lambda: figures.scores_by_batch(SCORES),
     "score_bars": lambda: figures.score_bars(SCORES[SCORES["batch_size"] == 32]),
@@ -69,6 +82,10 @@ FIGURES = {
         title="Against no replay",
         subtitle="paired",
     ),
+    "lora_rank_vs_metrics": lambda: figures.lora_rank_vs_metrics(CURVES, subtitle="made up"),
+    "update_spectrum": lambda: figures.update_spectrum(
+        {6: [3.0, 1.0]}, pd.DataFrame({"fit": "keys", "rank": [4, 8], "fit_residual": [0.7, 0.5]}), subtitle="made up"
+    ),
     "scores_by_tokens": lambda: figures.scores_by_tokens(
         pd.DataFrame({"method": "emmet", "tokens_per_dimension": [1, 10], "S": [0.8, 0.9], "NS": [0.7, 0.8]})
     ),
@@ -87,7 +104,11 @@ def test_every_figure_is_labelled_and_vector(name):
         "speedups": ["yaxis"],
         "differences": ["yaxis"],
     }.get(name, [])
-    shared = {"scores_by_batch": ["yaxis2", "yaxis4"], "position_norms": ["yaxis2"]}.get(name, [])
+    shared = {
+        "scores_by_batch": ["yaxis2", "yaxis4"],
+        "lora_rank_vs_metrics": ["yaxis2", "yaxis4"],
+        "position_norms": ["yaxis2"],
+    }.get(name, [])
     for axis in set(axes) - set(categories) - set(shared):
         assert layout[axis].title.text, axis
     assert not [trace.type for trace in figure.data if trace.type.endswith("gl")]
@@ -104,6 +125,21 @@ def test_the_retention_map_is_blank_before_an_edit_and_reads_downwards():
     heat = figure.data[0]
     assert np.isnan(heat.z[1][0]) and heat.zmin == 0 and heat.zmax == 1
     assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_ranks_have_a_line_a_fit_with_intervals_and_the_full_rank_across():
+    lines = {line.name: line for line in reversed(FIGURES["lora_rank_vs_metrics"]().data)}
+    assert list(lines) and set(lines) == {"keys", "svd", "raw, full rank", "no edit"}
+    keys = lines["keys"]
+    assert list(keys.customdata) == [4, 8] and list(keys.y) == [0.5, 0.7] and keys.line.color != lines["svd"].line.color
+    assert np.allclose(keys.error_y.array, 0.05) and np.allclose(keys.error_y.arrayminus, 0.1)
+    assert list(lines["raw, full rank"].y) == [0.9, 0.9] and list(lines["no edit"].y) == [0.2, 0.2]
+
+
+def test_the_spectrum_of_an_update_is_a_share_of_its_norm():
+    share, lost = FIGURES["update_spectrum"]().data
+    assert np.allclose(share.y, [0.9, 1.0]) and list(share.x) == [1, 2]
+    assert list(lost.x) == [4, 8] and list(lost.y) == [0.7, 0.5]
 
 
 def test_what_was_not_measured_is_left_out_of_its_panel():

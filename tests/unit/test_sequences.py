@@ -70,7 +70,20 @@ def test_one_batch_is_immediate_and_final_at_once(tiny, sequence):
     assert scores.S["immediate"] == scores.S["final"] and scores.seconds["final"] > 0
 
 
-@pytest.mark.parametrize("changes", [{"replay": "buffer"}, {"replay": "history"}, {"method": "alphaedit"}, {}])
+ADAPTER = {"edit_mode": "lora", "lora_rank": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replay": "buffer"},
+        {"replay": "history"},
+        {"method": "alphaedit"},
+        {},
+        ADAPTER | {"lora_stack": "batch"},
+        ADAPTER | {"lora_stack": "fixed", "replay": "hold"},
+    ],
+)
 def test_a_run_killed_at_any_step_goes_on_without_a_lost_or_doubled_step(tiny, sequence, store, changes, monkeypatch):
     whole = sequence(tiny(), **changes)
     import editkit.sequences as module
@@ -122,6 +135,8 @@ def test_run_names_tell_what_is_unusual(tiny, full_spec):
     spec = full_spec("memit", replay="buffer", replay_strategy="priority", replay_weight=2.0, norm_clamp=1.5)
     assert run_name(full_spec("memit", stop_probability=0.9).resolve(lm)) == "MEMIT, none, v* until P = 0.9"
     assert run_name(spec.resolve(lm)) == "MEMIT, buffer r=0.5 priority w=2, norm ≤ 1.5"
+    overlay = full_spec("emmet", edit_mode="lora", lora_rank=4, lora_stack="fixed")
+    assert run_name(overlay.resolve(lm)) == "EMMET, none, LoRA keys r=4 fixed"
 
 
 def test_seeds_have_their_own_facts_and_lie_under_one_another(tiny, facts, full_spec, store):
@@ -135,6 +150,20 @@ def test_seeds_have_their_own_facts_and_lie_under_one_another(tiny, facts, full_
         tiny(), facts[2:], spec.model_copy(update={"seed": 4}), 1, seed=4, contexts=[], heldout=facts[:2], **options
     )
     assert alone.scores.S.tolist() == both.scores[both.scores.seed == 4].S.tolist()
+
+
+@pytest.mark.parametrize("stack, sizes", [("grow", [1, 2, 3, 4]), ("fixed", [1, 1, 1, 1])])
+def test_adapters_are_counted_and_taken_off_at_the_end(tiny, facts, full_spec, store, stack, sizes):
+    spec = full_spec("emmet", layers=[2], mom2_n_tokens=100, edit_mode="lora", lora_rank=1, lora_stack=stack)
+    options = {"dataset": "made up", "seed": 0, "contexts": CONTEXTS, "texts": TEXTS, "store": store, "drift": False}
+    lm = tiny()
+    mark = lm.fingerprint()
+    result = run_sequence(lm, facts, spec, 1, progress=False, **options)
+    assert lm.fingerprint() == mark and not lm.has_adapters
+    assert result.steps.perplexity.isna().all()
+    one = 16 + 24  # numbers of a rank-one adapter of one layer
+    assert result.steps.parameters.tolist() == [one * size for size in sizes]
+    assert (result.scores.parameters == one * sizes[-1]).all()
 
 
 def test_findings_sort_runs_by_what_their_intervals_say_and_recommend_by_name():
