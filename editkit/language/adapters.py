@@ -9,31 +9,21 @@
 A saved adapter is read by ``peft.PeftModel.from_pretrained`` like any other.
 """
 
-import json
 import math
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from editkit.config import EditSpec
-from editkit.language.lora import Problem, fit, truncate
+from editkit.language.adapter_files import read_adapter, write_adapter
+from editkit.language.lora import truncate
 from editkit.models import LanguageModel
-from editkit.solvers import Update, clamp, missed
 
 Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right (r, d_k)
-NOTES = "editkit.json"  # beside peft's own files: fingerprint of the base model, spec, facts, scores
 
 
 @dataclass
@@ -135,7 +125,7 @@ class AdapterStack:
         for adapter in [self[name] for name in names]:
             for layer, (left, right) in adapter.factors.items():
                 pair = adapter.weight * left, right
-                joined[layer] = _beside(joined[layer], pair) if layer in joined else pair
+                joined[layer] = side_by_side(joined[layer], pair) if layer in joined else pair
         return joined
 
     def combine(
@@ -179,6 +169,11 @@ class AdapterStack:
                 self.lm.weight(layer).copy_(weight)
             self._unmerged = {}
 
+    def check_unmerged(self) -> None:
+        """Raises ``RuntimeError`` while the adapters are merged: nothing can be changed then."""
+        if self.merged:
+            raise RuntimeError("the adapters are merged into the base weights: unmerge() first")
+
     def save(self, directory: str | Path, *names: str, notes: Mapping[str, Any] | None = None) -> Path:
         """Write an adapter, or several as one, in peft's own format, with a model card.
 
@@ -190,29 +185,13 @@ class AdapterStack:
         factors = self.joined(*(names or [name for name, adapter in self._adapters.items() if adapter.enabled]))
         if not factors:
             raise ValueError("nothing to save: no adapter is in force")
-        directory = Path(directory)
-        if directory.exists() and any(directory.iterdir()) and not (directory / NOTES).exists():
-            raise ValueError(f"{directory} is not empty and no adapter of editkit: choose another folder")
-        notes = {"model": self.lm.name, "weights": self.base} | dict(notes or {})
         tensors = {}
         for layer, (left, right) in factors.items():
             module = f"base_model.model.{self.lm.mlp_out_name(layer)}"
             scaling = self._scaling(right.shape[0])
             tensors |= {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": left / scaling}
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".partial-"))
-        try:
-            building.chmod(0o755)
-            self._config(factors, inference_mode=True).save_pretrained(building)
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            (building / "adapter_model.safetensors").write_bytes(save_tensors(tensors, {"format": "pt"}))
-            (building / NOTES).write_text(json.dumps(notes, indent=1))
-            (building / "README.md").write_text(model_card(notes))
-            shutil.rmtree(directory, ignore_errors=True)
-            os.replace(building, directory)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        return directory
+        about = dict(notes or {}) | {"model": self.lm.name, "weights": self.base}
+        return write_adapter(Path(directory), self._config(factors, inference_mode=True), tensors, about)
 
     def load(self, directory: str | Path, name: str) -> None:
         """Add an adapter that :meth:`save` wrote.
@@ -220,29 +199,19 @@ class AdapterStack:
         Raises ``ValueError``, before anything is loaded, where the base model is another one than it was made
         for, where the folder is no such adapter, and where a file is damaged.
         """
-        directory = Path(directory)
-        if not (directory / NOTES).is_file():
-            raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
         if name in self:
             raise ValueError(f"there is an adapter {name!r} already: choose another name")
+        config, tensors = read_adapter(Path(directory), self.lm.name, self.base)
+        factors = {}
         try:
-            notes = json.loads((directory / NOTES).read_text())
-            if notes["weights"] != self.base:
-                raise ValueError(
-                    f"{directory} was made for another base model: {notes['model']!r} with fingerprint "
-                    f"{notes['weights']}, this is {self.lm.name!r} with {self.base} (its dtype counts too)"
-                )
-            tensors = load_tensors((directory / "adapter_model.safetensors").read_bytes())
-            config = json.loads((directory / "adapter_config.json").read_text())
-            factors = {}
             for layer in config["layers_to_transform"]:
                 module = self.lm.mlp_out_name(layer)
                 left, right = (tensors[f"base_model.model.{module}.lora_{side}.weight"] for side in "BA")
                 rank = config["rank_pattern"].get(module, config["r"])
                 alpha = config["alpha_pattern"].get(module, config["lora_alpha"])
                 factors[layer] = left * (alpha / rank), right
-        except (SafetensorError, json.JSONDecodeError, OSError, KeyError) as problem:
-            raise ValueError(f"{directory} cannot be read: {problem}") from None
+        except KeyError as missing:
+            raise ValueError(f"{directory} cannot be read: it has no {missing}") from None
         self.add(name, factors)
 
     def _check(self, name: str, factors: Factors) -> None:
@@ -268,11 +237,6 @@ class AdapterStack:
             for field, value in changes.items():
                 setattr(adapter, field, value)
         self._switch()
-
-    def check_unmerged(self) -> None:
-        """Raises ``RuntimeError`` while the adapters are merged: nothing can be changed then."""
-        if self.merged:
-            raise RuntimeError("the adapters are merged into the base weights: unmerge() first")
 
     def _scaling(self, rank: int) -> float:
         return self._alpha / rank if self._alpha else 1.0
@@ -341,132 +305,6 @@ class AdapterStack:
         self.lm.model.eval().requires_grad_(False)
 
 
-class Overlay:
-    """Where a session in ``edit_mode: lora`` writes: adapters of a stack; the weights are left alone.
-
-    It does what :class:`editkit.language.weights.RawWeights` does for raw edits.
-    """
-
-    def __init__(self, lm: LanguageModel, spec: EditSpec, stack: AdapterStack):
-        self.lm, self.spec, self.stack = lm, spec, stack
-        self._names: list[str] = []  # of the session's own adapters
-        self._current = ""
-
-    @property
-    def n_parameters(self) -> int:
-        return sum(adapter.n_parameters for adapter in self._own().values())
-
-    def begin(self) -> None:
-        """The next updates belong to a new batch."""
-        self.stack.check_unmerged()
-        kind = "batch" if self.spec.lora_stack == "batch" else "edits"
-        own = list(self._own())
-        free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack)
-        self._current = own[0] if own and kind == "edits" else free
-
-    def weight(self, layer: int) -> Tensor:
-        """``W`` (d_v, d_k) as it is in force, float64."""
-        return self.lm.weight(layer).double() + self.stack.delta(layer)
-
-    def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
-        """Fit the update to the rank, bound the norm, write; returns the change as written."""
-        K, R = problem.K, problem.R
-        if self.spec.lora_scale != 1:
-            left = update.left * self.spec.lora_scale
-            update = update._replace(left=left, residual=missed(left, update.right, K, R))
-        old = self._factors(layer)
-        if self.spec.lora_stack != "fixed" or old is None:
-            written = clamp(fit(update, problem, self.spec), self.weight(layer), largest)
-            self.add(layer, written.left, written.right)
-            return written
-        # All edits so far together are brought down to the rank again.
-        left, right = _beside(old, (update.left, update.right))
-        rest = self.weight(layer) - old[0] @ old[1]
-        new = clamp(fit(update._replace(left=left, right=right), problem, self.spec), rest, largest)
-        self._put(layer, new.left, new.right)
-        left, right = _beside((new.left, new.right), (-old[0], old[1]))
-        return new._replace(left=left, right=right, residual=missed(left, right, K, R))
-
-    def add(self, layer: int, left: Tensor, right: Tensor) -> None:
-        """Add ``left · right`` as it is to the current adapter."""
-        old, new = self._factors(layer), (left, right)
-        self._put(layer, *(_beside(old, new) if old else new))
-
-    def read(self) -> dict[str, Tensor]:
-        """Everything that edits change, by name. The tensors are the adapters' own, which are never written to."""
-        return {
-            f"{name}.{layer}.{side}": tensor
-            for name, adapter in self._own().items()
-            for layer, pair in adapter.factors.items()
-            for side, tensor in zip(("left", "right"), pair, strict=True)
-        }
-
-    def put(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`read` returned."""
-        adapters: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-        for key in state:
-            name, layer, side = key.split(".")
-            if side == "left":
-                adapters.setdefault(name, {})[int(layer)] = state[key], state[f"{name}.{layer}.right"]
-        self.stack.remove(*(name for name in self._own() if name not in adapters))
-        for name, factors in adapters.items():
-            self.stack.add(name, factors)
-        self._names = list(adapters)
-
-    mark = read  # what undoing needs to come back here
-
-    def changed_since(self, state: Mapping[str, Tensor]) -> int | None:
-        """Undoing removes adapters and does not touch the weights, so nobody's change to them can be lost."""
-
-    def _own(self) -> dict[str, Adapter]:
-        return {name: self.stack[name] for name in self._names if name in self.stack}
-
-    def _factors(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        own = self._own()
-        pair = own[self._current].factors.get(layer) if self._current in own else None
-        return (pair[0].double(), pair[1].double()) if pair else None
-
-    def _put(self, layer: int, left: Tensor, right: Tensor) -> None:
-        own = self._own()
-        before = own[self._current].factors if self._current in own else {}
-        self.stack.add(self._current, {**before, layer: (left, right)})
-        self._names = list(self._own() | {self._current: None})
-
-
-def _beside(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def side_by_side(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Factors of the sum of two products."""
     return torch.cat([a[0], b[0]], dim=1), torch.cat([a[1], b[1]], dim=0)
-
-
-def model_card(notes: Mapping[str, Any]) -> str:
-    """README of a saved adapter, in the hub's form."""
-    lines = [
-        "---",
-        f"base_model: {notes['model']}",
-        "library_name: peft",
-        "tags: [lora, model-editing, editkit]",
-        "---",
-        "",
-        f"# Edits of {notes['model']} as a LoRA adapter",
-        "",
-        "Made by editkit in closed form: nothing was trained. Load it with "
-        "`peft.PeftModel.from_pretrained(base, folder)`.",
-        "",
-        f"It belongs to `{notes['model']}` with the weights' fingerprint `{notes['weights']}`.",
-    ]
-    if scores := notes.get("scores"):
-        lines += ["", "## Scores of these edits", "", *_table(["score", "value"], scores.items())]
-    if facts := notes.get("facts"):
-        rows = [(f["prompt"].replace("{}", f["subject"]), f["target_new"], f["target_true"]) for f in facts]
-        lines += ["", "## Edited facts", "", *_table(["prompt", "now", "before"], rows)]
-    if spec := notes.get("spec"):
-        lines += ["", "## Method and hyperparameters", "", *_table(["name", "value"], spec.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _table(head: Sequence[str], rows) -> list[str]:
-    def line(cells) -> str:
-        shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in cells)
-        return f"| {' | '.join(shown)} |"
-
-    return [line(head), line(["---"] * len(head)), *(line(row) for row in rows)]

@@ -16,14 +16,14 @@ from torch import Tensor
 from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
 from editkit.facts import Fact
-from editkit.language.adapters import AdapterStack, Overlay
+from editkit.language.adapters import AdapterStack
 from editkit.language.keys import sample_contexts
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.replay import Moments, ReplayBuffer, make_memory
 from editkit.language.spread import Editor, LayerUpdate
 from editkit.language.targets import Targets, optimise_targets
 from editkit.language.trust import TrustDecision, TrustMonitor
-from editkit.language.weights import RawWeights
+from editkit.language.weights import Overlay, RawWeights
 from editkit.memory import peak_mb, reset_peak
 from editkit.models import LanguageModel
 from editkit.statistics import second_moments
@@ -115,7 +115,8 @@ class EditSession:
         self.spec = self.spec.resolve(self.lm)
         self.memory = make_memory(self.spec)
         if self.spec.edit_mode == "lora":
-            self.adapters = self.adapters or AdapterStack(self.lm, self.spec.lora_alpha)
+            if self.adapters is None:
+                self.adapters = AdapterStack(self.lm, self.spec.lora_alpha)
             self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
         elif self.adapters is not None:
             raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")

@@ -15,11 +15,10 @@ from torch import Tensor
 from editkit import solvers
 from editkit.config import EditSpec
 from editkit.facts import Fact
-from editkit.language.adapters import Overlay
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.language.lora import Problem
 from editkit.language.replay import EditRecord, Moments, ReplayBuffer, columns
-from editkit.language.weights import RawWeights
+from editkit.language.weights import Overlay, RawWeights
 from editkit.solvers import Precision, Update
 from editkit.statistics import null_space
 

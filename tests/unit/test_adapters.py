@@ -243,7 +243,7 @@ def test_trust_takes_back_a_step_and_keeps_a_share_of_one(tiny, facts, start, mo
 
 
 def test_a_failed_edit_leaves_the_adapters_as_they_were(tiny, facts, start, monkeypatch):
-    import editkit.language.adapters as module
+    import editkit.language.weights as module
 
     session = start(tiny())
     session.edit(facts[:2])
@@ -254,9 +254,11 @@ def test_a_failed_edit_leaves_the_adapters_as_they_were(tiny, facts, start, monk
     assert torch.equal(logits(session.lm), before) and len(session.results) == 1
 
 
-def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start):
+def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start, tmp_path):
     lm = tiny()
     session = start(lm)
+    empty = AdapterStack(lm)
+    assert EditSession(lm, session.spec, TEXTS, adapters=empty).adapters is empty
     session.edit(facts[:1])
     with pytest.raises(ValueError, match="carries adapters"):
         start(lm, edit_mode="raw")
@@ -266,6 +268,8 @@ def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start):
     before = logits(lm)
     second.edit(facts[1:2])
     assert list(session.adapters) == ["edits_1", "edits_2"]
+    folder = second.save_adapter(tmp_path / "second", "edits_2")
+    AdapterStack(tiny()).load(folder, "alone")  # it was made for the base, not for the base and the other adapter
     second.undo()
     assert torch.equal(logits(lm), before)
     with pytest.raises(ValueError, match="edit_mode 'lora'"):
@@ -371,6 +375,12 @@ def test_a_wrong_base_or_a_damaged_folder_is_refused_before_anything_is_loaded(t
     stack = AdapterStack(tiny())
     with pytest.raises(ValueError, match="editkit.json is missing"):
         stack.load(tmp_path, "edits")
+    config = folder / "adapter_config.json"
+    complete = config.read_text()
+    config.write_text(json.dumps({"r": 1}))
+    with pytest.raises(ValueError, match="it has no 'layers_to_transform'"):
+        stack.load(folder, "edits")
+    config.write_text(complete)
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ValueError, match="cannot be read"):

@@ -1,0 +1,103 @@
+"""A saved adapter: a folder in peft's own format, with a model card and what editkit knows of it."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+NOTES = "editkit.json"  # fingerprint of the base model, and spec, facts, scores
+
+
+def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
+    """Write the folder, complete or not at all; one written before is replaced.
+
+    Args:
+        config: the adapter's ``peft.LoraConfig``.
+        notes: ``model`` and ``weights`` (name and fingerprint of the base); see :func:`model_card` for the rest.
+
+    Raises ``ValueError`` for any other folder that is not empty.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / NOTES).exists():
+        raise ValueError(f"{directory} is not empty and no adapter of editkit: choose another folder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".partial-"))
+    try:
+        building.chmod(0o755)  # mkdtemp's 0700 would hide it from other users
+        config.save_pretrained(building)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        (building / WEIGHTS).write_bytes(save_tensors(tensors, {"format": "pt"}))
+        (building / NOTES).write_text(json.dumps(notes, indent=1))
+        (building / CARD).write_text(model_card(notes))
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(building, directory)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return directory
+
+
+def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
+
+    Raises ``ValueError``, before the tensors are read, for another base model, and for a folder that is no
+    such adapter or is damaged.
+    """
+    if not (directory / NOTES).is_file():
+        raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
+    try:
+        notes = json.loads((directory / NOTES).read_text())
+        if notes["weights"] != fingerprint:
+            raise ValueError(
+                f"{directory} was made for another base model: {notes['model']!r} with fingerprint "
+                f"{notes['weights']}, this is {model!r} with {fingerprint} (its dtype counts too)"
+            )
+        return json.loads((directory / CONFIG).read_text()), load_tensors((directory / WEIGHTS).read_bytes())
+    except (SafetensorError, json.JSONDecodeError, OSError, KeyError) as problem:
+        raise ValueError(f"{directory} cannot be read: {problem}") from None
+
+
+def model_card(notes: Mapping[str, Any]) -> str:
+    """README of a saved adapter, in the hub's form.
+
+    Args:
+        notes: ``model``, ``weights``, and where there are any ``scores`` (name to value), ``facts`` (as dicts)
+            and ``spec`` (name to value).
+    """
+    lines = [
+        "---",
+        f"base_model: {notes['model']}",
+        "library_name: peft",
+        "tags: [lora, model-editing, editkit]",
+        "---",
+        "",
+        f"# Edits of {notes['model']} as a LoRA adapter",
+        "",
+        "Made by editkit in closed form: nothing was trained. Load it with "
+        "`peft.PeftModel.from_pretrained(base, folder)`.",
+        "",
+        f"It belongs to `{notes['model']}` with the weights' fingerprint `{notes['weights']}`.",
+    ]
+    if scores := notes.get("scores"):
+        lines += ["", "## Scores of these edits", "", *_table(["score", "value"], scores.items())]
+    if facts := notes.get("facts"):
+        rows = [(f["prompt"].replace("{}", f["subject"]), f["target_new"], f["target_true"]) for f in facts]
+        lines += ["", "## Edited facts", "", *_table(["prompt", "now", "before"], rows)]
+    if spec := notes.get("spec"):
+        lines += ["", "## Method and hyperparameters", "", *_table(["name", "value"], spec.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    def line(cells: Sequence[Any]) -> str:
+        shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(shown)} |"
+
+    return [line(head), line(["---"] * len(head)), *(line(row) for row in rows)]
