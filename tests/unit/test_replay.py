@@ -205,7 +205,7 @@ def test_a_full_buffer_equals_history(tiny, facts, start):
 def test_a_full_buffer_without_old_residuals_equals_hold(tiny, facts, start, method, monkeypatch):
     changes = {"nullspace_threshold": 0.5, "emmet_lambda": 0.5}
     hold = in_turn(start(tiny(), method, replay="hold", **changes), facts)
-    import editkit.language.weights as module
+    import editkit.language.spread as module
 
     columns = module.columns
     session = start(lm := tiny(), method, replay="buffer", replay_rate=1.0, **changes)
