@@ -15,8 +15,9 @@ from editkit.language.adapters import AdapterStack
 from editkit.language.generation import complete
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.session import EditResult, EditSession
-from editkit.models import LanguageModel, load_lm
+from editkit.models import LanguageModel, VisionModel, load_lm, load_vit
 from editkit.texts import load_texts
+from editkit.vision.data import load_images
 
 __all__ = [
     "METHODS",
@@ -27,11 +28,14 @@ __all__ = [
     "Fact",
     "LanguageModel",
     "RunParams",
+    "VisionModel",
     "complete",
     "evaluate",
     "load_facts",
+    "load_images",
     "load_lm",
     "load_texts",
+    "load_vit",
     "summarize",
 ]
 __version__ = "0.1.0"

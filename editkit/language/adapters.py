@@ -21,7 +21,7 @@ from torch import Tensor
 
 from editkit.language.adapter_files import read_adapter, write_adapter
 from editkit.language.lora import truncate
-from editkit.models import LanguageModel
+from editkit.models import EditableModel
 
 Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right (r, d_k)
 
@@ -47,7 +47,7 @@ class AdapterStack:
         alpha: LoRA's alpha; 0 takes the rank, and so a scaling of 1.
     """
 
-    def __init__(self, lm: LanguageModel, alpha: float = 0.0):
+    def __init__(self, lm: EditableModel, alpha: float = 0.0):
         if lm.has_adapters:
             raise ValueError(f"{lm.name} already carries adapters: use their AdapterStack, or close() it first")
         self.lm, self.base = lm, lm.fingerprint()

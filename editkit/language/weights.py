@@ -12,7 +12,7 @@ from torch import Tensor
 from editkit.config import EditSpec
 from editkit.language.adapters import Adapter, AdapterStack, side_by_side
 from editkit.language.lora import Problem, fit
-from editkit.models import LanguageModel
+from editkit.models import EditableModel
 from editkit.solvers import Update, clamp, missed
 
 
@@ -23,7 +23,7 @@ class RawWeights:
         lm: a model without adapters; ``ValueError`` where it has some, whose share in a weight is not seen here.
     """
 
-    def __init__(self, lm: LanguageModel, layers: Iterable[int]):
+    def __init__(self, lm: EditableModel, layers: Iterable[int]):
         if lm.has_adapters:
             raise ValueError(f"{lm.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'")
         self.lm, self.layers = lm, list(layers)
@@ -74,7 +74,7 @@ class RawWeights:
 class Overlay:
     """Writes updates as adapters of a stack; the weights are left alone."""
 
-    def __init__(self, lm: LanguageModel, spec: EditSpec, stack: AdapterStack):
+    def __init__(self, lm: EditableModel, spec: EditSpec, stack: AdapterStack):
         self.lm, self.spec, self.stack = lm, spec, stack
         self._names: list[str] = []  # of the session's own adapters
         self._current = ""

