@@ -75,6 +75,15 @@ class ImageData:
         """Held out: for the final report alone."""
         return self.splits["test"]
 
+    def hash(self) -> str:
+        """SHA-256 of images, labels and who may see them."""
+        total = hashlib.sha256()
+        for split, part in self.splits.items():
+            total.update(f"{split} {part.images.shape}".encode())
+            for array in (part.images, part.labels, part.indices):
+                total.update(np.ascontiguousarray(array).data)
+        return total.hexdigest()
+
     def split_info(self) -> pd.DataFrame:
         """One row an image, in the order of the whole data set: index, split, label, SHA-256 of its pixels."""
         rows = [

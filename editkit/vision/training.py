@@ -1,0 +1,166 @@
+"""Fine-tuning of a Vision Transformer: resumable after every epoch, and not done twice."""
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from editkit.cache import Store, from_json_tensor, json_tensor
+from editkit.config import Count, NonNegative, Parameters, Positive
+from editkit.models import VisionModel
+from editkit.vision.data import ImageData, ImageSet
+from editkit.vision.evaluation import predict, summary
+
+TOO_GOOD = 0.98  # accuracy above which there is little to repair, or the splits leak
+
+
+class TrainSpec(Parameters):
+    """How a classifier is fine-tuned."""
+
+    epochs: Count = 5
+    """Passes over the training images."""
+    batch_size: Count = 32
+    """Images in one step."""
+    lr: Positive = 5.0e-5
+    """AdamW's learning rate."""
+    head_lr: Positive = 1.0e-3
+    """The same for the fresh head."""
+    weight_decay: NonNegative = 0.01
+    """AdamW's weight decay."""
+    trained_layers: Annotated[int, Field(ge=0)] | None = None
+    """Last layers that are trained, with the head; all of the backbone where not given, none for 0."""
+    seed: int = 0
+    """Of the order of the images."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What fine-tuning did."""
+
+    history: pd.DataFrame  # one row an epoch: loss (training, nats), val_accuracy, val_nll, seconds
+    metrics: pd.DataFrame  # one row a split (train, val, test): n, accuracy, macro_f1, nll, ece
+    best_epoch: int  # the one whose weights the model has now
+
+
+def train(
+    vit: VisionModel, data: ImageData, spec: TrainSpec, *, store: Store | None = None, progress: bool = True
+) -> Training:
+    """Fine-tune ``vit`` on ``data.train`` with AdamW; the weights of the best epoch by accuracy on ``data.val`` stay.
+
+    After each epoch weights, optimiser and history are stored, so a call that was stopped goes on after its
+    last whole epoch, with the same result; one made before for the same data, model and parameters is read.
+    Warns where val or test accuracy passes ``TOO_GOOD``.
+
+    Raises ``ValueError`` for held-out images, for labels that are not the model's and for more layers than it
+    has; ``FloatingPointError`` where the loss leaves the finite numbers.
+    """
+    images, val = data.train.require_open("training"), data.val.require_open("choosing a model")
+    if len(data.labels) != vit.n_labels:
+        raise ValueError(f"{data.name} has {len(data.labels)} classes, {vit.name} a head for {vit.n_labels}")
+    store = store or Store()
+    key = {
+        "weights": vit.fingerprint(),
+        "pixels": [vit.image_size, vit.mean, vit.std],
+        "data": data.hash(),
+        "device": vit.device.type,
+        "spec": spec.model_dump(),
+    }
+    optimiser = torch.optim.AdamW(_groups(vit, spec), weight_decay=spec.weight_decay)
+    last, best = (store.get("training", key | {"epoch": which}) for which in ("last", "best"))
+    history = from_json_tensor(last["history"]) if last and best else []  # one without the other is of no use
+    try:
+        if history:
+            _restore(vit, optimiser, last)
+        bar = tqdm(total=spec.epochs, initial=len(history), desc="fine-tuning", unit="epoch", disable=not progress)
+        with bar:
+            while len(history) < spec.epochs:
+                start = time.perf_counter()
+                loss = _epoch(vit, images, optimiser, spec, len(history), bar)
+                scores = summary(val.labels, predict(vit, val))
+                row = {"epoch": len(history) + 1, "loss": loss, "seconds": time.perf_counter() - start}
+                history.append(row | {"val_accuracy": scores["accuracy"], "val_nll": scores["nll"]})
+                state = {f"weight.{name}": tensor for name, tensor in vit.model.state_dict().items()}
+                if best_epoch(history) == len(history):
+                    best = {name: tensor.clone() for name, tensor in state.items()}
+                    store.put("training", key | {"epoch": "best"}, best)
+                state |= _moments(optimiser) | {"history": json_tensor(history)}
+                store.put("training", key | {"epoch": "last"}, state)
+                bar.update()
+        vit.model.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in best.items()})
+    finally:
+        vit.model.eval().requires_grad_(False)
+    metrics = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
+    if high := [row["split"] for row in metrics if row["split"] != "train" and row["accuracy"] > TOO_GOOD]:
+        warnings.warn(
+            f"accuracy on {' and '.join(high)} is above {TOO_GOOD:.0%}: the task is too easy to need repairs, or the "
+            "splits share images",
+            stacklevel=2,
+        )
+    return Training(pd.DataFrame(history), pd.DataFrame(metrics), best_epoch(history))
+
+
+def best_epoch(history: list[dict]) -> int:
+    """Number of the first epoch with the highest accuracy on val."""
+    return max(history, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
+
+
+def _groups(vit: VisionModel, spec: TrainSpec) -> list[dict]:
+    """The parameters to train, made trainable, the head's with a learning rate of their own."""
+    head = list(vit.head.parameters())
+    if spec.trained_layers is None:
+        own = {id(parameter) for parameter in head}
+        backbone = [parameter for parameter in vit.model.parameters() if id(parameter) not in own]
+    elif spec.trained_layers > vit.n_layers:
+        raise ValueError(f"trained_layers = {spec.trained_layers}: {vit.name} has {vit.n_layers}")
+    else:
+        backbone = list(vit.layers[vit.n_layers - spec.trained_layers :].parameters())
+    for parameter in (*backbone, *head):
+        parameter.requires_grad_()
+    groups = [{"params": backbone, "lr": spec.lr}, {"params": head, "lr": spec.head_lr}]
+    return [group for group in groups if group["params"]]
+
+
+def _epoch(
+    vit: VisionModel, part: ImageSet, optimiser: torch.optim.Optimizer, spec: TrainSpec, epoch: int, bar: tqdm
+) -> float:
+    """One pass over the images in an order drawn from seed and epoch; the mean loss."""
+    order = np.random.default_rng([spec.seed, epoch]).permutation(len(part))
+    torch.manual_seed(spec.seed * 1_000_003 + epoch)  # of dropout, where a model has some
+    vit.model.train()
+    total = 0.0
+    for begin in range(0, len(order), spec.batch_size):
+        batch = part.select(order[begin : begin + spec.batch_size])
+        loss = cross_entropy(vit.forward(vit.pixels(batch.images)), torch.tensor(batch.labels, device=vit.device))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"fine-tuning diverged in epoch {epoch + 1}: lower lr ({spec.lr:g})")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * len(batch)
+        bar.set_postfix(loss=f"{loss.item():.3f}", images=f"{begin + len(batch)}/{len(part)}")
+    vit.model.eval()
+    return total / len(part)
+
+
+def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"moment.{number}.{name}": tensor for number, part in state.items() for name, tensor in part.items()}
+
+
+def _restore(vit: VisionModel, optimiser: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
+    weights = {n.removeprefix("weight."): t for n, t in saved.items() if n.startswith("weight.")}
+    vit.model.load_state_dict(weights)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        if key.startswith("moment."):
+            _, number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = tensor
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
