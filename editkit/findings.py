@@ -143,7 +143,7 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     most = ablation[(ablation.batch_size == size) & (ablation.replay == "none")].set_index("lora_fit")
     raw, exact = most.loc["raw"], most.loc["exact"]
     sentences = [
-        f"{size} edits at once need rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against "
+        f"Steps of {size} edits need rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against "
         f"{raw.S:.3f}) with {exact.parameters / raw.parameters:.1%} of the numbers."
     ]
     low = most[~most.index.isin(["raw", "exact"])].astype({"lora_rank": int})
@@ -151,7 +151,7 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
         listed = ", ".join(f"{fit} {row.S:.3f}" for fit, row in rows.iterrows())
         held = share.set_index("rank").share.get(rank, float("nan"))
         sentences.append(
-            f"Rank {rank} for them: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
+            f"Rank {rank} for such a step: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
         )
     for r in gaps[gaps.score == "ES"].itertuples():
         verdict = "more edits" if r.low > 0 else "fewer edits" if r.high < 0 else "no surely different share of edits"

@@ -26,8 +26,13 @@ def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes:
 
     Raises ``ValueError`` for any other folder that is not empty.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / NOTES).exists():
-        raise ValueError(f"{directory} is not empty and no adapter of editkit: choose another folder")
+    directory = directory.resolve()
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file, not a folder for an adapter")
+    known = {WEIGHTS, CONFIG, CARD, NOTES}
+    inside = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if inside and (NOTES not in inside or inside - known):
+        raise ValueError(f"{directory} is not empty and holds more than an adapter of editkit: choose another folder")
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".partial-"))
     try:
@@ -37,8 +42,16 @@ def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes:
         (building / WEIGHTS).write_bytes(save_tensors(tensors, {"format": "pt"}))
         (building / NOTES).write_text(json.dumps(notes, indent=1))
         (building / CARD).write_text(model_card(notes))
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(building, directory)
+        if inside:
+            os.replace(directory, aside := building.with_name(building.name + "-old"))
+            try:
+                os.replace(building, directory)
+            except BaseException:
+                os.replace(aside, directory)
+                raise
+            shutil.rmtree(aside)
+        else:
+            os.replace(building, directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return directory
@@ -80,7 +93,7 @@ def model_card(notes: Mapping[str, Any]) -> str:
         "",
         f"# Edits of {notes['model']} as a LoRA adapter",
         "",
-        "Made by editkit in closed form: nothing was trained. Load it with "
+        f"Made by editkit{' in closed form: nothing was trained' if 'spec' in notes else ''}. Load it with "
         "`peft.PeftModel.from_pretrained(base, folder)`.",
         "",
         f"It belongs to `{notes['model']}` with the weights' fingerprint `{notes['weights']}`.",

@@ -50,8 +50,8 @@ class AdapterStack:
     def __init__(self, lm: EditableModel, alpha: float = 0.0):
         if lm.has_adapters:
             raise ValueError(f"{lm.name} already carries adapters: use their AdapterStack, or close() it first")
-        self.lm, self.base = lm, lm.fingerprint()
-        self._alpha = alpha
+        self.lm, self.alpha = lm, alpha
+        self.base = lm.fingerprint()  # of the weights without adapters
         self._adapters: dict[str, Adapter] = {}
         self._peft = None
         self._unmerged: dict[int, Tensor] = {}
@@ -84,10 +84,20 @@ class AdapterStack:
         self.check_unmerged()
         self._check(name, factors)
         stored = {layer: tuple(side.to(self.lm.device, torch.float32) for side in factors[layer]) for layer in factors}
-        before = self._adapters.get(name, Adapter({}, weight))
+        if not self._adapters:
+            self.base = self.lm.fingerprint()
+        before = self._adapters.get(name)
         self._uninstall(name)
-        self._adapters[name] = Adapter(stored, before.weight, before.enabled)
-        self._install(name)
+        try:
+            old = before or Adapter({}, weight)
+            self._adapters[name] = Adapter(stored, old.weight, old.enabled)
+            self._install(name)
+        except BaseException:
+            del self._adapters[name]
+            if before:
+                self._adapters[name] = before
+                self._install(name)
+            raise
 
     def remove(self, *names: str) -> None:
         """Take batches of edits back out; the rest stays."""
@@ -131,13 +141,19 @@ class AdapterStack:
     def combine(
         self, *names: str, into: str, rank: int | None = None, metrics: Mapping[int, Tensor] | None = None
     ) -> None:
-        """Make one adapter of several, which it replaces.
+        """Make one adapter of several that are in force, which it replaces.
+
+        Raises ``ValueError`` for one that is switched off and for a taken name; nothing is changed then.
 
         Args:
             rank: bring the sum down to this rank; as high as needed where not given.
             metrics: layer → G (d_k, d_k), in which the best approximation is meant, such as the second moment
                 of the layer's keys; plain truncated SVD where not given.
         """
+        if into in self and into not in names:
+            raise ValueError(f"there is an adapter {into!r} already: choose another name")
+        if off := [name for name in names if not self[name].enabled]:
+            raise ValueError(f"adapter {off[0]!r} is switched off: enable or remove it first")
         factors = self.joined(*names)
         if rank is not None:
             if rank < 1:
@@ -223,7 +239,7 @@ class AdapterStack:
             if not 0 <= layer < self.lm.n_layers:
                 raise ValueError(f"adapter {name!r}: layer {layer} is out of range 0 to {self.lm.n_layers - 1}")
             shape = left.shape[0], right.shape[1]
-            if left.shape[1] != right.shape[0] or shape != tuple(self.lm.weight(layer).shape):
+            if not left.shape[1] or left.shape[1] != right.shape[0] or shape != tuple(self.lm.weight(layer).shape):
                 raise ValueError(
                     f"adapter {name!r}, layer {layer}: {tuple(left.shape)} × {tuple(right.shape)} does not fit a "
                     f"weight {tuple(self.lm.weight(layer).shape)}"
@@ -239,7 +255,7 @@ class AdapterStack:
         self._switch()
 
     def _scaling(self, rank: int) -> float:
-        return self._alpha / rank if self._alpha else 1.0
+        return self.alpha / rank if self.alpha else 1.0
 
     def _config(self, factors: Factors, **options: Any):
         from peft import LoraConfig
@@ -249,7 +265,7 @@ class AdapterStack:
         lower = {self.lm.mlp_out_name(layer): rank for layer, rank in ranks.items() if rank < highest}
         return LoraConfig(
             base_model_name_or_path=self.lm.name,
-            task_type="CAUSAL_LM",
+            task_type=self.lm.peft_task,
             r=highest,
             lora_alpha=self._scaling(highest) * highest,
             rank_pattern=lower,
@@ -266,6 +282,8 @@ class AdapterStack:
     def _install(self, name: str) -> None:
         from peft import PeftModel
 
+        if self._peft is None and self.lm.has_adapters:
+            raise ValueError(f"{self.lm.name} carries adapters of another stack: close() that first")
         factors = self._adapters[name].factors
         config = self._config(factors)
         with warnings.catch_warnings():

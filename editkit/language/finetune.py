@@ -31,16 +31,30 @@ def finetune(
     """Train an adapter on −log P(new object | prompt), all facts in each step, and leave it on the stack.
 
     LoRA as published (arXiv 2106.09685): A random, B zero, AdamW on both, here without weight decay and with
-    scaling 1 (the learning rate is what is tuned). It ends early once the mean loss is below ``STOP_LOSS``.
+    the stack's scaling (the learning rate is what is tuned). It ends early once the mean loss is below
+    ``STOP_LOSS``.
 
     Args:
         layers, rank: the modules that an editor would write to, and the rank it would be allowed.
         lr: AdamW's learning rate.
 
     Returns one row a step: ``step``, ``loss`` (nats a token), ``seconds`` since the start.
-    Raises ``FloatingPointError`` where the loss leaves the finite numbers; the adapter is then removed.
+    Raises ``ValueError`` for no facts or layers, a rank or steps below 1 and a taken name, and
+    ``FloatingPointError`` where the loss leaves the finite numbers; the adapter is then removed.
     """
+    if not facts or not layers or rank < 1 or steps < 1:
+        raise ValueError(
+            f"fine-tuning needs facts, layers, a rank and steps of at least 1; got {len(facts)} facts, layers "
+            f"{list(layers)}, rank = {rank}, steps = {steps}"
+        )
+    if name in stack:
+        raise ValueError(f"there is an adapter {name!r} already: choose another name")
     lm = stack.lm
+    targets = [lm.encode_continuation(fact.text, fact.target_new) for fact in facts]
+    rows = [lm.encode(fact.text)[0] + target[:-1] for fact, target in zip(facts, targets, strict=True)]
+    labels = torch.tensor(sum(targets, []), device=lm.device)
+    owner = torch.tensor([i for i, target in enumerate(targets) for _ in target], device=lm.device)
+    places = torch.cat([torch.arange(len(r) - len(t), len(r)) for r, t in zip(rows, targets, strict=True)])
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for layer in layers:
@@ -51,11 +65,6 @@ def finetune(
     modules = [lm.mlp_out(layer) for layer in layers]
     parameters = [side[name].weight.requires_grad_() for module in modules for side in (module.lora_A, module.lora_B)]
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    targets = [lm.encode_continuation(fact.text, fact.target_new) for fact in facts]
-    rows = [lm.encode(fact.text)[0] + target[:-1] for fact, target in zip(facts, targets, strict=True)]
-    labels = torch.tensor(sum(targets, []), device=lm.device)
-    owner = torch.tensor([i for i, target in enumerate(targets) for _ in target], device=lm.device)
-    places = torch.cat([torch.arange(len(r) - len(t), len(r)) for r, t in zip(rows, targets, strict=True)])
     history, start = [], time.perf_counter()
     try:
         for step in (bar := tqdm(range(steps), desc=f"LoRA fine-tuning, lr {lr:g}", unit="step", disable=not progress)):

@@ -37,6 +37,7 @@ class EditResult:
     """What one call of :meth:`EditSession.edit` did."""
 
     facts: list[Fact]
+    adapter: str  # the name it was written to; empty for raw edits
     updates: list[LayerUpdate]  # as written; none where the step was rolled back
     targets: Targets
     old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
@@ -117,6 +118,11 @@ class EditSession:
         if self.spec.edit_mode == "lora":
             if self.adapters is None:
                 self.adapters = AdapterStack(self.lm, self.spec.lora_alpha)
+            elif (self.adapters.lm, self.adapters.alpha) != (self.lm, self.spec.lora_alpha):
+                raise ValueError(
+                    f"the stack given belongs to {self.adapters.lm.name!r} with alpha {self.adapters.alpha:g}; this "
+                    f"session edits {self.lm.name!r} with lora_alpha = {self.spec.lora_alpha:g}"
+                )
             self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
         elif self.adapters is not None:
             raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
@@ -125,7 +131,7 @@ class EditSession:
         self._base = self.lm.fingerprint()
         self._original: State | None = None  # before the first edit
         self._written: State | None = None  # after the last one
-        self._settled: tuple[State, list[Fact]] | None = None
+        self._settled: tuple[State, list[tuple[str, Fact]]] | None = None
         self._before: list[tuple[ReplayBuffer | Moments | None, State | None]] = []  # memory and mark before a result
         self._editor: Editor | None = None
         self._trust: TrustMonitor | None = None
@@ -149,6 +155,7 @@ class EditSession:
             raise ValueError("an edit needs at least one fact, got an empty batch")
         start = time.perf_counter()
         reset_peak(self.lm.device)
+        self._weights.begin()
         editor = self._prepare()
         targets = self._targets(facts)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
@@ -156,7 +163,6 @@ class EditSession:
         memory = None if self.memory is None else self.memory.copy()
         groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
         updates, records = [], []
-        self._weights.begin()
         try:
             for group in groups:
                 batch = [facts[i] for i in group]
@@ -181,7 +187,8 @@ class EditSession:
         self._written = self._weights.read()
         seconds["total"] = time.perf_counter() - start
         peak = peak_mb(self.lm.device)
-        self.results.append(EditResult(facts, updates, targets, old_residual, trust, seconds, peak))
+        adapter = self._weights.current
+        self.results.append(EditResult(facts, adapter, updates, targets, old_residual, trust, seconds, peak))
         return self.results[-1]
 
     def undo(self, last: int | None = None) -> None:
@@ -194,22 +201,23 @@ class EditSession:
         last = len(self.results) if everything else last
         if not 0 <= last <= len(self.results):
             raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
-        if self._written is not None and (layer := self._weights.changed_since(self._written)) is not None:
-            raise RuntimeError(f"layer {layer} was changed outside this session; undo that first")
+        if self._written is not None and (what := self._weights.changed_since(self._written)):
+            raise RuntimeError(f"{what} was changed outside this session; undo that first")
         kept = self.results[: len(self.results) - last]
         if everything:
-            self._settled, self.memory, mark = None, make_memory(self.spec), self._original
+            settled, memory, mark = None, make_memory(self.spec), self._original
         elif last:
-            self.memory, mark = self._before[len(kept)]
+            settled, (memory, mark) = self._settled, self._before[len(kept)]
         else:
             return
         if mark is not None:
             self._weights.put(mark)
         elif self._original is not None:
-            self._weights.put(self._settled[0] if self._settled else self._original)
+            self._weights.put(settled[0] if settled else self._original)
             for result in kept:  # the same additions in the same order give the same bits
                 for item in result.updates:
                     self._weights.add(item.layer, item.update.left, item.update.right)
+        self._settled, self.memory = settled, memory
         del self._before[len(kept) :]
         self._written = self._weights.read()
         if not kept and self._settled is None:  # nothing is held: what others do to the weights is their affair
@@ -222,7 +230,7 @@ class EditSession:
         A long sequence would otherwise keep every update of every step in memory.
         """
         if self.results:
-            self._settled = (self._written, self._edited())
+            self._settled = (self._written, self._pairs())
             self.results = []
             self._before.clear()
 
@@ -231,7 +239,10 @@ class EditSession:
 
         Tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
         the file's metadata holds the model's name and fingerprint before the session, spec, contexts and facts as JSON.
+        Raises ``ValueError`` in ``edit_mode: lora``, whose edits :meth:`save_adapter` writes.
         """
+        if self.adapters is not None:
+            raise ValueError("edit_mode = 'lora' leaves the weights alone: use save_adapter()")
         if self._settled:
             raise ValueError("the updates of settled edits are gone: save before settling")
         if not self.results:
@@ -243,13 +254,13 @@ class EditSession:
             for side in ("left", "right")
         }
         path = Path(path)
-        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(self._provenance())}))
+        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(self._provenance(self._edited()))}))
         return path
 
     def save_adapter(self, directory: str | Path, *names: str) -> Path:
         """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
 
-        The card shows facts, method, and the facts' scores on the model as it stands.
+        The card shows method, the facts of these adapters, and their scores on the model as it stands.
 
         Args:
             names: adapters of :attr:`adapters`; all that are in force where not given.
@@ -258,7 +269,11 @@ class EditSession:
         """
         if self.adapters is None:
             raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
-        notes = self._provenance() | {"scores": summarize(evaluate(self.lm, self._edited()))}
+        names = names or tuple(name for name in self.adapters if self.adapters[name].enabled)
+        facts = self._edited(names)
+        notes = self._provenance(facts) if facts else {}
+        if facts:
+            notes["scores"] = summarize(evaluate(self.lm, facts))
         return self.adapters.save(directory, *names, notes=notes)
 
     @classmethod
@@ -290,7 +305,7 @@ class EditSession:
         for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
             session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
         session._written = session._weights.read()
-        session._settled = (session._written, [Fact(**entry) for entry in about["facts"]])
+        session._settled = (session._written, [("", Fact(**entry)) for entry in about["facts"]])
         return session
 
     def state_dict(self) -> State:
@@ -301,7 +316,7 @@ class EditSession:
             {
                 "edit_mode": self.spec.edit_mode,
                 "layers": self.spec.layers,
-                "facts": [asdict(fact) for fact in self._edited()],
+                "facts": [(adapter, asdict(fact)) for adapter, fact in self._pairs()],
             }
         )
         if self.memory is not None:
@@ -327,20 +342,19 @@ class EditSession:
             return {n.removeprefix(prefix): t.to(self.lm.device) for n, t in state.items() if n.startswith(prefix)}
 
         self._prepare()
-        if self.memory is not None:
-            self.memory = type(self.memory).from_state_dict(part("memory."))
-        self._original = self._weights.read()
+        memory = None if self.memory is None else type(self.memory).from_state_dict(part("memory."))
+        original = self._weights.read()
         self._weights.put(part("edits."))
-        self._written = self._weights.read()
-        self._settled = (self._written, [Fact(**entry) for entry in about["facts"]])
+        self.memory, self._original, self._written = memory, original, self._weights.read()
+        self._settled = (self._written, [(adapter, Fact(**entry)) for adapter, entry in about["facts"]])
 
-    def _provenance(self) -> dict:
+    def _provenance(self, facts: Sequence[Fact]) -> dict:
         return {
             "model": self.lm.name,
             "weights": self._base,
             "spec": self.spec.model_dump(),
             "contexts": list(self.contexts),
-            "facts": [asdict(fact) for fact in self._edited()],
+            "facts": [asdict(fact) for fact in facts],
         }
 
     def _prepare(self) -> Editor:
@@ -363,21 +377,21 @@ class EditSession:
         )
         if self.spec.targets_from == "current" or self._original is None:
             return optimise()
-        now = self._weights.read()
-        try:
-            self._weights.put(self._original)
+        with self._weights.put_for_now(self._original):
             return optimise()
-        finally:
-            self._weights.put(now)
 
     def _put_back(self, weights: State, memory: ReplayBuffer | Moments | None) -> None:
         self._weights.put(weights)
         self.memory = memory
 
-    def _edited(self) -> list[Fact]:
-        """Every fact edited so far, rolled-back ones left out."""
+    def _edited(self, adapters: Sequence[str] | None = None) -> list[Fact]:
+        """Every fact edited so far, or those in some adapters; rolled-back ones left out."""
+        return [fact for adapter, fact in self._pairs() if adapters is None or adapter in adapters]
+
+    def _pairs(self) -> list[tuple[str, Fact]]:
+        """The same, each with its adapter's name."""
         settled = self._settled[1] if self._settled else []
-        return settled + [fact for result in self.results if result.updates for fact in result.facts]
+        return settled + [(result.adapter, fact) for result in self.results if result.updates for fact in result.facts]
 
     def _judge(self, updates: list[LayerUpdate]) -> TrustDecision | None:
         if self._trust is None:

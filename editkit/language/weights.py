@@ -3,7 +3,8 @@
 Both do the same things under the same names, so that a session does not need to know which it has.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 
 import torch
@@ -24,16 +25,19 @@ class RawWeights:
     """
 
     def __init__(self, lm: EditableModel, layers: Iterable[int]):
-        if lm.has_adapters:
-            raise ValueError(f"{lm.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'")
-        self.lm, self.layers = lm, list(layers)
+        self.lm, self.layers, self.current = lm, list(layers), ""
+        self.begin()
 
     @property
     def n_parameters(self) -> int:
         return sum(self.lm.weight(layer).numel() for layer in self.layers)
 
     def begin(self) -> None:
-        """The next updates belong to a new batch."""
+        """The next updates belong to a new batch; ``ValueError`` where the model carries adapters."""
+        if self.lm.has_adapters:
+            raise ValueError(
+                f"{self.lm.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'"
+            )
 
     def weight(self, layer: int) -> Tensor:
         """``W`` (d_v, d_k) as it is in force."""
@@ -65,10 +69,20 @@ class RawWeights:
     def mark(self) -> None:
         """What undoing needs to come back here: nothing, the same additions in the same order give the same bits."""
 
-    def changed_since(self, state: Mapping[str, Tensor]) -> int | None:
-        """A layer whose weight is not what :meth:`read` returned, if there is one."""
+    @contextmanager
+    def put_for_now(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """What :meth:`read` returned, and afterwards what there is now again."""
+        now = self.read()
+        try:
+            self.put(state)
+            yield
+        finally:
+            self.put(now)
+
+    def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is not as :meth:`read` returned it, if anything."""
         changed = (layer for layer in self.layers if not torch.equal(self.lm.weight(layer), state[f"weight.{layer}"]))
-        return next(changed, None)
+        return next((f"layer {layer}" for layer in changed), None)
 
 
 class Overlay:
@@ -77,19 +91,26 @@ class Overlay:
     def __init__(self, lm: EditableModel, spec: EditSpec, stack: AdapterStack):
         self.lm, self.spec, self.stack = lm, spec, stack
         self._names: list[str] = []  # of the session's own adapters
-        self._current = ""
+        self.current = ""  # the one that is written to
 
     @property
     def n_parameters(self) -> int:
         return sum(adapter.n_parameters for adapter in self._own().values())
 
     def begin(self) -> None:
-        """The next updates belong to a new batch."""
+        """The next updates belong to a new batch.
+
+        Raises ``RuntimeError`` while the adapters are merged, and where the one to be extended is not in force
+        as it was solved: the new edits would not be either.
+        """
         self.stack.check_unmerged()
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"
         own = list(self._own())
         free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack)
-        self._current = own[0] if own and kind == "edits" else free
+        self.current = own[0] if own and kind == "edits" else free
+        adapter = own and self._own().get(self.current)
+        if adapter and (adapter.weight, adapter.enabled) != (1.0, True):
+            raise RuntimeError(f"adapter {self.current!r} is switched off or weighted: enable it with weight 1 first")
 
     def weight(self, layer: int) -> Tensor:
         """``W`` (d_v, d_k) as it is in force, float64."""
@@ -116,6 +137,8 @@ class Overlay:
 
     def add(self, layer: int, left: Tensor, right: Tensor) -> None:
         """Add ``left · right`` as it is to the current adapter."""
+        if not left.shape[1]:
+            return  # nothing was asked for
         old, new = self._factors(layer), (left, right)
         self._put(layer, *(side_by_side(old, new) if old else new))
 
@@ -136,25 +159,39 @@ class Overlay:
             if side == "left":
                 adapters.setdefault(name, {})[int(layer)] = state[key], state[f"{name}.{layer}.right"]
         self.stack.remove(*(name for name in self._own() if name not in adapters))
-        for name, factors in adapters.items():
-            self.stack.add(name, factors)
-        self._names = list(adapters)
+        self._names = sorted(adapters, key=lambda name: (len(name), name))  # batch_2 before batch_10
+        for name in self._names:
+            self.stack.add(name, adapters[name])
+
+    @contextmanager
+    def put_for_now(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """What :meth:`read` returned, and afterwards what there is now again; ``state`` must be of now's adapters."""
+        kept = {key.split(".")[0] for key in state}
+        off = [name for name, adapter in self._own().items() if adapter.enabled and name not in kept]
+        try:
+            self.stack.disable(*off)
+            yield
+        finally:
+            self.stack.enable(*off)
 
     mark = read  # what undoing needs to come back here
 
-    def changed_since(self, state: Mapping[str, Tensor]) -> int | None:
-        """Undoing removes adapters and does not touch the weights, so nobody's change to them can be lost."""
+    def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
+        """What is not as :meth:`read` returned it, if anything. Switches and weights are the user's own affair."""
+        now = self.read()
+        keys = sorted(now.keys() ^ state.keys()) or [key for key in now if not torch.equal(now[key], state[key])]
+        return f"adapter {keys[0].split('.')[0]!r}" if keys else None
 
     def _own(self) -> dict[str, Adapter]:
         return {name: self.stack[name] for name in self._names if name in self.stack}
 
     def _factors(self, layer: int) -> tuple[Tensor, Tensor] | None:
         own = self._own()
-        pair = own[self._current].factors.get(layer) if self._current in own else None
+        pair = own[self.current].factors.get(layer) if self.current in own else None
         return (pair[0].double(), pair[1].double()) if pair else None
 
     def _put(self, layer: int, left: Tensor, right: Tensor) -> None:
         own = self._own()
-        before = own[self._current].factors if self._current in own else {}
-        self.stack.add(self._current, {**before, layer: (left, right)})
-        self._names = list(self._own() | {self._current: None})
+        before = own[self.current].factors if self.current in own else {}
+        self.stack.add(self.current, {**before, layer: (left, right)})
+        self._names = list(self._own() | {self.current: None})

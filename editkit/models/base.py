@@ -26,11 +26,15 @@ class Family:
 class EditableModel:
     """A transformers model and the table row of its family.
 
+    ``peft_task`` is what a saved adapter's config calls the model's task.
+
     Args:
         name: what the model is called in results and where its default hyperparameters are looked up.
         model: the model; it is frozen and set to evaluation.
         families: the known families by the ``model_type`` of a transformers config; ``ValueError`` for others.
     """
+
+    peft_task: str | None = None
 
     def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
         kind = model.config.model_type

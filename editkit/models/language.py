@@ -36,6 +36,8 @@ class LanguageModel(EditableModel):
         start_token: text of the start token; the tokenizer's own BOS (else EOS) token where not given.
     """
 
+    peft_task = "CAUSAL_LM"
+
     def __init__(self, name: str, model: nn.Module, tokenizer, start_token: str | None = None):
         super().__init__(name, model, FAMILIES)
         if not tokenizer.is_fast:

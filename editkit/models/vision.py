@@ -86,7 +86,7 @@ def load_vit(
     """Load a Vision Transformer with a head for these labels: a name in ``WHEELS``, a hub id, or a local folder.
 
     Args:
-        labels: names of the classes. A head for other classes than a model has is drawn anew, and zero biases.
+        labels: names of the classes. A head for another number of them than a model has is drawn anew.
         image_size: pixels; what the model was trained on where not given (224 for ``dinov2-small``).
         seed: of a new head.
         device, dtype, fresh: as in :func:`editkit.models.load_lm`.
@@ -98,7 +98,8 @@ def load_vit(
         raise ValueError(f"labels must be at least two different names, got {list(labels)}")
     where = pick_device(device)
     model, about = load(name, WHEELS, partial(_read, labels=list(labels), seed=seed, dtype=dtype), fresh)
-    return VisionModel(name, model.to(where), image_size or about["size"], about["mean"], about["std"])
+    size = about["size"] if image_size is None else image_size
+    return VisionModel(name, model.to(where), size, about["mean"], about["std"])
 
 
 def _read(source: str | Path, labels: list[str], seed: int, dtype: torch.dtype | str) -> tuple[nn.Module, dict]:

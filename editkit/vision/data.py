@@ -12,6 +12,7 @@ import io
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,8 +122,8 @@ def load_images(
     """
     if protocol not in ("official", "held-out"):
         raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
-    if noise < 0:
-        raise ValueError(f"noise = {noise}: must be 0 or more")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise = {noise}: must be 0 or more, and finite")
     if source == "digits":
         name, labels, parts, about = _digits()
     elif source.endswith(".npz"):
@@ -130,8 +131,8 @@ def load_images(
     else:
         name, labels, parts, about = _medmnist(source, size, folder)
     whole = _join(parts)
-    whole = replace(whole, images=_noisy(whole.images, noise, seed))
     _warn_of_copies(whole, name)
+    whole = replace(whole, images=_noisy(whole.images, noise, seed))
     if protocol == "held-out" or len(parts) == 1:
         rest, test = _divide(whole, HELD_OUT_SHARE, seed)
         train, val = _divide(rest, HELD_OUT_SHARE, seed)
@@ -141,8 +142,9 @@ def load_images(
             whole.select(np.arange(end - len(part[1]), end)) for part, end in zip(parts, ends, strict=True)
         )
     if n_train is not None:
-        if not len(labels) <= n_train <= len(train):
-            raise ValueError(f"n_train = {n_train}: {name} has {len(train)} training images of {len(labels)} classes")
+        least, most = len(labels), len(train) - len(labels)  # drawn and left, one of each class
+        if not least <= n_train <= most and n_train != len(train):
+            raise ValueError(f"n_train = {n_train}: must be {least} to {most} of {name}'s {len(train)}, or all")
         if n_train < len(train):
             train, _ = _divide(train, len(train) - n_train, seed)
     splits = {"train": train, "val": val, "test": replace(test, held_out=True)}
@@ -181,7 +183,7 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
     suffix = "" if size == 28 else f"_{size}"
     path = Path(folder or Path.home() / ".medmnist").expanduser() / f"{flag}{suffix}.npz"
     if not path.is_file():
-        _download(table[flag][f"url{suffix}"], path)
+        _download(table[flag][f"url{suffix}"], table[flag][f"MD5{suffix}"], path)
     _, _, parts, about = _npz(path)
     if about["md5"] != table[flag][f"MD5{suffix}"]:
         warnings.warn(f"{path} is not the published file: md5 {about['md5']}", stacklevel=3)
@@ -190,13 +192,15 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
     return flag, labels, parts, about | {"license": table[flag]["license"]}
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: str, md5: str, path: Path) -> None:
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         torch.hub.download_url_to_file(url, str(partial))
+        if (found := _md5(partial)) != md5:
+            raise OSError(f"what came has md5 {found} instead of {md5}")
         os.replace(partial, path)
     except OSError as problem:
         raise ValueError(
@@ -216,7 +220,7 @@ def _npz(path: Path) -> tuple[str, tuple[str, ...], Parts, dict]:
             if missing := [name for name in wanted if name not in file]:
                 raise ValueError(f"it lacks {', '.join(missing)} and has {', '.join(file) or 'nothing'}")
             arrays = {name: file[name] for name in wanted}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as problem:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise ValueError(f"{path} is not a file in MedMNIST's layout: {problem}") from None
     parts = []
     for split in SPLITS:
@@ -230,12 +234,13 @@ def _npz(path: Path) -> tuple[str, tuple[str, ...], Parts, dict]:
         parts.append((images, labels.reshape(-1).astype(np.int64)))
     count = 1 + max(int(labels.max(initial=0)) for _, labels in parts)
     _check_labels(path, parts, count)
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            md5.update(block)
-    about = {"from": path.name, "bytes": path.stat().st_size, "md5": md5.hexdigest()}
+    about = {"from": path.name, "bytes": path.stat().st_size, "md5": _md5(path)}
     return path.stem, tuple(str(i) for i in range(count)), parts, about
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _check_labels(path: Path, parts: Parts, count: int) -> None:

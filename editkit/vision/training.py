@@ -37,7 +37,7 @@ class TrainSpec(Parameters):
     """AdamW's weight decay."""
     trained_layers: Annotated[int, Field(ge=0)] | None = None
     """Last layers that are trained, with the head; all of the backbone where not given, none for 0."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Of the order of the images."""
 
 
@@ -59,9 +59,12 @@ def train(
     last whole epoch, with the same result; one made before for the same data, model and parameters is read.
     Warns where val or test accuracy passes ``TOO_GOOD``.
 
-    Raises ``ValueError`` for held-out images, for labels that are not the model's and for more layers than it
-    has; ``FloatingPointError`` where the loss leaves the finite numbers.
+    Raises ``ValueError`` for held-out images, an empty split, another number of classes than the model's and
+    more layers than it has; ``FloatingPointError`` where the loss leaves the finite numbers. On any error the
+    model is as it was.
     """
+    if empty := [name for name, part in data.splits.items() if not len(part)]:
+        raise ValueError(f"{data.name} has no {empty[0]} images")
     images, val = data.train.require_open("training"), data.val.require_open("choosing a model")
     if len(data.labels) != vit.n_labels:
         raise ValueError(f"{data.name} has {len(data.labels)} classes, {vit.name} a head for {vit.n_labels}")
@@ -73,6 +76,7 @@ def train(
         "device": vit.device.type,
         "spec": spec.model_dump(),
     }
+    before = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
     optimiser = torch.optim.AdamW(_groups(vit, spec), weight_decay=spec.weight_decay)
     last, best = (store.get("training", key | {"epoch": which}) for which in ("last", "best"))
     history = from_json_tensor(last["history"]) if last and best else []  # one without the other is of no use
@@ -95,6 +99,9 @@ def train(
                 store.put("training", key | {"epoch": "last"}, state)
                 bar.update()
         vit.model.load_state_dict({name.removeprefix("weight."): tensor for name, tensor in best.items()})
+    except BaseException:
+        vit.model.load_state_dict(before)  # the next call must find what this one found, to go on where it was
+        raise
     finally:
         vit.model.eval().requires_grad_(False)
     metrics = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
@@ -133,19 +140,21 @@ def _epoch(
 ) -> float:
     """One pass over the images in an order drawn from seed and epoch; the mean loss."""
     order = np.random.default_rng([spec.seed, epoch]).permutation(len(part))
-    torch.manual_seed(spec.seed * 1_000_003 + epoch)  # of dropout, where a model has some
     vit.model.train()
     total = 0.0
-    for begin in range(0, len(order), spec.batch_size):
-        batch = part.select(order[begin : begin + spec.batch_size])
-        loss = cross_entropy(vit.forward(vit.pixels(batch.images)), torch.tensor(batch.labels, device=vit.device))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"fine-tuning diverged in epoch {epoch + 1}: lower lr ({spec.lr:g})")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        total += loss.item() * len(batch)
-        bar.set_postfix(loss=f"{loss.item():.3f}", images=f"{begin + len(batch)}/{len(part)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.seed * 1_000_003 + epoch)  # of dropout, where a model has some
+        for begin in range(0, len(order), spec.batch_size):
+            batch = part.select(order[begin : begin + spec.batch_size])
+            labels = torch.tensor(batch.labels, device=vit.device)
+            loss = cross_entropy(vit.forward(vit.pixels(batch.images)), labels)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"fine-tuning diverged in epoch {epoch + 1}: lower lr ({spec.lr:g})")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch)
+            bar.set_postfix(loss=f"{loss.item():.3f}", images=f"{begin + len(batch)}/{len(part)}")
     vit.model.eval()
     return total / len(part)
 

@@ -285,7 +285,105 @@ def test_parameters_that_cannot_be_are_refused(tiny, start):
         start(tiny(), lora_fit="magic")
 
 
+def test_new_edits_do_not_go_where_they_would_not_count(tiny, facts, start):
+    session = start(tiny())
+    session.edit(facts[:1])
+    for change, back in (
+        (lambda: session.adapters.disable("edits_1"), lambda: session.adapters.enable("edits_1")),
+        (lambda: session.adapters.weigh("edits_1", 0.5), lambda: session.adapters.weigh("edits_1", 1.0)),
+    ):
+        change()
+        with pytest.raises(RuntimeError, match="'edits_1' is switched off or weighted"):
+            session.edit(facts[1:2])
+        back()
+    session.edit(facts[1:2])
+
+
+def test_what_was_done_to_the_stack_by_hand_is_not_undone_behind_ones_back(tiny, facts, start):
+    for change in (lambda s: s.remove("batch_2"), lambda s: s.combine("batch_1", "batch_2", into="both")):
+        session = start(tiny(), lora_stack="batch")
+        for fact in facts[:3]:
+            session.edit([fact])
+        change(session.adapters)
+        before = logits(session.lm)
+        for last in (1, None):
+            with pytest.raises(RuntimeError, match="adapter 'batch_[12]' was changed outside this session"):
+                session.undo(last)
+        assert torch.equal(logits(session.lm), before)
+    session = start(tiny(), lora_stack="batch", targets_from="base")
+    for fact in facts[:3]:
+        session.edit([fact])
+        session.adapters.weigh("batch_1", 0.5)
+    session.adapters.disable("batch_2")
+    session.edit(facts[3:])
+    dials = {name: (session.adapters[name].weight, session.adapters[name].enabled) for name in session.adapters}
+    assert dials == {"batch_1": (0.5, True), "batch_2": (1.0, False), "batch_3": (1.0, True), "batch_4": (1.0, True)}
+    session.undo(1)
+    assert session.adapters["batch_1"].weight == 0.5 and not session.adapters["batch_2"].enabled
+
+
+def test_targets_from_base_are_those_of_the_model_without_adapters(tiny, facts, start):
+    session = start(tiny(), targets_from="base")
+    for fact in facts[:2]:
+        ours = session.edit([fact]).targets.values
+        torch.testing.assert_close(ours, start(tiny(), edit_mode="raw").edit([fact]).targets.values, rtol=0, atol=0)
+
+
+def test_an_edit_that_asks_for_nothing_adds_nothing(tiny, facts, start):
+    session = start(tiny(), v_num_grad_steps=1)  # the target is then the hidden state itself
+    before = logits(session.lm)
+    session.edit(facts[:1])
+    assert torch.equal(logits(session.lm), before) and session.n_parameters == 0
+    session.undo()
+    assert not session.lm.has_adapters
+
+
+def test_refusals_leave_memory_and_other_adapters_alone(tiny, facts, start):
+    session = start(tiny(), replay="history")
+    for fact in facts[:2]:
+        session.edit([fact])
+    session.settle()
+    session.edit(facts[2:3])
+    session.adapters.merge()
+    for last in (1, None):
+        with pytest.raises(RuntimeError, match="unmerge"):
+            session.undo(last)
+    session.adapters.unmerge()
+    assert len(session.memory) == 3 and len(session.results) == 1
+    session.undo(1)
+    assert len(session.memory) == 2
+
+    stack = AdapterStack(tiny())
+    for name in ("a", "b"):
+        stack.add(name, {1: (torch.ones(16, 1), torch.ones(1, 24))})
+    stack.disable("b")
+    with pytest.raises(ValueError, match="'b' is switched off"):
+        stack.combine("a", "b", into="both")
+    with pytest.raises(ValueError, match="there is an adapter 'b' already"):
+        stack.combine("a", into="b")
+    assert list(stack) == ["a", "b"]
+
+
+def test_two_owners_of_one_model_are_told_apart(tiny, facts, start):
+    lm = tiny()
+    raw, one, other = start(lm, edit_mode="raw"), start(lm), start(lm)
+    one.edit(facts[:1])
+    with pytest.raises(ValueError, match="carries adapters of another stack"):
+        other.edit(facts[1:2])
+    with pytest.raises(ValueError, match="carries adapters"):
+        raw.edit(facts[1:2])
+    one.undo()
+    raw.edit(facts[1:2])
+    other.adapters.add("late", {1: (torch.ones(16, 1), torch.ones(1, 24))})
+    assert other.adapters.base != one.adapters.base, "the base is what the adapters lie beside"
+    with pytest.raises(ValueError, match="the stack given belongs to 'tiny-llama' with alpha 0; .*lora_alpha = 3"):
+        EditSession(lm, one.spec.model_copy(update={"lora_alpha": 3.0}), TEXTS, adapters=other.adapters)
+    with pytest.raises(ValueError, match="the stack given belongs to"):
+        EditSession(tiny(), one.spec, TEXTS, adapters=other.adapters)
+
+
 BAD = {
+    "none": ("a", {1: (16, 0, 0, 24)}, "does not fit"),
     "has_dot": ("a.b", {1: (16, 2, 2, 24)}, "must not be empty or hold a dot"),
     "empty": ("a", {}, "has no layers"),
     "layer": ("a", {9: (16, 2, 2, 24)}, "layer 9 is out of range 0 to 3"),
@@ -345,6 +443,10 @@ def test_a_saved_adapter_is_read_by_plain_peft_in_a_fresh_process(tiny, facts, s
     scores = summarize(evaluate(lm, facts))
     assert session.adapters.base in card and f"| ES | {scores['ES']:.3f} |" in card
     assert all(fact.text in card and fact.target_new in card for fact in facts) and "| method | memit |" in card
+    session.adapters.remove("batch_1")
+    card = (session.save_adapter(folder) / "README.md").read_text()
+    assert facts[0].text not in card and all(fact.text in card for fact in facts[1:])
+    assert not list(tmp_path.glob(".partial*"))
 
 
 def test_adapters_come_back_from_their_folders(tiny, facts, start, tmp_path):
@@ -388,19 +490,25 @@ def test_a_wrong_base_or_a_damaged_folder_is_refused_before_anything_is_loaded(t
     assert len(stack) == 0 and not stack.lm.has_adapters
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="not empty and no adapter of editkit"):
-        session.save_adapter(tmp_path / "mine")
-    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
+    for kept in (tmp_path / "mine", folder):
+        (kept / "notes.txt").write_text("keep me")
+        with pytest.raises(ValueError, match="holds more than an adapter of editkit"):
+            session.save_adapter(kept)
+        assert (kept / "notes.txt").read_text() == "keep me"
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        session.save_adapter(tmp_path / "mine" / "notes.txt")
     assert not list(tmp_path.glob(".partial-*"))
     with pytest.raises(ValueError, match="edit_mode = 'raw' has no adapter"):
         start(tiny(), edit_mode="raw").save_adapter(tmp_path / "raw")
-    with pytest.raises(ValueError, match="nothing to save"):
-        AdapterStack(tiny()).save(tmp_path / "none")
+    for empty in (AdapterStack(tiny()).save, start(tiny()).save_adapter):
+        with pytest.raises(ValueError, match="nothing to save"):
+            empty(tmp_path / "none")
 
 
-@pytest.mark.parametrize("mode", ["raw", "lora"])
-def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, tmp_path, mode):
-    session = start(tiny(), edit_mode=mode)
+def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, tmp_path):
+    with pytest.raises(ValueError, match="use save_adapter"):
+        start(tiny()).save(tmp_path / "edits.safetensors")
+    session = start(tiny(), edit_mode="raw")
     for fact in facts[:3]:
         session.edit([fact])
     path = session.save(tmp_path / "edits.safetensors")
@@ -408,8 +516,7 @@ def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, t
     plain = logits(lm)
     again = EditSession.load(lm, path, texts=TEXTS, store=session.store, progress=False)
     assert torch.equal(logits(lm), logits(session.lm))
-    if mode == "raw":
-        assert all(torch.equal(lm.weight(layer), session.lm.weight(layer)) for layer in (1, 2))
+    assert all(torch.equal(lm.weight(layer), session.lm.weight(layer)) for layer in (1, 2))
     again.undo()
     assert torch.equal(logits(lm), plain)
     other = tiny(seed=1)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from editkit import evaluate, experiments, summarize
 from editkit.experiments import run_baselines, run_finetuning
@@ -147,6 +148,23 @@ def test_finetuning_stops_when_it_has_learnt_and_refuses_to_diverge(tiny, facts,
     assert list(stack) == ["tuned"]
 
 
+def test_finetuning_refuses_what_it_cannot_train_before_it_touches_the_model(tiny, facts):
+    stack = AdapterStack(tiny())
+    stack.add("mine", {2: (torch.ones(16, 1), torch.ones(1, 24))})
+    mark = stack.lm.fingerprint()
+    good = {"name": "new", "facts": facts, "layers": [2], "rank": 2, "lr": 0.05, "steps": 2}
+    for changes, message in (
+        ({"name": "mine"}, "there is an adapter 'mine' already"),
+        ({"facts": []}, "got 0 facts"),
+        ({"layers": []}, r"layers \[\]"),
+        ({"rank": 0}, "rank = 0"),
+        ({"steps": 0}, "steps = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune(stack, progress=False, **(good | changes))
+        assert list(stack) == ["mine"] and stack.lm.fingerprint() == mark
+
+
 def test_findings_on_low_rank_say_what_the_tables_say():
     rows = [
         (8, "none", "full", "raw", 0.90, 1.0, 1000),
@@ -160,8 +178,8 @@ def test_findings_on_low_rank_say_what_the_tables_say():
     share = pd.DataFrame({"rank": [4, 8], "share": [0.55, 1.0]})
     tuned = pd.DataFrame({"rank": [4, 8], "lr": [0.01] * 2, "S": [0.7, 0.8], "seconds": [9.0, 9.0]})
     text = "\n".join(lora_findings(pd.DataFrame(rows, columns=columns), gaps, share, tuned))
-    assert "need rank 8" in text and "10.0% of the numbers" in text
-    assert "Rank 4 for them: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
+    assert "Steps of 8 edits need rank 8" in text and "10.0% of the numbers" in text
+    assert "Rank 4 for such a step: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
     assert "At rank 4, fitting where the keys live (keys) keeps more edits than truncated SVD: ES +0.200" in text
     assert "S 0.700; the best closed form at that rank 0.600" in text
     assert "S 0.800; the best closed form at that rank 0.900" in text

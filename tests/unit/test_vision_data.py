@@ -1,5 +1,7 @@
 """Images: sources, splits, and that held-out ones stay out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -76,18 +78,20 @@ def test_fewer_training_images_and_noise(tmp_path):
     middle = (plain.val.images > 100) & (plain.val.images < 150)  # far from both ends, where nothing is cut off
     assert change[middle].std() == pytest.approx(0.3 * 255, rel=0.1)
     assert np.array_equal(few.val.images, load_images(noise=0.3).val.images)
-    for wrong in (5, 10**6):
+    for wrong in (5, len(plain.train) - 3, 10**6):
         with pytest.raises(ValueError, match=f"n_train = {wrong}"):
             load_images(n_train=wrong)
-    with pytest.raises(ValueError, match="noise = -1"):
-        load_images(noise=-1)
+    assert len(load_images(n_train=len(plain.train)).train) == len(plain.train)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match=f"noise = {wrong}"):
+            load_images(noise=wrong)
 
 
 def test_copies_are_warned_of(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
     path = write(tmp_path / "twice.npz", size=4, val_images=images, test_images=images)
     with pytest.warns(UserWarning, match="20 images are exact copies"):
-        load_images(str(path))
+        load_images(str(path), noise=0.1)
 
 
 BAD = {
@@ -113,6 +117,13 @@ def test_a_file_in_another_layout_is_refused(tmp_path, changes, message):
 def test_missing_and_truncated_files_and_unknown_names(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="none.npz does not exist"):
         load_images(str(tmp_path / "none.npz"))
+    with np.load(write(tmp_path / "whole.npz", size=4)) as file:
+        np.savez_compressed(tmp_path / "garbled.npz", **file)
+    content = bytearray((tmp_path / "garbled.npz").read_bytes())
+    content[200:400] = bytes(200)
+    (tmp_path / "garbled.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="garbled.npz is not a file in MedMNIST's layout"):
+        load_images(str(tmp_path / "garbled.npz"))
     path = write(tmp_path / "cut.npz", size=4)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="cut.npz is not a file in MedMNIST's layout"):
@@ -132,7 +143,10 @@ def test_missing_and_truncated_files_and_unknown_names(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(ValueError, match=r"pathmnist_224.npz does not exist .*no network.*get it from https://zenodo"):
         load_images("pathmnist", size=224, folder=tmp_path)
-    assert not list(tmp_path.glob("*.partial"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda url, to: Path(to).write_bytes(b"half of it"))
+    with pytest.raises(ValueError, match="what came has md5"):
+        load_images("pathmnist", size=224, folder=tmp_path)
+    assert not list(tmp_path.glob("pathmnist*"))
 
 
 def test_a_flag_reads_the_folder_and_takes_the_names_from_medmnist(tmp_path):
@@ -152,6 +166,8 @@ def test_real_pneumoniamnist():
     assert [len(data.splits[split]) for split in SPLITS] == [3882, 524, 624]
 
 
-def test_an_empty_selection_keeps_its_shape():
-    part = ImageSet(np.zeros((3, 2, 2), np.uint8), np.zeros(3, np.int64), np.arange(3))
-    assert part.select(np.array([False, True, False])).indices.tolist() == [1]
+def test_images_are_selected_by_mask_or_place():
+    part = ImageSet(np.arange(12, dtype=np.uint8).reshape(3, 2, 2), np.array([5, 6, 7]), np.array([10, 11, 12]))
+    one = part.select(np.array([False, True, False]))
+    assert one.indices.tolist() == [11] and one.labels.tolist() == [6] and one.images.tolist() == [[[4, 5], [6, 7]]]
+    assert part.select([]).images.shape == (0, 2, 2)

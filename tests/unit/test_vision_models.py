@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, ViTForImageClassification
 
 from editkit import AdapterStack, VisionModel, load_vit
@@ -36,7 +37,7 @@ def images(n=4, size=28, channels=(3,)):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_are_where_the_table_says_and_adapters_fit(tiny_vit, family):
+def test_weights_are_where_the_table_says_and_adapters_fit(tiny_vit, family, tmp_path):
     vit = tiny_vit(family)
     assert vit.n_layers == 3 and vit.weight(1).shape == (16, 32) and vit.n_labels == 3
     x = torch.randn(5, 32)
@@ -47,6 +48,8 @@ def test_weights_are_where_the_table_says_and_adapters_fit(tiny_vit, family):
     stack.add("edit", {1: (torch.randn(16, 2), torch.randn(2, 32))})
     after = vit.forward(vit.pixels(images()))
     assert not torch.allclose(after, before) and vit.fingerprint() != mark
+    other = PeftModel.from_pretrained(tiny_vit(family).model, stack.save(tmp_path / "edit"))
+    torch.testing.assert_close(other(pixel_values=vit.pixels(images())).logits, after, rtol=1e-5, atol=1e-5)
     stack.merge()
     torch.testing.assert_close(vit.forward(vit.pixels(images())), after, rtol=1e-5, atol=1e-5)
     stack.close()

@@ -104,10 +104,11 @@ def test_training_stopped_in_any_epoch_goes_on_with_the_same_result(learnt, vit,
         return epoch(*args)
 
     monkeypatch.setattr(training, "_epoch", dies)
+    model = vit()
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(vit(), data, SPEC, store=store, progress=False)
-    model = vit()
+            train(model, data, SPEC, store=store, progress=False)
+        assert same(weights(model), weights(vit())), "as it was, so that the same call goes on"
     with pytest.warns(UserWarning, match="98%"):
         again = train(model, data, SPEC, store=store, progress=False)
     assert calls == [0, 1, 1, 2, 2, 3]
@@ -150,6 +151,9 @@ def test_what_cannot_be_trained_is_refused(vit, data, store):
         attempt(spec=TrainSpec(trained_layers=7))
     with pytest.raises(FloatingPointError, match="diverged in epoch"):
         attempt(spec=TrainSpec(epochs=3, lr=1e20, head_lr=1e20))
+    nothing = ImageData("few", NAMES, {**data.splits, "val": data.val.select([])}, "official", {})
+    with pytest.raises(ValueError, match="few has no val images"):
+        attempt(nothing)
     with pytest.raises(ValueError, match="epochs = 0"):
         TrainSpec(epochs=0)
 
