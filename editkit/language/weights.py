@@ -108,7 +108,7 @@ class Overlay:
         own = list(self._own())
         free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack)
         self.current = own[0] if own and kind == "edits" else free
-        adapter = own and self._own().get(self.current)
+        adapter = self._own().get(self.current)
         if adapter and (adapter.weight, adapter.enabled) != (1.0, True):
             raise RuntimeError(f"adapter {self.current!r} is switched off or weighted: enable it with weight 1 first")
 
