@@ -8,8 +8,11 @@ foreign file is reported, and the caller computes again.
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,31 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``path`` once the block has ended well.
+
+    On any error what was at ``path`` stays, and nothing else is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    try:
+        building.chmod(0o755)  # mkdtemp's 0700 would hide results from other users
+        yield building
+        if not path.exists():
+            os.replace(building, path)
+            return
+        os.replace(path, aside := building.with_name(building.name + "-old"))
+        try:
+            os.replace(building, path)
+        except BaseException:
+            os.replace(aside, path)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def source_hash() -> str:

@@ -1,9 +1,6 @@
 """A saved adapter: a folder in peft's own format, with a model card and what editkit knows of it."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+
+from editkit.cache import replace_folder
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 NOTES = "editkit.json"  # fingerprint of the base model, and spec, facts, scores
@@ -33,27 +32,12 @@ def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes:
     inside = {path.name for path in directory.iterdir()} if directory.exists() else set()
     if inside and (NOTES not in inside or inside - known):
         raise ValueError(f"{directory} is not empty and holds more than an adapter of editkit: choose another folder")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".partial-"))
-    try:
-        building.chmod(0o755)  # mkdtemp's 0700 would hide it from other users
+    with replace_folder(directory) as building:
         config.save_pretrained(building)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         (building / WEIGHTS).write_bytes(save_tensors(tensors, {"format": "pt"}))
         (building / NOTES).write_text(json.dumps(notes, indent=1))
         (building / CARD).write_text(model_card(notes))
-        if inside:
-            os.replace(directory, aside := building.with_name(building.name + "-old"))
-            try:
-                os.replace(building, directory)
-            except BaseException:
-                os.replace(aside, directory)
-                raise
-            shutil.rmtree(aside)
-        else:
-            os.replace(building, directory)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return directory
 
 

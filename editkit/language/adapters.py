@@ -72,10 +72,15 @@ class AdapterStack:
         return self._adapters[name]
 
     @property
+    def enabled(self) -> list[str]:
+        """Names of the adapters that are switched on."""
+        return [name for name, adapter in self._adapters.items() if adapter.enabled]
+
+    @property
     def merged(self) -> bool:
         return bool(self._unmerged)
 
-    def add(self, name: str, factors: Factors, weight: float = 1.0) -> None:
+    def add(self, name: str, factors: Factors) -> None:
         """Add an adapter, switched on; one of the same name is replaced and keeps its weight and switch.
 
         Raises ``FloatingPointError`` for factors that are not finite and ``ValueError`` for a layer or shape
@@ -89,7 +94,7 @@ class AdapterStack:
         before = self._adapters.get(name)
         self._uninstall(name)
         try:
-            old = before or Adapter({}, weight)
+            old = before or Adapter({})
             self._adapters[name] = Adapter(stored, old.weight, old.enabled)
             self._install(name)
         except BaseException:
@@ -150,8 +155,8 @@ class AdapterStack:
             metrics: layer → G (d_k, d_k), in which the best approximation is meant, such as the second moment
                 of the layer's keys; plain truncated SVD where not given.
         """
-        if into in self and into not in names:
-            raise ValueError(f"there is an adapter {into!r} already: choose another name")
+        if into not in names:
+            self.check_free(into)
         if off := [name for name in names if not self[name].enabled]:
             raise ValueError(f"adapter {off[0]!r} is switched off: enable or remove it first")
         factors = self.joined(*names)
@@ -173,13 +178,13 @@ class AdapterStack:
             raise ValueError("there is no adapter to merge")
         layers = {layer for adapter in self._adapters.values() for layer in adapter.factors}
         self._unmerged = {layer: self.lm.weight(layer).clone() for layer in layers}
-        if any(adapter.enabled for adapter in self._adapters.values()):
+        if self.enabled:
             self._peft.merge_adapter()
 
     def unmerge(self) -> None:
         """The base weights from the kept copy, bit for bit, and the adapters beside them again."""
         if self.merged:
-            if any(adapter.enabled for adapter in self._adapters.values()):
+            if self.enabled:
                 self._peft.unmerge_adapter()
             for layer, weight in self._unmerged.items():
                 self.lm.weight(layer).copy_(weight)
@@ -190,6 +195,11 @@ class AdapterStack:
         if self.merged:
             raise RuntimeError("the adapters are merged into the base weights: unmerge() first")
 
+    def check_free(self, name: str) -> None:
+        """Raises ``ValueError`` for a name that an adapter has."""
+        if name in self:
+            raise ValueError(f"there is an adapter {name!r} already: choose another name")
+
     def save(self, directory: str | Path, *names: str, notes: Mapping[str, Any] | None = None) -> Path:
         """Write an adapter, or several as one, in peft's own format, with a model card.
 
@@ -198,7 +208,7 @@ class AdapterStack:
         folder is complete or not there at all; an adapter saved there before is replaced, ``ValueError`` for
         any other folder that is not empty.
         """
-        factors = self.joined(*(names or [name for name, adapter in self._adapters.items() if adapter.enabled]))
+        factors = self.joined(*(names or self.enabled))
         if not factors:
             raise ValueError("nothing to save: no adapter is in force")
         tensors = {}
@@ -215,8 +225,7 @@ class AdapterStack:
         Raises ``ValueError``, before anything is loaded, where the base model is another one than it was made
         for, where the folder is no such adapter, and where a file is damaged.
         """
-        if name in self:
-            raise ValueError(f"there is an adapter {name!r} already: choose another name")
+        self.check_free(name)
         config, tensors = read_adapter(Path(directory), self.lm.name, self.base)
         factors = {}
         try:
@@ -311,13 +320,12 @@ class AdapterStack:
         """Bring peft's switches and scalings to what the adapters say; freeze everything."""
         if self._peft is None:
             return
-        enabled = [name for name, adapter in self._adapters.items() if adapter.enabled]
-        for name in enabled:
+        for name in self.enabled:
             for layer in self._adapters[name].factors:
                 self.lm.mlp_out(layer).set_scale(name, self._adapters[name].weight)
-        if enabled:
+        if self.enabled:
             self._peft.base_model.enable_adapter_layers()
-            self._peft.base_model.set_adapter(enabled)
+            self._peft.base_model.set_adapter(self.enabled)
         else:
             self._peft.base_model.disable_adapter_layers()
         self.lm.model.eval().requires_grad_(False)

@@ -47,8 +47,7 @@ def finetune(
             f"fine-tuning needs facts, layers, a rank and steps of at least 1; got {len(facts)} facts, layers "
             f"{list(layers)}, rank = {rank}, steps = {steps}"
         )
-    if name in stack:
-        raise ValueError(f"there is an adapter {name!r} already: choose another name")
+    stack.check_free(name)
     lm = stack.lm
     targets = [lm.encode_continuation(fact.text, fact.target_new) for fact in facts]
     rows = [lm.encode(fact.text)[0] + target[:-1] for fact, target in zip(facts, targets, strict=True)]

@@ -124,11 +124,12 @@ class EditSession:
                     f"session edits {self.lm.name!r} with lora_alpha = {self.spec.lora_alpha:g}"
                 )
             self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
+            self._base = self.adapters.base
         elif self.adapters is not None:
             raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
         else:
             self._weights = RawWeights(self.lm, self.spec.layers)
-        self._base = self.lm.fingerprint()
+            self._base = self.lm.fingerprint()
         self._original: State | None = None  # before the first edit
         self._written: State | None = None  # after the last one
         self._settled: tuple[State, list[tuple[str, Fact]]] | None = None
@@ -269,7 +270,7 @@ class EditSession:
         """
         if self.adapters is None:
             raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
-        names = names or tuple(name for name in self.adapters if self.adapters[name].enabled)
+        names = names or self.adapters.enabled
         facts = self._edited(names)
         notes = self._provenance(facts) if facts else {}
         if facts:

@@ -102,6 +102,10 @@ class EditableModel:
         return total.hexdigest()[:16]
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Weights by the names they have without adapters, and what peft adapters in force add to them."""
     for name, tensor in model.state_dict().items():

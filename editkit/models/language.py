@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
 from editkit.models.packaged import Wheel, load
 
 LLAMA = Family(layers="model.layers", mlp_out="mlp.down_proj")
@@ -87,8 +87,7 @@ class LanguageModel(EditableModel):
         The product is taken in the weights' own type, also where the forward pass ran in a lower one.
         """
         head = self.model.get_output_embeddings()
-        logits = head(hidden.to(head.weight.dtype))
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return at_least_float32(head(hidden.to(head.weight.dtype)))
 
 
 def load_lm(

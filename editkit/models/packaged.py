@@ -1,9 +1,6 @@
 """Models by name: shipped inside an installed Python package, in a local folder, or on the hub."""
 
 import importlib.metadata
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from editkit.cache import cache_root
+from editkit.cache import cache_root, replace_folder
 
 T = TypeVar("T")
 
@@ -61,14 +58,8 @@ def _converted(name: str, wheel: Wheel, fresh: bool) -> Path:
     if target.exists() and not fresh:
         return target
     source = find_file(wheel)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
-    try:
+    with replace_folder(target) as building:
         wheel.convert(source, building)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return target
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
 from editkit.models.packaged import Wheel, load
 
 FAMILIES = {  # by the model_type of a transformers config
@@ -69,8 +69,7 @@ class VisionModel(EditableModel):
         """Logits (n, labels), in float32 or better."""
         # DINOv2 always fits its position embeddings to the image; ViT has to be told.
         options = {"interpolate_pos_encoding": True} if self.model.config.model_type == "vit" else {}
-        logits = self.model(pixel_values=pixels, **options).logits
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return at_least_float32(self.model(pixel_values=pixels, **options).logits)
 
 
 def load_vit(

@@ -184,11 +184,10 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
     path = Path(folder or Path.home() / ".medmnist").expanduser() / f"{flag}{suffix}.npz"
     if not path.is_file():
         _download(table[flag][f"url{suffix}"], table[flag][f"MD5{suffix}"], path)
-    _, _, parts, about = _npz(path)
+    names = table[flag]["label"]
+    _, labels, parts, about = _npz(path, tuple(names[str(i)] for i in range(len(names))))
     if about["md5"] != table[flag][f"MD5{suffix}"]:
         warnings.warn(f"{path} is not the published file: md5 {about['md5']}", stacklevel=3)
-    labels = tuple(table[flag]["label"][str(i)] for i in range(len(table[flag]["label"])))
-    _check_labels(path, parts, len(labels))
     return flag, labels, parts, about | {"license": table[flag]["license"]}
 
 
@@ -210,8 +209,8 @@ def _download(url: str, md5: str, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _npz(path: Path) -> tuple[str, tuple[str, ...], Parts, dict]:
-    """A file with ``{train,val,test}_{images,labels}``; its labels get their numbers for names."""
+def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...], Parts, dict]:
+    """A file with ``{train,val,test}_{images,labels}``; without ``names`` the labels are called by their numbers."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: put an .npz file in MedMNIST's layout there")
     try:
@@ -226,16 +225,17 @@ def _npz(path: Path) -> tuple[str, tuple[str, ...], Parts, dict]:
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
-            raise ValueError(f"{path}: {split}_images must be uint8 (n, h, w) or (n, h, w, 3), got {images.dtype} "
-                             f"{images.shape}")  # fmt: skip
+            raise ValueError(
+                f"{path}: {split}_images must be uint8 (n, h, w) or (n, h, w, 3), got {images.dtype} {images.shape}"
+            )
         if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
-            raise ValueError(f"{path}: {split}_labels must be {len(images)} integers, one an image, got {labels.dtype} "
-                             f"{labels.shape}")  # fmt: skip
+            found = f"{labels.dtype} {labels.shape}"
+            raise ValueError(f"{path}: {split}_labels must be {len(images)} integers, one an image, got {found}")
         parts.append((images, labels.reshape(-1).astype(np.int64)))
-    count = 1 + max(int(labels.max(initial=0)) for _, labels in parts)
-    _check_labels(path, parts, count)
+    names = names or tuple(map(str, range(1 + max(int(labels.max(initial=0)) for _, labels in parts))))
+    _check_labels(path, parts, len(names))
     about = {"from": path.name, "bytes": path.stat().st_size, "md5": _md5(path)}
-    return path.stem, tuple(str(i) for i in range(count)), parts, about
+    return path.stem, names, parts, about
 
 
 def _md5(path: Path) -> str:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from editkit.cache import Store, cache_root, write_atomic
+from editkit import cache
+from editkit.cache import Store, cache_root, replace_folder, write_atomic
 
 KEY = {"weights": "abc", "layer": 3}
 TENSORS = {"C": torch.arange(6, dtype=torch.float64).reshape(2, 3), "count": torch.tensor(7)}
@@ -58,3 +59,35 @@ def test_the_root_is_a_setting(monkeypatch, tmp_path):
     assert cache_root() == tmp_path and Store().root == tmp_path
     monkeypatch.delenv("EDITKIT_CACHE")
     assert cache_root().parts[-2:] == (".cache", "editkit")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "made"
+
+    def fill(text, error=None):
+        with replace_folder(path) as building:
+            (building / text).write_text(text)
+            if error:
+                raise error
+
+    def left():
+        return sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*"))
+
+    fill("one")
+    assert left() == ["deep", "deep/made", "deep/made/one"] and path.stat().st_mode & 0o777 == 0o755
+    fill("two")
+    assert left() == ["deep", "deep/made", "deep/made/two"]
+    with pytest.raises(KeyboardInterrupt):
+        fill("three", KeyboardInterrupt())
+    assert left() == ["deep", "deep/made", "deep/made/two"]
+    move = cache.os.replace
+
+    def fails_to_put_in_place(source, target):
+        if target == path and not str(source).endswith("-old"):
+            raise OSError("no space")
+        move(source, target)
+
+    monkeypatch.setattr(cache.os, "replace", fails_to_put_in_place)
+    with pytest.raises(OSError, match="no space"):
+        fill("four")
+    assert left() == ["deep", "deep/made", "deep/made/two"]
