@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
@@ -26,6 +27,8 @@ WORDS = (
     "while the mother tongue of Anna Karlsson from Stockholm is Swedish . a b c d e f g "
 )
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gptj")
+settings.register_profile("repeatable", derandomize=True, deadline=None)  # the same examples on every machine
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
