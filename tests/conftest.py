@@ -7,6 +7,8 @@ import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -16,10 +18,13 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
-from editkit import EditSpec, Fact, LanguageModel, load_lm
+from editkit import EditSpec, Fact, LanguageModel, VisionModel, load_lm
 from editkit.cache import Store
+from editkit.models.vision import IMAGENET_MEAN, IMAGENET_STD
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = (
@@ -111,6 +116,23 @@ def tiny(tokenizer):
             ),
         }[family]()
         return LanguageModel(f"tiny-{family}", model.float(), tokenizer)
+
+    return build
+
+
+@pytest.fixture
+def tiny_vit():
+    """``tiny_vit("vit")``: a fresh random classifier of 3 classes, 3 layers of width 16, 28 × 28 pixels."""
+
+    def build(family: str = "dinov2") -> VisionModel:
+        torch.manual_seed(0)
+        shape = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7)
+        shape |= dict(num_labels=3, initializer_range=0.3)
+        model = {
+            "dinov2": lambda: Dinov2ForImageClassification(Dinov2Config(mlp_ratio=2, **shape)),
+            "vit": lambda: ViTForImageClassification(ViTConfig(intermediate_size=32, **shape)),
+        }[family]()
+        return VisionModel(f"tiny-{family}", model, 28, IMAGENET_MEAN, IMAGENET_STD)
 
     return build
 

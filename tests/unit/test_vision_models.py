@@ -6,30 +6,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, ViTForImageClassification
 
 from editkit import AdapterStack, VisionModel, load_vit
 from editkit.models.packaged import find_file
 from editkit.models.vision import IMAGENET_MEAN, IMAGENET_STD, WHEELS
 
 FAMILIES = ("dinov2", "vit")
-
-
-@pytest.fixture
-def tiny_vit():
-    """``tiny_vit("vit")``: a fresh random classifier of 3 classes, 3 layers of width 16, 28 × 28 pixels."""
-
-    def build(family: str = "dinov2") -> VisionModel:
-        torch.manual_seed(0)
-        shape = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7)
-        shape |= dict(num_labels=3, initializer_range=0.3)
-        model = {
-            "dinov2": lambda: Dinov2ForImageClassification(Dinov2Config(mlp_ratio=2, **shape)),
-            "vit": lambda: ViTForImageClassification(ViTConfig(intermediate_size=32, **shape)),
-        }[family]()
-        return VisionModel(f"tiny-{family}", model, 28, IMAGENET_MEAN, IMAGENET_STD)
-
-    return build
 
 
 def images(n=4, size=28, channels=(3,)):
