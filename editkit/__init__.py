@@ -10,11 +10,12 @@
 """
 
 from editkit.config import METHODS, EditSpec, RunParams
+from editkit.editing.adapters import AdapterStack
+from editkit.editing.session import EditResult
 from editkit.facts import Fact, load_facts
-from editkit.language.adapters import AdapterStack
 from editkit.language.generation import complete
 from editkit.language.metrics import evaluate, summarize
-from editkit.language.session import EditResult, EditSession
+from editkit.language.session import EditSession
 from editkit.models import LanguageModel, VisionModel, load_lm, load_vit
 from editkit.texts import load_texts
 from editkit.vision.data import load_images

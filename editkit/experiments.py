@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store, digest, from_json_tensor, json_tensor, source_hash
 from editkit.config import EditSpec
+from editkit.editing.adapters import AdapterStack
 from editkit.facts import Fact, data_hash
-from editkit.language.adapters import AdapterStack
 from editkit.language.finetune import finetune
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.session import EditSession

@@ -9,12 +9,13 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store, from_json_tensor, json_tensor
 from editkit.config import EditSpec
+from editkit.editing.session import EditResult
 from editkit.experiments import check_batches, measurement_key, untouched, warm_targets
 from editkit.facts import Fact, data_hash
 from editkit.figures import NAMES
 from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
 from editkit.language.metrics import evaluate, summarize
-from editkit.language.session import EditResult, EditSession
+from editkit.language.session import EditSession
 from editkit.models import LanguageModel
 
 PIECES = 8  # held-out pieces of text behind perplexity and divergence
@@ -127,7 +128,7 @@ def run_sequence(
     if len(record["steps"]) < total:
         if spec.targets_from == "base":
             warm_targets(lm, facts, [spec], contexts, store, progress)
-        session = EditSession(lm, spec, texts, contexts, heldout, store, progress=False)
+        session = EditSession(lm, spec, texts=texts, contexts=contexts, heldout=heldout, store=store, progress=False)
         watched = spec.mom2_n_tokens + spec.trust_heldout_samples * PROBE_TOKENS  # what C or a trust score has seen
         probe = TextProbe(lm, held_out(lm, texts, watched, PIECES)) if drift else None
         bar = tqdm(total=total, initial=len(record["steps"]), desc=run_name(spec), unit="step", disable=not progress)

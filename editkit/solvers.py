@@ -71,7 +71,7 @@ class Update(NamedTuple):
     condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
     condition: float  # the same of the matrix that was solved
     residual: float  # ‖ΔW K − R‖ / ‖R‖: the part of the wish that was not granted
-    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.language.lora
+    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.editing.lora
 
     @property
     def delta(self) -> Tensor:

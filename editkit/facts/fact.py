@@ -55,6 +55,15 @@ class Fact:
         """The prompt with the subject in place."""
         return self.prompt.replace(SLOT, self.subject)
 
+    @property
+    def topic(self) -> tuple[str, str]:
+        """What a newer edit replaces: the same subject and relation."""
+        return self.subject, self.relation or self.prompt
+
+    def describe(self) -> dict[str, str]:
+        """The edit in words, for a model card."""
+        return {"prompt": self.text, "now": self.target_new, "before": self.target_true}
+
     @classmethod
     def make(
         cls,

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from editkit.editing.adapters import AdapterStack
 from editkit.facts import Fact
-from editkit.language.adapters import AdapterStack
 from editkit.precision import exact_products
 from editkit.prefix import run_rows
 

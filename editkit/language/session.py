@@ -1,398 +1,65 @@
-"""Edits on a model: computed, written, recorded, undone bit for bit."""
+"""Facts edited into a language model."""
 
-import json
-import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
-from torch import Tensor
-
-from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
-from editkit.config import EditSpec
+from editkit.editing.session import Session, TrustDecision
+from editkit.editing.spread import Editor, LayerUpdate
+from editkit.editing.targets import Targets
 from editkit.facts import Fact
-from editkit.language.adapters import AdapterStack
-from editkit.language.keys import sample_contexts
+from editkit.language.keys import FactReader, sample_contexts
 from editkit.language.metrics import evaluate, summarize
-from editkit.language.replay import Moments, ReplayBuffer, make_memory
-from editkit.language.spread import Editor, LayerUpdate
-from editkit.language.targets import Targets, optimise_targets
-from editkit.language.trust import TrustDecision, TrustMonitor
-from editkit.language.weights import Overlay, RawWeights
-from editkit.memory import peak_mb, reset_peak
+from editkit.language.targets import optimise_targets
+from editkit.language.trust import TrustMonitor
 from editkit.models import LanguageModel
 from editkit.statistics import second_moments
 from editkit.texts import load_texts
 
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """What one call of :meth:`EditSession.edit` did."""
-
-    facts: list[Fact]
-    adapter: str  # the name it was written to; empty for raw edits
-    updates: list[LayerUpdate]  # as written; none where the step was rolled back
-    targets: Targets
-    old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
-    trust: TrustDecision | None
-    seconds: dict[str, float]  # targets, keys, solve, total
-    peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
-
-    @property
-    def deltas(self) -> dict[int, Tensor]:
-        """ΔW (d_v, d_k) per layer, float64."""
-        total: dict[int, Tensor] = {}
-        for item in self.updates:
-            total[item.layer] = total.get(item.layer, 0) + item.update.delta
-        return total
-
-    def diagnostics(self) -> pd.DataFrame:
-        """One row per weight update.
-
-        Layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``; ``fit_residual``
-        is what a low rank lost), disturbance of ordinary outputs, condition numbers and ridge.
-        """
-        return pd.DataFrame(
-            {
-                "layer": item.layer,
-                "edits": item.edits,
-                "replayed": item.replayed,
-                "delta_norm": item.norm,
-                "weight_norm": item.weight_norm,
-                "growth": item.growth,
-                "disturbance": item.disturbance,
-                "rank": item.update.left.shape[1],
-                "residual": item.update.residual,
-                "fit_residual": item.update.fit_residual,
-                "condition_before": item.update.condition_before,
-                "condition": item.update.condition,
-                "ridge": item.update.ridge,
-                "cost_ridge": item.update.cost_ridge,
-            }
-            for item in self.updates
-        )
-
 
 @dataclass
-class EditSession:
-    """A sequence of edits on one model, under one spec.
+class EditSession(Session):
+    """A sequence of edits of facts on one model, under one spec.
 
     >>> session = EditSession(lm, EditSpec(method="emmet"))
     >>> result = session.edit(facts)
     >>> session.undo()
 
     Args:
-        lm: the model; its weights are written to by :meth:`edit`.
-        spec: method and hyperparameters; what it leaves out takes the model's defaults.
+        lm, spec, store, progress, adapters: as in :class:`editkit.editing.session.Session`.
         texts: ordinary text for the second moment; the offline default where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
         heldout: facts that are never edited; the trust score watches their neighbours.
-        store: where second moments and targets are cached.
-        progress: show progress bars.
-        adapters: with ``edit_mode: lora``, the model's stack where it has one already; else one is made.
-
-    All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
-    models never meet; on the same model, undo the later one first.
     """
 
     lm: LanguageModel
-    spec: EditSpec
     texts: Sequence[str] | None = None
     contexts: Sequence[str] | None = None
     heldout: Sequence[Fact] = ()
-    store: Store = field(default_factory=Store)
-    progress: bool = True
-    adapters: AdapterStack | None = None
-    results: list[EditResult] = field(default_factory=list, init=False)
+
+    item = Fact
 
     def __post_init__(self) -> None:
-        self.spec = self.spec.resolve(self.lm)
-        self.memory = make_memory(self.spec)
-        if self.spec.edit_mode == "lora":
-            if self.adapters is None:
-                self.adapters = AdapterStack(self.lm, self.spec.lora_alpha)
-            elif (self.adapters.lm, self.adapters.alpha) != (self.lm, self.spec.lora_alpha):
-                raise ValueError(
-                    f"the stack given belongs to {self.adapters.lm.name!r} with alpha {self.adapters.alpha:g}; this "
-                    f"session edits {self.lm.name!r} with lora_alpha = {self.spec.lora_alpha:g}"
-                )
-            self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
-            self._base = self.adapters.base
-        elif self.adapters is not None:
-            raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
-        else:
-            self._weights = RawWeights(self.lm, self.spec.layers)
-            self._base = self.lm.fingerprint()
-        self._original: State | None = None  # before the first edit
-        self._written: State | None = None  # after the last one
-        self._settled: tuple[State, list[tuple[str, Fact]]] | None = None
-        self._before: list[tuple[ReplayBuffer | Moments | None, State | None]] = []  # memory and mark before a result
-        self._editor: Editor | None = None
+        super().__post_init__()
         self._trust: TrustMonitor | None = None
 
-    @property
-    def n_parameters(self) -> int:
-        """Numbers that hold the edits: all those of the edited weights, or the factors of the session's adapters."""
-        return self._weights.n_parameters
-
-    def edit(self, facts: Sequence[Fact]) -> EditResult:
-        """Edit ``facts`` into the model: one batch, or with ROME one after another.
-
-        Targets are optimised on the model as it stands when the call is made, or with
-        ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
-        error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
-        were. A step below the trust threshold is undone, scaled down or warned of, see
-        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch.
-        """
-        facts = list(facts)
-        if not facts:
-            raise ValueError("an edit needs at least one fact, got an empty batch")
-        start = time.perf_counter()
-        reset_peak(self.lm.device)
-        self._weights.begin()
-        editor = self._prepare()
-        targets = self._targets(facts)
-        seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
-        before, mark = self._weights.read(), self._weights.mark()
-        memory = None if self.memory is None else self.memory.copy()
-        groups = [[i] for i in range(len(facts))] if self.spec.method == "rome" else [list(range(len(facts)))]
-        updates, records = [], []
-        try:
-            for group in groups:
-                batch = [facts[i] for i in group]
-                written, made = editor.write(batch, targets.values[:, group], self.memory, seconds)
-                updates += written
-                records += made
-            trust = self._judge(updates)
-            if trust and trust.action == "scale":
-                self._weights.put(before)
-                updates = editor.write_share(updates, self.spec.trust_scale)
-        except BaseException:
-            self._put_back(before, memory)
-            raise
-        if trust and trust.action == "rollback":
-            self._put_back(before, memory)
-            updates = []
-        old_residual = editor.old_residual(self.memory)
-        if updates and self.memory is not None:
-            self.memory.add(records)
-        self._before.append((memory, mark))
-        self._original = before if self._original is None else self._original
-        self._written = self._weights.read()
-        seconds["total"] = time.perf_counter() - start
-        peak = peak_mb(self.lm.device)
-        adapter = self._weights.current
-        self.results.append(EditResult(facts, adapter, updates, targets, old_residual, trust, seconds, peak))
-        return self.results[-1]
-
-    def undo(self, last: int | None = None) -> None:
-        """Take back the ``last`` edits, or all of them: the weights are then what they were, bit for bit.
-
-        Raises ``ValueError`` for more edits than were made since :meth:`settle`, and ``RuntimeError`` where
-        the weights were changed by somebody else since: undoing would lose that change.
-        """
-        everything = last is None
-        last = len(self.results) if everything else last
-        if not 0 <= last <= len(self.results):
-            raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
-        if self._written is not None and (what := self._weights.changed_since(self._written)):
-            raise RuntimeError(f"{what} was changed outside this session; undo that first")
-        kept = self.results[: len(self.results) - last]
-        if everything:
-            settled, memory, mark = None, make_memory(self.spec), self._original
-        elif last:
-            settled, (memory, mark) = self._settled, self._before[len(kept)]
-        else:
-            return
-        if mark is not None:
-            self._weights.put(mark)
-        elif self._original is not None:
-            self._weights.put(settled[0] if settled else self._original)
-            for result in kept:  # the same additions in the same order give the same bits
-                for item in result.updates:
-                    self._weights.add(item.layer, item.update.left, item.update.right)
-        self._settled, self.memory = settled, memory
-        del self._before[len(kept) :]
-        self._written = self._weights.read()
-        if not kept and self._settled is None:  # nothing is held: what others do to the weights is their affair
-            self._original = self._written = None
-        self.results = kept
-
-    def settle(self) -> None:
-        """Accept the edits so far and drop their updates: from now on they can only be undone all together.
-
-        A long sequence would otherwise keep every update of every step in memory.
-        """
-        if self.results:
-            self._settled = (self._written, self._pairs())
-            self.results = []
-            self._before.clear()
-
-    def save(self, path: str | Path) -> Path:
-        """Write the session's updates, in factored form, with their provenance to one safetensors file.
-
-        Tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
-        the file's metadata holds the model's name and fingerprint before the session, spec, contexts and facts as JSON.
-        Raises ``ValueError`` in ``edit_mode: lora``, whose edits :meth:`save_adapter` writes.
-        """
-        if self.adapters is not None:
-            raise ValueError("edit_mode = 'lora' leaves the weights alone: use save_adapter()")
-        if self._settled:
-            raise ValueError("the updates of settled edits are gone: save before settling")
-        if not self.results:
-            raise ValueError("nothing to save: this session has made no edit")
-        items = [item for result in self.results for item in result.updates]
-        tensors = {
-            f"{number}.{item.layer}.{side}": getattr(item.update, side).cpu().contiguous()
-            for number, item in enumerate(items)
-            for side in ("left", "right")
-        }
-        path = Path(path)
-        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(self._provenance(self._edited()))}))
-        return path
-
-    def save_adapter(self, directory: str | Path, *names: str) -> Path:
-        """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
-
-        The card shows method, the facts of these adapters, and their scores on the model as it stands.
-
-        Args:
-            names: adapters of :attr:`adapters`; all that are in force where not given.
-
-        Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes.
-        """
-        if self.adapters is None:
-            raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
-        names = names or self.adapters.enabled
-        facts = self._edited(names)
-        notes = self._provenance(facts) if facts else {}
-        if facts:
-            notes["scores"] = summarize(evaluate(self.lm, facts))
-        return self.adapters.save(directory, *names, notes=notes)
-
-    @classmethod
-    def load(cls, lm: LanguageModel, path: str | Path, **options) -> "EditSession":
-        """Make the edits that :meth:`save` wrote on another copy of the same model, without computing anything.
-
-        The weights are then those of the saved session, bit for bit on the same kind of device. The session
-        can undo them, all together; what it remembers of earlier edits for replay is not in the file.
-
-        Args:
-            options: further arguments of the session.
-
-        Raises ``ValueError``, before anything is written, for a file that is none, and for another model.
-        """
-        try:
-            with safe_open(path, framework="pt", device=str(lm.device)) as file:
-                about = json.loads((file.metadata() or {})["editkit"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError, KeyError) as problem:
-            raise ValueError(f"{path} does not hold the edits of a session: {problem}") from None
-        session = cls(lm, EditSpec(**about["spec"]), contexts=about["contexts"], **options)
-        if about["weights"] != session._base:
-            raise ValueError(
-                f"{path} was made for another model: {about['model']!r} with fingerprint {about['weights']}, "
-                f"this is {lm.name!r} with {session._base}"
-            )
-        session._original = session._weights.read()
-        session._weights.begin()
-        for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
-            session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
-        session._written = session._weights.read()
-        session._settled = (session._written, [("", Fact(**entry)) for entry in about["facts"]])
-        return session
-
-    def state_dict(self) -> State:
-        """What a new session on the untouched model needs to go on from here: edits, memory, facts edited."""
-        written = self._weights.read() if self._written is None else self._written
-        state = {f"edits.{name}": tensor for name, tensor in written.items()}
-        state["session"] = json_tensor(
-            {
-                "edit_mode": self.spec.edit_mode,
-                "layers": self.spec.layers,
-                "facts": [(adapter, asdict(fact)) for adapter, fact in self._pairs()],
-            }
-        )
-        if self.memory is not None:
-            state |= {f"memory.{name}": tensor for name, tensor in self.memory.state_dict().items()}
-        return state
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on where another session under the same spec stood; its edits can only be undone all together.
-
-        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for a state with other layers or
-        another edit_mode than its own.
-        """
-        if self._original is not None:
-            raise RuntimeError("this session has made edits of its own: load into a new one")
-        about, spec = from_json_tensor(state["session"]), self.spec
-        if (about["edit_mode"], about["layers"]) != (spec.edit_mode, spec.layers):
-            raise ValueError(
-                f"the state edits layers {about['layers']} ({about['edit_mode']}), this session {spec.layers} "
-                f"({spec.edit_mode})"
-            )
-
-        def part(prefix: str) -> State:
-            return {n.removeprefix(prefix): t.to(self.lm.device) for n, t in state.items() if n.startswith(prefix)}
-
-        self._prepare()
-        memory = None if self.memory is None else type(self.memory).from_state_dict(part("memory."))
-        original = self._weights.read()
-        self._weights.put(part("edits."))
-        self.memory, self._original, self._written = memory, original, self._weights.read()
-        self._settled = (self._written, [(adapter, Fact(**entry)) for adapter, entry in about["facts"]])
-
-    def _provenance(self, facts: Sequence[Fact]) -> dict:
-        return {
-            "model": self.lm.name,
-            "weights": self._base,
-            "spec": self.spec.model_dump(),
-            "contexts": list(self.contexts),
-            "facts": [asdict(fact) for fact in facts],
-        }
-
     def _prepare(self) -> Editor:
-        """What is computed once, on the model before its first edit."""
-        if self._editor is None:
-            spec, texts = self.spec, load_texts() if self.texts is None else self.texts
-            if self.contexts is None:
-                self.contexts = sample_contexts(self.lm, spec.n_contexts, spec.context_length, spec.seed)
-            costs = second_moments(
-                self.lm, spec.layers, texts, spec.mom2_n_tokens, store=self.store, progress=self.progress
-            )
-            if spec.trust_enable:
-                self._trust = TrustMonitor(self.lm, texts, self.heldout, spec)
-            self._editor = Editor(self._weights, spec, self.contexts, costs)
-        return self._editor
-
-    def _targets(self, facts: list[Fact]) -> Targets:
-        optimise = partial(
-            optimise_targets, self.lm, facts, self.spec, self.contexts, store=self.store, progress=self.progress
+        spec, texts = self.spec, load_texts() if self.texts is None else self.texts
+        if self.contexts is None:
+            self.contexts = sample_contexts(self.lm, spec.n_contexts, spec.context_length, spec.seed)
+        costs = second_moments(
+            self.lm, spec.layers, texts, spec.mom2_n_tokens, store=self.store, progress=self.progress
         )
-        if self.spec.targets_from == "current" or self._original is None:
-            return optimise()
-        with self._weights.put_for_now(self._original):
-            return optimise()
+        if spec.trust_enable:
+            self._trust = TrustMonitor(self.lm, texts, self.heldout, spec)
+        return Editor(self._weights, spec, FactReader(self.lm, self.contexts), costs)
 
-    def _put_back(self, weights: State, memory: ReplayBuffer | Moments | None) -> None:
-        self._weights.put(weights)
-        self.memory = memory
+    def _optimise(self, items: list[Fact]) -> Targets:
+        return optimise_targets(self.lm, items, self.spec, self.contexts, store=self.store, progress=self.progress)
 
-    def _edited(self, adapters: Sequence[str] | None = None) -> list[Fact]:
-        """Every fact edited so far, or those in some adapters; rolled-back ones left out."""
-        return [fact for adapter, fact in self._pairs() if adapters is None or adapter in adapters]
-
-    def _pairs(self) -> list[tuple[str, Fact]]:
-        """The same, each with its adapter's name."""
-        settled = self._settled[1] if self._settled else []
-        return settled + [(result.adapter, fact) for result in self.results if result.updates for fact in result.facts]
+    def _scores(self, items: Sequence[Fact]) -> dict[str, float]:
+        return summarize(evaluate(self.lm, items))
 
     def _judge(self, updates: list[LayerUpdate]) -> TrustDecision | None:
         if self._trust is None:
@@ -401,5 +68,12 @@ class EditSession:
         condition = max(item.update.condition for item in updates)
         decision = self._trust.judge(self.lm, self._edited(), norm, condition)
         if decision.action != "accept":
-            warnings.warn(str(decision), stacklevel=3)
+            warnings.warn(str(decision), stacklevel=4)
         return decision
+
+    @classmethod
+    def _options(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        return {"contexts": about["contexts"]}
+
+    def _provenance(self, items: Sequence[Fact]) -> dict[str, Any]:
+        return super()._provenance(items) | {"contexts": list(self.contexts)}

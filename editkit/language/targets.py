@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import psutil
 import torch
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store
 from editkit.config import EditSpec
+from editkit.editing.targets import DECISIVE, Targets, optimise_shift
 from editkit.facts import Fact
 from editkit.hooks import capture, replace_forward
 from editkit.language.keys import hidden_states, locate
@@ -37,17 +38,6 @@ from editkit.prefix import PADDING, Prefix, buckets, pad
 NO_LABEL = -100
 MOST_TOKENS = 16384
 MOST_TOKENS_CPU = 1024  # more to a batch gains nothing there
-
-
-class Targets(NamedTuple):
-    """Targets of a batch of edits, in the order of its facts."""
-
-    values: Tensor  # V (d, n): hidden state wanted after the last edited layer
-    losses: Tensor  # (n, steps): the loss at each step; nan after a target has finished
-    probability: Tensor  # (n,): exp(−nll) of the new object under the target, averaged over contexts
-    precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
-    cached: int  # how many came from the store
-    seconds: float  # what the optimisation took, for cached ones when they were computed
 
 
 def optimise_targets(
@@ -136,16 +126,6 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _cache_key(weights: str, device: str, precision: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]) -> dict:
-    decisive = (
-        "v_num_grad_steps",
-        "v_lr",
-        "v_weight_decay",
-        "clamp_norm_factor",
-        "kl_factor",
-        "early_stop_loss",
-        "stop_probability",
-        "v_loss_layer",
-    )
     return {
         "weights": weights,
         "device": device,
@@ -153,7 +133,7 @@ def _cache_key(weights: str, device: str, precision: str, fact: Fact, spec: Edit
         "fact": [fact.prompt, fact.subject, fact.target_new],
         "contexts": list(contexts),
         "layer": spec.layers[-1],
-        **{name: getattr(spec, name) for name in decisive},
+        **{name: getattr(spec, name) for name in DECISIVE},
     }
 
 
@@ -194,6 +174,7 @@ class _Batch:
     essence: Tensor  # (B, S) True at the one of "{subject} is a", where the KL is taken
     labels: Tensor  # (B, S) the token to predict; NO_LABEL for none
     hidden: Tensor  # (B, S, d) residual stream after the edited layer, without δ
+    reference: Tensor | None = None  # (B, vocabulary) log-probabilities at the KL position, without δ
 
     @classmethod
     def make(cls, lm: LanguageModel, edits: list[_Edit], layer: int) -> "_Batch":
@@ -220,48 +201,22 @@ class _Batch:
 
     def select(self, rows: Tensor) -> "_Batch":
         """The batch of some of its edits (bool, one per edit)."""
-        tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden)
+        tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden, self.reference)
         return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
 
 
 def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec, report: Callable) -> list[dict[str, Tensor]]:
-    steps = spec.v_num_grad_steps
     batch = _Batch.make(lm, edits, spec.layers[-1])
-    size = batch.hidden[:, 0].float().norm(dim=1)  # (n,) ‖h‖ of the bare prompt, which comes first
-    limit = spec.clamp_norm_factor * size
-    delta = torch.zeros_like(batch.hidden[:, 0], dtype=torch.float32, requires_grad=True)  # (n, d)
-    optimiser = torch.optim.Adam([delta], lr=spec.v_lr)
-    final = torch.zeros_like(delta, requires_grad=False)
-    losses = torch.full((len(edits), steps), torch.nan)
-    probability = torch.zeros(len(edits))
-    active = torch.arange(len(edits), device=lm.device)  # edits still in the batch
-    reference = None  # log-probabilities at the KL positions before the edit
-    for step in range(steps):
-        report(f"step {step + 1} of {steps}, batch of {len(active)}")
-        nll, essence = _forward(lm, batch, delta[active], spec)
-        if reference is None:
-            reference = essence.detach()
-        kl = (reference[active].exp() * (reference[active] - essence)).sum(1)  # (active,)
-        decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
-        loss = nll + spec.kl_factor * kl + decay  # (active,)
-        if not torch.isfinite(loss).all():
-            raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
-        now = (-nll.detach()).exp()
-        losses[active.cpu(), step] = loss.detach().cpu()
-        probability[active.cpu()] = now.cpu()
-        final[active] = delta.detach()[active]
-        going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
-        if step == steps - 1 or not going.any():
-            break
-        if not going.all():
-            batch, loss, active = batch.select(going), loss[going], active[going]
-        optimiser.zero_grad()
-        loss.sum().backward()
-        optimiser.step()
-        with torch.no_grad():
-            delta *= (limit / delta.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)[:, None]
-    final = final.cpu()
-    return [{"delta": final[e], "losses": losses[e], "probability": probability[e]} for e in range(len(edits))]
+    size = batch.hidden[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
+    return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, report)
+
+
+def _losses(lm: LanguageModel, spec: EditSpec, batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """−log P(new object), and the KL divergence at the KL position from what it was without δ; (n,) each."""
+    nll, essence = _forward(lm, batch, delta, spec)
+    if batch.reference is None:
+        batch.reference = essence.detach()
+    return nll, (batch.reference.exp() * (batch.reference - essence)).sum(1)
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from editkit.config import EditSpec
+from editkit.editing.session import TrustDecision
 from editkit.facts import Fact
 from editkit.language.drift import TextProbe, held_out
 from editkit.language.metrics import scored_prompts
@@ -12,19 +12,6 @@ from editkit.models import LanguageModel
 from editkit.scoring import score
 
 DIGITS = 16  # decimal digits of float64: a condition number of 10^16 leaves none
-
-
-@dataclass(frozen=True)
-class TrustDecision:
-    """What was found after a step, and what was done."""
-
-    score: float  # weighted mean of the parts
-    parts: dict[str, float]  # each in [0, 1]; 1 is no harm
-    action: str  # accept, rollback, scale or warn
-    reasons: list[str]  # where the action is not accept: the parts below the threshold, worst first
-
-    def __str__(self) -> str:
-        return f"trust {self.score:.2f}: {self.action}" + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
 
 
 class TrustMonitor:

@@ -15,12 +15,14 @@ FOLD = 4093  # words summed over in a fingerprint; prime, so that no row of a we
 class Family:
     """Where a model family keeps its layers and each layer's MLP output weight.
 
-    ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k.
+    ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k; ``scale`` is
+    a factor of each output (LayerScale) on its way into the residual stream, where a family has one.
     """
 
     layers: str
     mlp_out: str
     transposed: bool = False
+    scale: str | None = None
 
 
 class EditableModel:
@@ -85,6 +87,12 @@ class EditableModel:
         """
         weight = self.mlp_out(layer).weight.data
         return weight.T if self.family.transposed else weight
+
+    def gain(self, layer: int) -> Tensor:
+        """(d_v, 1) or (1, 1) float64: by how much each output of the edited layer changes the residual stream."""
+        if self.family.scale is None:
+            return torch.ones(1, 1, dtype=torch.float64, device=self.device)
+        return self.layers[layer].get_parameter(self.family.scale).data.double()[:, None]
 
     def fingerprint(self) -> str:
         """Hash of the weights as they are now, so that what is cached for them is not used for others.

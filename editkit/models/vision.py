@@ -13,7 +13,7 @@ from editkit.models.base import EditableModel, Family, at_least_float32, pick_de
 from editkit.models.packaged import Wheel, load
 
 FAMILIES = {  # by the model_type of a transformers config
-    "dinov2": Family(layers="dinov2.encoder.layer", mlp_out="mlp.fc2"),
+    "dinov2": Family(layers="dinov2.encoder.layer", mlp_out="mlp.fc2", scale="layer_scale2.lambda1"),
     "vit": Family(layers="vit.layers", mlp_out="mlp.fc2"),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

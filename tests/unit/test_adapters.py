@@ -243,7 +243,7 @@ def test_trust_takes_back_a_step_and_keeps_a_share_of_one(tiny, facts, start, mo
 
 
 def test_a_failed_edit_leaves_the_adapters_as_they_were(tiny, facts, start, monkeypatch):
-    import editkit.language.weights as module
+    import editkit.editing.weights as module
 
     session = start(tiny())
     session.edit(facts[:2])
@@ -258,13 +258,13 @@ def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start, tmp_path):
     lm = tiny()
     session = start(lm)
     empty = AdapterStack(lm)
-    assert EditSession(lm, session.spec, TEXTS, adapters=empty).adapters is empty
+    assert EditSession(lm, session.spec, texts=TEXTS, adapters=empty).adapters is empty
     session.edit(facts[:1])
     with pytest.raises(ValueError, match="carries adapters"):
         start(lm, edit_mode="raw")
     with pytest.raises(ValueError, match="already carries adapters"):
         start(lm)
-    second = EditSession(lm, session.spec, TEXTS, store=session.store, progress=False, adapters=session.adapters)
+    second = EditSession(lm, session.spec, texts=TEXTS, store=session.store, progress=False, adapters=session.adapters)
     before = logits(lm)
     second.edit(facts[1:2])
     assert list(session.adapters) == ["edits_1", "edits_2"]
@@ -273,7 +273,9 @@ def test_sessions_on_one_model_do_not_mix_forms(tiny, facts, start, tmp_path):
     second.undo()
     assert torch.equal(logits(lm), before)
     with pytest.raises(ValueError, match="edit_mode 'lora'"):
-        EditSession(tiny(), session.spec.model_copy(update={"edit_mode": "raw"}), TEXTS, adapters=session.adapters)
+        EditSession(
+            tiny(), session.spec.model_copy(update={"edit_mode": "raw"}), texts=TEXTS, adapters=session.adapters
+        )
 
 
 def test_parameters_that_cannot_be_are_refused(tiny, start):
@@ -377,9 +379,9 @@ def test_two_owners_of_one_model_are_told_apart(tiny, facts, start):
     other.adapters.add("late", {1: (torch.ones(16, 1), torch.ones(1, 24))})
     assert other.adapters.base != one.adapters.base, "the base is what the adapters lie beside"
     with pytest.raises(ValueError, match="the stack given belongs to 'tiny-llama' with alpha 0; .*lora_alpha = 3"):
-        EditSession(lm, one.spec.model_copy(update={"lora_alpha": 3.0}), TEXTS, adapters=other.adapters)
+        EditSession(lm, one.spec.model_copy(update={"lora_alpha": 3.0}), texts=TEXTS, adapters=other.adapters)
     with pytest.raises(ValueError, match="the stack given belongs to"):
-        EditSession(tiny(), one.spec, TEXTS, adapters=other.adapters)
+        EditSession(tiny(), one.spec, texts=TEXTS, adapters=other.adapters)
 
 
 BAD = {

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from editkit import evaluate, experiments, summarize
+from editkit.editing.adapters import AdapterStack
 from editkit.experiments import run_baselines, run_finetuning
 from editkit.findings import baseline_findings, lora_findings
-from editkit.language.adapters import AdapterStack
 from editkit.language.finetune import finetune
 from editkit.language.generation import pick_examples
 from tests.conftest import TEXTS

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import EditSpec, solvers
-from editkit.language.lora import Problem, alternate, fit, spectrum, truncate
+from editkit.editing.lora import Problem, alternate, fit, spectrum, truncate
 
 D_V, D_K = 7, 12
 

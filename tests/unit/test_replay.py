@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from editkit import EditSession, Fact
+from editkit.editing.replay import EditRecord, Moments, ReplayBuffer
 from editkit.language.keys import edit_keys, hidden_states
-from editkit.language.replay import EditRecord, Moments, ReplayBuffer
 from editkit.statistics import second_moments
 from tests.conftest import TEXTS
 from tests.oracles import agree
@@ -23,7 +23,7 @@ def record(name: str, value: float = 1.0, relation: str = "r", width: int = 3, *
 
 
 def names(records) -> list[str]:
-    return [item.fact.subject for item in records]
+    return [record.item.subject for record in records]
 
 
 def test_fifo_drops_the_oldest_and_lru_the_longest_unused():
@@ -31,7 +31,7 @@ def test_fifo_drops_the_oldest_and_lru_the_longest_unused():
         buffer = ReplayBuffer(capacity=2, eviction=eviction)
         buffer.add([record("a")])
         buffer.add([record("b")])
-        buffer.use([item for item in buffer if item.fact.subject == "a"])
+        buffer.use([record for record in buffer if record.item.subject == "a"])
         buffer.add([record("c")])
         assert names(buffer) == left
 
@@ -96,13 +96,13 @@ def test_properties_of_any_course_of_events(tmp_path_factory, events, capacity, 
             buffer.use(chosen)
             drawn.append(names(chosen))
             assert not capacity or len(buffer) <= capacity
-            assert len({item.topic for item in buffer}) == len(buffer)
+            assert len({record.item.topic for record in buffer}) == len(buffer)
             assert name in names(buffer), "the newest is kept"
         return buffer, drawn
 
     buffer, drawn = play()
     assert play()[1] == drawn
-    again = ReplayBuffer.load(buffer.save(tmp_path_factory.mktemp("buffer") / "buffer.safetensors"))
+    again = ReplayBuffer.load(buffer.save(tmp_path_factory.mktemp("buffer") / "buffer.safetensors"), Fact)
     assert names(again) == names(buffer)
     assert [vars(a)["access_count"] for a in again] == [vars(b)["access_count"] for b in buffer]
     again.add([record("z")])
@@ -115,10 +115,10 @@ def test_a_file_that_is_no_buffer_is_named(tmp_path):
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"other\.safetensors is not a replay buffer"):
-        ReplayBuffer.load(path)
+        ReplayBuffer.load(path, Fact)
     save_file({"weights": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="is not a replay buffer.*meta"):
-        ReplayBuffer.load(path)
+        ReplayBuffer.load(path, Fact)
 
 
 def test_a_record_of_other_dimensions_is_refused_and_the_buffer_stays():
@@ -135,7 +135,7 @@ def test_moments_stay_at_the_dimension_of_a_key_and_keep_what_counts():
     generator = torch.Generator().manual_seed(0)
     records = [
         EditRecord(
-            record(str(i)).fact,
+            record(str(i)).item,
             torch.zeros(4),
             {1: torch.randn(3, generator=generator).double()},
             {1: torch.randn(2, generator=generator).double()},
@@ -151,7 +151,7 @@ def test_moments_stay_at_the_dimension_of_a_key_and_keep_what_counts():
     assert F.shape == (3, 3) and len(moments) == 11
     agree(F @ F.T, K @ K.T)
     agree(X @ F.T, V @ K.T)
-    agree(torch.cat(Moments.from_state_dict(moments.state_dict()).factors(1)), torch.cat([F, X]))
+    agree(torch.cat(Moments.from_state_dict(moments.state_dict(), Fact).factors(1)), torch.cat([F, X]))
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_full_buffer_equals_history(tiny, facts, start):
 def test_a_full_buffer_without_old_residuals_equals_hold(tiny, facts, start, method, monkeypatch):
     changes = {"nullspace_threshold": 0.5, "emmet_lambda": 0.5}
     hold = in_turn(start(tiny(), method, replay="hold", **changes), facts)
-    import editkit.language.spread as module
+    import editkit.editing.spread as module
 
     columns = module.columns
     session = start(lm := tiny(), method, replay="buffer", replay_rate=1.0, **changes)
@@ -263,18 +263,18 @@ def test_undo_and_rollback_of_errors_put_the_memory_back(tiny, facts, start, mon
     session.undo(1)
     assert len(session.memory) == 0
     session.edit(facts[:2])
-    marks = [(item.fact.id, item.access_count, item.last_used) for item in session.memory]
+    marks = [(record.item.id, record.access_count, record.last_used) for record in session.memory]
     session.edit(facts[2:3])
     session.undo(1)
-    assert [(item.fact.id, item.access_count, item.last_used) for item in session.memory] == marks
-    import editkit.language.weights as module
+    assert [(record.item.id, record.access_count, record.last_used) for record in session.memory] == marks
+    import editkit.editing.weights as module
 
     monkeypatch.setattr(module, "clamp", lambda update, *_: update._replace(left=update.left / 0))
     weight = session.lm.weight(2).clone()
     with pytest.raises(FloatingPointError):
         session.edit(facts[2:3])
     assert torch.equal(session.lm.weight(2), weight)
-    assert [(item.fact.id, item.access_count, item.last_used) for item in session.memory] == marks
+    assert [(record.item.id, record.access_count, record.last_used) for record in session.memory] == marks
     session.undo()
     assert len(session.memory) == 0
 

@@ -122,7 +122,7 @@ def test_a_non_finite_update_leaves_the_weights_untouched(tiny, facts, start, mo
     lm = tiny()
     session = start(lm)
     before = lm.fingerprint()
-    import editkit.language.spread as module
+    import editkit.editing.spread as module
 
     solve, calls = module.solvers.solve, []
 
@@ -174,7 +174,7 @@ def test_saved_updates_are_those_applied(tiny, facts, start, tmp_path):
         delta = file.get_tensor("0.1.left") @ file.get_tensor("0.1.right")
     assert torch.equal(before + delta.float(), lm.weight(1))
     assert provenance["weights"] == fingerprint
-    assert provenance["spec"]["method"] == "memit" and [fact["id"] for fact in provenance["facts"]] == [
+    assert provenance["spec"]["method"] == "memit" and [fact["id"] for fact in provenance["items"]] == [
         f.id for f in facts
     ]
 

@@ -1,26 +1,35 @@
 """One batch of edits, layer after layer: keys, residuals, solve, write.
 
 Each layer takes an equal share of what is left (MEMIT, arXiv 2210.07229 eq. 20). Earlier edits take part
-as more columns of the same system, see :mod:`editkit.language.replay`.
+as more columns of the same system, see :mod:`editkit.editing.replay`.
 """
 
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from editkit import solvers
 from editkit.config import EditSpec
-from editkit.facts import Fact
-from editkit.language.keys import edit_keys, hidden_states
-from editkit.language.lora import Problem
-from editkit.language.replay import EditRecord, Moments, ReplayBuffer, columns
-from editkit.language.weights import Overlay, RawWeights
+from editkit.editing.lora import Problem
+from editkit.editing.replay import EditRecord, Item, Moments, ReplayBuffer, columns
+from editkit.editing.weights import Overlay, RawWeights
 from editkit.solvers import Precision, Update
 from editkit.statistics import null_space
+
+
+class Reader(Protocol):
+    """What an editor reads off a model as it stands, for each item at the place where it is edited."""
+
+    def keys(self, items: Sequence[Item], layer: int) -> Tensor:
+        """``K`` (d_k, n): input of the edited linear layer, averaged over contexts."""
+
+    def hidden(self, items: Sequence[Item], layer: int) -> Tensor:
+        """Residual stream after a layer, (d, n)."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,8 @@ class Editor:
         costs: ``C`` of each edited layer.
     """
 
-    def __init__(
-        self, weights: RawWeights | Overlay, spec: EditSpec, contexts: Sequence[str], costs: dict[int, Tensor]
-    ):
-        self.lm, self.weights, self.spec, self.contexts = weights.lm, weights, spec, contexts
+    def __init__(self, weights: RawWeights | Overlay, spec: EditSpec, reader: Reader, costs: dict[int, Tensor]):
+        self.weights, self.spec, self.reader = weights, spec, reader
         self._costs = costs
         self._precisions: dict[int, tuple[Precision, float]] = {}
         self._norms = {layer: weights.weight(layer).norm().item() for layer in spec.layers}
@@ -58,12 +65,12 @@ class Editor:
         self._last = weights.weight(spec.layers[-1]).double()
 
     def write(
-        self, facts: list[Fact], V: Tensor, memory: ReplayBuffer | Moments | None, seconds: dict[str, float]
+        self, items: list[Item], V: Tensor, memory: ReplayBuffer | Moments | None, seconds: dict[str, float]
     ) -> tuple[list[LayerUpdate], list[EditRecord]]:
         """Write one batch into the weights.
 
         Args:
-            facts: the new edits.
+            items: the new edits.
             V: their targets, (d, n).
             memory: earlier edits that take part; only priorities and counts of uses change.
             seconds: the stages ``keys`` and ``solve`` are added to.
@@ -72,28 +79,28 @@ class Editor:
         update that is not finite; layers before it are then written.
         """
         layers, weight = self.spec.layers, self.spec.replay_weight
-        replayed = self._recall(memory, len(facts))
+        replayed = self._recall(memory, len(items))
         # With one layer, what a record stores stays valid; with several, lower layers have moved its keys.
         refreshed = replayed if len(layers) > 1 else []
-        pool = facts + [record.fact for record in refreshed]
+        pool = items + [record.item for record in refreshed]
         wanted = torch.cat([V, *(record.target[:, None].to(V) for record in refreshed)], dim=1)
         count = memory.count if isinstance(memory, Moments) else len(replayed)
         keys, values, updates = {}, {}, []
         for index, layer in enumerate(layers):
             start = time.perf_counter()
-            missing = wanted - hidden_states(self.lm, pool, layers[-1]).to(V)  # (d, n + refreshed)
-            K = edit_keys(self.lm, pool, layer, self.contexts).double()  # (d_k, n + refreshed)
-            R = missing.double() / (len(layers) - index)
+            missing = wanted - self.reader.hidden(pool, layers[-1]).to(V)  # (d, n + refreshed)
+            K = self.reader.keys(pool, layer).double()  # (d_k, n + refreshed)
+            R = missing.double() / self.weights.lm.gain(layer) / (len(layers) - index)
             seconds["keys"] += time.perf_counter() - start
             start = time.perf_counter()
             W = self.weights.weight(layer).double()
-            keys[layer], values[layer] = K[:, : len(facts)], (W @ K + R)[:, : len(facts)]
+            keys[layer], values[layer] = K[:, : len(items)], (W @ K + R)[:, : len(items)]
             if past := self._past(layer, W, memory, [] if refreshed else replayed):
                 K, R = torch.cat([K, past[0]], dim=1), torch.cat([R, past[1]], dim=1)
             precision, slack = self._precision(layer)
             slacks = torch.full((K.shape[1],), slack / weight, dtype=K.dtype, device=K.device)
             # Equality for a lone edit: EMMET is ROME then.
-            slacks[: len(facts)] = 0.0 if self.spec.method == "emmet" and len(facts) == 1 else slack
+            slacks[: len(items)] = 0.0 if self.spec.method == "emmet" and len(items) == 1 else slack
             update = solvers.solve(K, R, precision, slacks)
             if update.ridge or update.cost_ridge:
                 warnings.warn(
@@ -104,17 +111,17 @@ class Editor:
             largest = self.spec.norm_clamp * self._norms[layer]
             update = self.weights.write(layer, update, Problem(K, R, precision, slacks), largest)
             seconds["solve"] += time.perf_counter() - start
-            updates.append(self._describe(layer, update, W, len(facts), count))
+            updates.append(self._describe(layer, update, W, len(items), count))
         if replayed:
             memory.use(replayed)
         records = [
             EditRecord(
-                fact,
+                item,
                 V[:, i],
                 {layer: keys[layer][:, i] for layer in layers},
                 {layer: values[layer][:, i] for layer in layers},
             )
-            for i, fact in enumerate(facts)
+            for i, item in enumerate(items)
         ]
         return updates, records
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from editkit.config import EditSpec
-from editkit.language.adapters import Adapter, AdapterStack, side_by_side
-from editkit.language.lora import Problem, fit
+from editkit.editing.adapters import Adapter, AdapterStack, side_by_side
+from editkit.editing.lora import Problem, fit
 from editkit.models import EditableModel
 from editkit.solvers import Update, clamp, missed
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.language.adapter_files import read_adapter, write_adapter
-from editkit.language.lora import truncate
+from editkit.editing.adapter_files import read_adapter, write_adapter
+from editkit.editing.lora import truncate
 from editkit.models import EditableModel
 
 Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right (r, d_k)

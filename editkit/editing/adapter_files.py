@@ -13,7 +13,7 @@ from torch import Tensor
 from editkit.cache import replace_folder
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-NOTES = "editkit.json"  # fingerprint of the base model, and spec, facts, scores
+NOTES = "editkit.json"  # fingerprint of the base model, and spec, edits, scores
 
 
 def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
@@ -65,7 +65,7 @@ def model_card(notes: Mapping[str, Any]) -> str:
     """README of a saved adapter, in the hub's form.
 
     Args:
-        notes: ``model``, ``weights``, and where there are any ``scores`` (name to value), ``facts`` (as dicts)
+        notes: ``model``, ``weights``, and where there are any ``scores`` (name to value), ``edited`` (a dict an edit)
             and ``spec`` (name to value).
     """
     lines = [
@@ -84,9 +84,8 @@ def model_card(notes: Mapping[str, Any]) -> str:
     ]
     if scores := notes.get("scores"):
         lines += ["", "## Scores of these edits", "", *_table(["score", "value"], scores.items())]
-    if facts := notes.get("facts"):
-        rows = [(f["prompt"].replace("{}", f["subject"]), f["target_new"], f["target_true"]) for f in facts]
-        lines += ["", "## Edited facts", "", *_table(["prompt", "now", "before"], rows)]
+    if edited := notes.get("edited"):
+        lines += ["", "## Edited", "", *_table(list(edited[0]), [entry.values() for entry in edited])]
     if spec := notes.get("spec"):
         lines += ["", "## Method and hyperparameters", "", *_table(["name", "value"], spec.items())]
     return "\n".join(lines) + "\n"

@@ -6,10 +6,11 @@ Either way an earlier edit takes part in a step as one more column of ``K``, ``R
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -19,17 +20,30 @@ from torch import Tensor
 
 from editkit.cache import from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
-from editkit.facts import Fact
 from editkit.solvers import compress
 
 SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
+
+
+class Item(Protocol):
+    """What is edited in: a dataclass of plain values, such as a fact, or an image and its class."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def topic(self) -> tuple[str, str]:
+        """What a newer edit replaces."""
+
+    def describe(self) -> dict[str, str]:
+        """The edit in words, for a model card."""
 
 
 @dataclass(frozen=True)
 class EditRecord:
     """One edit as it was made."""
 
-    fact: Fact
+    item: Item
     target: Tensor  # v* (d,): hidden state wanted after the last edited layer
     keys: dict[int, Tensor]  # layer → (d_k,)
     values: dict[int, Tensor]  # layer → (d_v,): output of the edited weight that was asked for
@@ -37,11 +51,6 @@ class EditRecord:
     priority: float = 1.0
     access_count: int = 0  # times replayed
     last_used: int = 0  # the buffer's clock when it was added or last replayed
-
-    @property
-    def topic(self) -> tuple[str, str]:
-        """What a newer edit replaces: the same subject and relation."""
-        return self.fact.subject, self.fact.relation or self.fact.prompt
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -85,21 +94,21 @@ class ReplayBuffer:
         return other
 
     def add(self, records: Sequence[EditRecord]) -> None:
-        """Take in new edits: each replaces an older one of the same subject and relation; the rest evicts.
+        """Take in new edits: each replaces an older one of the same topic; the rest evicts.
 
         Raises ``ValueError`` for a record whose layers or dimensions are not those of the others.
         """
         for record in records:
             other = next(iter(self), record)
             if record.shapes != other.shapes:
-                raise ValueError(f"{record.fact.id}: {record.shapes} do not fit the buffer's {other.shapes}")
+                raise ValueError(f"{record.item.id}: {record.shapes} do not fit the buffer's {other.shapes}")
         self.clock += 1
         for record in records:
-            self._records.pop(record.topic, None)
-            self._records[record.topic] = replace(record, timestamp=self.clock, last_used=self.clock)
+            self._records.pop(record.item.topic, None)
+            self._records[record.item.topic] = replace(record, timestamp=self.clock, last_used=self.clock)
         age = "timestamp" if self.eviction == "fifo" else "last_used"
         while self.capacity and len(self) > self.capacity:
-            del self._records[min(self, key=lambda record: getattr(record, age)).topic]
+            del self._records[min(self, key=lambda record: getattr(record, age)).item.topic]
 
     def amount(self, rate: float, batch: int) -> int:
         """How many to replay with ``batch`` new edits: ``rate`` of what is stored, or of a larger batch."""
@@ -122,7 +131,7 @@ class ReplayBuffer:
     def use(self, records: Sequence[EditRecord]) -> None:
         """Note that records were replayed."""
         for record in records:
-            self._records[record.topic] = replace(
+            self._records[record.item.topic] = replace(
                 record, access_count=record.access_count + 1, last_used=self.clock + 1
             )
 
@@ -136,17 +145,17 @@ class ReplayBuffer:
         K, V = self.factors(layer)
         missing = (V - weight.double() @ K).norm(dim=0).tolist()
         for record, priority in zip(list(self), missing, strict=True):
-            self._records[record.topic] = replace(record, priority=priority)
+            self._records[record.item.topic] = replace(record, priority=priority)
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys (d_k, m) and values (d_v, m) of all that is stored."""
         return columns(list(self), layer)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as tensors, for a safetensors file; the facts and counts lie in ``meta`` as JSON."""
+        """Everything as tensors, for a safetensors file; the items and counts lie in ``meta`` as JSON."""
         settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "clock")}
         counts = ("timestamp", "priority", "access_count", "last_used")
-        meta = [{"fact": asdict(r.fact)} | {name: getattr(r, name) for name in counts} for r in self]
+        meta = [{"item": asdict(r.item)} | {name: getattr(r, name) for name in counts} for r in self]
         tensors = {"meta": json_tensor([settings, meta])}
         if len(self):
             tensors["target"] = torch.stack([record.target for record in self])
@@ -162,27 +171,30 @@ class ReplayBuffer:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> "ReplayBuffer":
-        """Read what :meth:`save` wrote; ``ValueError`` for a file that is something else."""
+    def load(cls, path: str | Path, make: Callable[..., Item]) -> "ReplayBuffer":
+        """Read what :meth:`save` wrote, ``make`` being the class of its items.
+
+        Raises ``ValueError`` for a file that is something else.
+        """
         try:
-            return cls.from_state_dict(load_tensors(Path(path).read_bytes()))
+            return cls.from_state_dict(load_tensors(Path(path).read_bytes()), make)
         except (SafetensorError, KeyError) as problem:
             raise ValueError(f"{path} is not a replay buffer: {problem}") from None
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> "ReplayBuffer":
+    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> "ReplayBuffer":
         settings, meta = from_json_tensor(state["meta"])
         layers = _layers(state)
         buffer = cls(**settings)
         for i, entry in enumerate(meta):
             record = EditRecord(
-                fact=Fact(**entry.pop("fact")),
+                item=make(**entry.pop("item")),
                 target=state["target"][i],
                 keys={layer: state[f"keys.{layer}"][i] for layer in layers},
                 values={layer: state[f"values.{layer}"][i] for layer in layers},
                 **entry,
             )
-            buffer._records[record.topic] = record
+            buffer._records[record.item.topic] = record
         return buffer
 
 
@@ -231,7 +243,7 @@ class Moments:
         return state
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> "Moments":
+    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> "Moments":
         return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in _layers(state)})
 
 

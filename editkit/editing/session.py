@@ -1,0 +1,399 @@
+"""Edits on a model: computed, written, recorded, undone bit for bit."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
+from editkit.config import EditSpec
+from editkit.editing.adapters import AdapterStack
+from editkit.editing.replay import Item, Moments, ReplayBuffer, make_memory
+from editkit.editing.spread import Editor, LayerUpdate
+from editkit.editing.targets import Targets
+from editkit.editing.weights import Overlay, RawWeights
+from editkit.memory import peak_mb, reset_peak
+from editkit.models import EditableModel
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrustDecision:
+    """What was found after a step, and what was done."""
+
+    score: float  # weighted mean of the parts
+    parts: dict[str, float]  # each in [0, 1]; 1 is no harm
+    action: str  # accept, rollback, scale or warn
+    reasons: list[str]  # where the action is not accept: the parts below the threshold, worst first
+
+    def __str__(self) -> str:
+        return f"trust {self.score:.2f}: {self.action}" + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What one call of :meth:`Session.edit` did."""
+
+    items: list[Item]
+    adapter: str  # the name it was written to; empty for raw edits
+    updates: list[LayerUpdate]  # as written; none where the step was rolled back
+    targets: Targets
+    old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
+    trust: TrustDecision | None
+    seconds: dict[str, float]  # targets, keys, solve, total
+    peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
+
+    @property
+    def deltas(self) -> dict[int, Tensor]:
+        """ΔW (d_v, d_k) per layer, float64."""
+        total: dict[int, Tensor] = {}
+        for item in self.updates:
+            total[item.layer] = total.get(item.layer, 0) + item.update.delta
+        return total
+
+    def diagnostics(self) -> pd.DataFrame:
+        """One row per weight update.
+
+        Layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``; ``fit_residual``
+        is what a low rank lost), disturbance of ordinary outputs, condition numbers and ridge.
+        """
+        return pd.DataFrame(
+            {
+                "layer": item.layer,
+                "edits": item.edits,
+                "replayed": item.replayed,
+                "delta_norm": item.norm,
+                "weight_norm": item.weight_norm,
+                "growth": item.growth,
+                "disturbance": item.disturbance,
+                "rank": item.update.left.shape[1],
+                "residual": item.update.residual,
+                "fit_residual": item.update.fit_residual,
+                "condition_before": item.update.condition_before,
+                "condition": item.update.condition,
+                "ridge": item.update.ridge,
+                "cost_ridge": item.update.cost_ridge,
+            }
+            for item in self.updates
+        )
+
+
+@dataclass
+class Session:
+    """A sequence of edits on one model, under one spec; what is edited in is a subclass's affair.
+
+    Args:
+        lm: the model; its weights are written to by :meth:`edit`.
+        spec: method and hyperparameters; what it leaves out takes the model's defaults.
+        store: where second moments and targets are cached.
+        progress: show progress bars.
+        adapters: with ``edit_mode: lora``, the model's stack where it has one already; else one is made.
+
+    All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
+    models never meet; on the same model, undo the later one first.
+
+    A subclass names its ``item`` (a dataclass of plain values, :class:`editkit.editing.replay.Item`) and says
+    how an editor is made, how targets are optimised, and how edits are scored.
+    """
+
+    lm: EditableModel
+    spec: EditSpec
+    _: KW_ONLY
+    store: Store = field(default_factory=Store)
+    progress: bool = True
+    adapters: AdapterStack | None = None
+    results: list[EditResult] = field(default_factory=list, init=False)
+
+    item: ClassVar[Callable[..., Item]]
+
+    def __post_init__(self) -> None:
+        self.spec = self.spec.resolve(self.lm)
+        self.memory = make_memory(self.spec)
+        if self.spec.edit_mode == "lora":
+            if self.adapters is None:
+                self.adapters = AdapterStack(self.lm, self.spec.lora_alpha)
+            elif (self.adapters.lm, self.adapters.alpha) != (self.lm, self.spec.lora_alpha):
+                raise ValueError(
+                    f"the stack given belongs to {self.adapters.lm.name!r} with alpha {self.adapters.alpha:g}; this "
+                    f"session edits {self.lm.name!r} with lora_alpha = {self.spec.lora_alpha:g}"
+                )
+            self._weights: RawWeights | Overlay = Overlay(self.lm, self.spec, self.adapters)
+            self._base = self.adapters.base
+        elif self.adapters is not None:
+            raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
+        else:
+            self._weights = RawWeights(self.lm, self.spec.layers)
+            self._base = self.lm.fingerprint()
+        self._original: State | None = None  # before the first edit
+        self._written: State | None = None  # after the last one
+        self._settled: tuple[State, list[tuple[str, Item]]] | None = None
+        self._before: list[tuple[ReplayBuffer | Moments | None, State | None]] = []  # memory and mark before a result
+        self._editor: Editor | None = None
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that hold the edits: all those of the edited weights, or the factors of the session's adapters."""
+        return self._weights.n_parameters
+
+    def edit(self, items: Sequence[Item]) -> EditResult:
+        """Edit ``items`` into the model: one batch, or with ROME one after another.
+
+        Targets are optimised on the model as it stands when the call is made, or with
+        ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
+        error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
+        were. A step below the trust threshold is undone, scaled down or warned of, see
+        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch.
+        """
+        items = list(items)
+        if not items:
+            raise ValueError(f"an edit needs at least one {self.item.__name__.lower()}, got an empty batch")
+        start = time.perf_counter()
+        reset_peak(self.lm.device)
+        self._weights.begin()
+        if self._editor is None:
+            self._editor = self._prepare()
+        editor, targets = self._editor, self._targets(items)
+        seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
+        before, mark = self._weights.read(), self._weights.mark()
+        memory = None if self.memory is None else self.memory.copy()
+        groups = [[i] for i in range(len(items))] if self.spec.method == "rome" else [list(range(len(items)))]
+        updates, records = [], []
+        try:
+            for group in groups:
+                batch = [items[i] for i in group]
+                written, made = editor.write(batch, targets.values[:, group], self.memory, seconds)
+                updates += written
+                records += made
+            trust = self._judge(updates)
+            if trust and trust.action == "scale":
+                self._weights.put(before)
+                updates = editor.write_share(updates, self.spec.trust_scale)
+        except BaseException:
+            self._put_back(before, memory)
+            raise
+        if trust and trust.action == "rollback":
+            self._put_back(before, memory)
+            updates = []
+        old_residual = editor.old_residual(self.memory)
+        if updates and self.memory is not None:
+            self.memory.add(records)
+        self._before.append((memory, mark))
+        self._original = before if self._original is None else self._original
+        self._written = self._weights.read()
+        seconds["total"] = time.perf_counter() - start
+        peak = peak_mb(self.lm.device)
+        adapter = self._weights.current
+        self.results.append(EditResult(items, adapter, updates, targets, old_residual, trust, seconds, peak))
+        return self.results[-1]
+
+    def undo(self, last: int | None = None) -> None:
+        """Take back the ``last`` edits, or all of them: the weights are then what they were, bit for bit.
+
+        Raises ``ValueError`` for more edits than were made since :meth:`settle`, and ``RuntimeError`` where
+        the weights were changed by somebody else since: undoing would lose that change.
+        """
+        everything = last is None
+        last = len(self.results) if everything else last
+        if not 0 <= last <= len(self.results):
+            raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
+        if self._written is not None and (what := self._weights.changed_since(self._written)):
+            raise RuntimeError(f"{what} was changed outside this session; undo that first")
+        kept = self.results[: len(self.results) - last]
+        if everything:
+            settled, memory, mark = None, make_memory(self.spec), self._original
+        elif last:
+            settled, (memory, mark) = self._settled, self._before[len(kept)]
+        else:
+            return
+        if mark is not None:
+            self._weights.put(mark)
+        elif self._original is not None:
+            self._weights.put(settled[0] if settled else self._original)
+            for result in kept:  # the same additions in the same order give the same bits
+                for item in result.updates:
+                    self._weights.add(item.layer, item.update.left, item.update.right)
+        self._settled, self.memory = settled, memory
+        del self._before[len(kept) :]
+        self._written = self._weights.read()
+        if not kept and self._settled is None:  # nothing is held: what others do to the weights is their affair
+            self._original = self._written = None
+        self.results = kept
+
+    def settle(self) -> None:
+        """Accept the edits so far and drop their updates: from now on they can only be undone all together.
+
+        A long sequence would otherwise keep every update of every step in memory.
+        """
+        if self.results:
+            self._settled = (self._written, self._pairs())
+            self.results = []
+            self._before.clear()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the session's updates, in factored form, with their provenance to one safetensors file.
+
+        Tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
+        the file's metadata holds the model's name and fingerprint before the session, spec and items as JSON.
+        Raises ``ValueError`` in ``edit_mode: lora``, whose edits :meth:`save_adapter` writes.
+        """
+        if self.adapters is not None:
+            raise ValueError("edit_mode = 'lora' leaves the weights alone: use save_adapter()")
+        if self._settled:
+            raise ValueError("the updates of settled edits are gone: save before settling")
+        if not self.results:
+            raise ValueError("nothing to save: this session has made no edit")
+        items = [item for result in self.results for item in result.updates]
+        tensors = {
+            f"{number}.{item.layer}.{side}": getattr(item.update, side).cpu().contiguous()
+            for number, item in enumerate(items)
+            for side in ("left", "right")
+        }
+        path = Path(path)
+        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(self._provenance(self._edited()))}))
+        return path
+
+    def save_adapter(self, directory: str | Path, *names: str) -> Path:
+        """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
+
+        The card shows method, the items of these adapters, and their scores on the model as it stands.
+
+        Args:
+            names: adapters of :attr:`adapters`; all that are in force where not given.
+
+        Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes.
+        """
+        if self.adapters is None:
+            raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
+        names = names or self.adapters.enabled
+        items = self._edited(names)
+        notes = self._provenance(items) if items else {}
+        if items:
+            notes |= {"edited": [item.describe() for item in items], "scores": self._scores(items)}
+        return self.adapters.save(directory, *names, notes=notes)
+
+    @classmethod
+    def load(cls, lm: EditableModel, path: str | Path, **options: Any) -> Self:
+        """Make the edits that :meth:`save` wrote on another copy of the same model, without computing anything.
+
+        The weights are then those of the saved session, bit for bit on the same kind of device. The session
+        can undo them, all together; what it remembers of earlier edits for replay is not in the file.
+
+        Args:
+            options: further arguments of the session.
+
+        Raises ``ValueError``, before anything is written, for a file that is none, and for another model.
+        """
+        try:
+            with safe_open(path, framework="pt", device=str(lm.device)) as file:
+                about = json.loads((file.metadata() or {})["editkit"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, KeyError) as problem:
+            raise ValueError(f"{path} does not hold the edits of a session: {problem}") from None
+        session = cls(lm, EditSpec(**about["spec"]), **cls._options(about) | options)
+        if about["weights"] != session._base:
+            raise ValueError(
+                f"{path} was made for another model: {about['model']!r} with fingerprint {about['weights']}, "
+                f"this is {lm.name!r} with {session._base}"
+            )
+        session._original = session._weights.read()
+        session._weights.begin()
+        for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
+            session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
+        session._written = session._weights.read()
+        session._settled = (session._written, [("", cls.item(**entry)) for entry in about["items"]])
+        return session
+
+    def state_dict(self) -> State:
+        """What a new session on the untouched model needs to go on from here: edits, memory, items edited."""
+        written = self._weights.read() if self._written is None else self._written
+        state = {f"edits.{name}": tensor for name, tensor in written.items()}
+        state["session"] = json_tensor(
+            {
+                "edit_mode": self.spec.edit_mode,
+                "layers": self.spec.layers,
+                "items": [(adapter, asdict(item)) for adapter, item in self._pairs()],
+            }
+        )
+        if self.memory is not None:
+            state |= {f"memory.{name}": tensor for name, tensor in self.memory.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on where another session under the same spec stood; its edits can only be undone all together.
+
+        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for a state with other layers or
+        another edit_mode than its own.
+        """
+        if self._original is not None:
+            raise RuntimeError("this session has made edits of its own: load into a new one")
+        about, spec = from_json_tensor(state["session"]), self.spec
+        if (about["edit_mode"], about["layers"]) != (spec.edit_mode, spec.layers):
+            raise ValueError(
+                f"the state edits layers {about['layers']} ({about['edit_mode']}), this session {spec.layers} "
+                f"({spec.edit_mode})"
+            )
+
+        def part(prefix: str) -> State:
+            return {n.removeprefix(prefix): t.to(self.lm.device) for n, t in state.items() if n.startswith(prefix)}
+
+        self._editor = self._prepare()
+        memory = None if self.memory is None else type(self.memory).from_state_dict(part("memory."), self.item)
+        original = self._weights.read()
+        self._weights.put(part("edits."))
+        self.memory, self._original, self._written = memory, original, self._weights.read()
+        self._settled = (self._written, [(adapter, self.item(**entry)) for adapter, entry in about["items"]])
+
+    def _prepare(self) -> Editor:
+        """What is computed once, on the model before its first edit."""
+        raise NotImplementedError
+
+    def _optimise(self, items: list[Item]) -> Targets:
+        """Targets of items on the model as it stands."""
+        raise NotImplementedError
+
+    def _scores(self, items: Sequence[Item]) -> dict[str, float]:
+        """How well the model as it stands holds these edits."""
+        raise NotImplementedError
+
+    def _judge(self, updates: list[LayerUpdate]) -> TrustDecision | None:
+        """What to do with a step that is written; None where nobody asked."""
+
+    @classmethod
+    def _options(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the session that :meth:`_provenance` wrote down."""
+        return {}
+
+    def _provenance(self, items: Sequence[Item]) -> dict[str, Any]:
+        return {
+            "model": self.lm.name,
+            "weights": self._base,
+            "spec": self.spec.model_dump(),
+            "items": [asdict(item) for item in items],
+        }
+
+    def _targets(self, items: list[Item]) -> Targets:
+        if self.spec.targets_from == "current" or self._original is None:
+            return self._optimise(items)
+        with self._weights.put_for_now(self._original):
+            return self._optimise(items)
+
+    def _put_back(self, weights: State, memory: ReplayBuffer | Moments | None) -> None:
+        self._weights.put(weights)
+        self.memory = memory
+
+    def _edited(self, adapters: Sequence[str] | None = None) -> list[Item]:
+        """Every item edited so far, or those in some adapters; rolled-back ones left out."""
+        return [item for adapter, item in self._pairs() if adapters is None or adapter in adapters]
+
+    def _pairs(self) -> list[tuple[str, Item]]:
+        """The same, each with its adapter's name."""
+        settled = self._settled[1] if self._settled else []
+        return settled + [(result.adapter, item) for result in self.results if result.updates for item in result.items]

@@ -1,0 +1,98 @@
+"""The search for a target ``v*``: a shift of hidden states under which the model says what it should.
+
+The loop is the same for facts and for images; what a shift costs is theirs to say.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from editkit.config import EditSpec
+
+DECISIVE = (  # fields of a spec that a target depends on
+    "v_num_grad_steps",
+    "v_lr",
+    "v_weight_decay",
+    "clamp_norm_factor",
+    "kl_factor",
+    "early_stop_loss",
+    "stop_probability",
+    "v_loss_layer",
+)
+
+
+class Targets(NamedTuple):
+    """Targets of a batch of edits, in the order of its facts."""
+
+    values: Tensor  # V (d, n): hidden state wanted after the last edited layer
+    losses: Tensor  # (n, steps): the loss at each step; nan after a target has finished
+    probability: Tensor  # (n,): exp(−nll) of the new object under the target, averaged over contexts
+    precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
+    cached: int  # how many came from the store
+    seconds: float  # what the optimisation took, for cached ones when they were computed
+
+
+class Batch(Protocol):
+    """Whatever is needed to compute the losses of a batch of edits."""
+
+    def select(self, rows: Tensor) -> Self:
+        """The batch of some of its edits (bool, one per edit)."""
+
+
+B = TypeVar("B", bound=Batch)
+
+
+def optimise_shift(
+    batch: B,
+    losses: Callable[[B, Tensor], tuple[Tensor, Tensor]],
+    size: Tensor,
+    dim: int,
+    spec: EditSpec,
+    report: Callable[[str], None],
+) -> list[dict[str, Tensor]]:
+    """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.
+
+    ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16). An edit leaves the batch when its loss is
+    below ``early_stop_loss`` or its probability has reached ``stop_probability``.
+
+    Args:
+        losses: of the batch under shifts δ (m, dim): −log P of what is wanted, and how much else moves; (m,) each.
+        size: ‖h‖ of each edit, (n,).
+        report: told of each step.
+
+    Returns for each edit ``delta`` (dim,), ``losses`` (steps,; nan after it has finished) and ``probability``.
+    Raises ``FloatingPointError`` where the loss leaves the finite numbers.
+    """
+    steps, device = spec.v_num_grad_steps, size.device
+    limit = spec.clamp_norm_factor * size
+    delta = torch.zeros(len(size), dim, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=spec.v_lr)
+    final = torch.zeros_like(delta, requires_grad=False)
+    history = torch.full((len(size), steps), torch.nan)
+    probability = torch.zeros(len(size))
+    active = torch.arange(len(size), device=device)  # edits still in the batch
+    for step in range(steps):
+        report(f"step {step + 1} of {steps}, batch of {len(active)}")
+        nll, drift = losses(batch, delta[active])
+        decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
+        loss = nll + spec.kl_factor * drift + decay  # (active,)
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
+        now = (-nll.detach()).exp()
+        history[active.cpu(), step] = loss.detach().cpu()
+        probability[active.cpu()] = now.cpu()
+        final[active] = delta.detach()[active]
+        going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
+        if step == steps - 1 or not going.any():
+            break
+        if not going.all():
+            batch, loss, active = batch.select(going), loss[going], active[going]
+        optimiser.zero_grad()
+        loss.sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            delta *= (limit / delta.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)[:, None]
+    final = final.cpu()
+    return [{"delta": final[e], "losses": history[e], "probability": probability[e]} for e in range(len(size))]
