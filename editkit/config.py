@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 if TYPE_CHECKING:
-    from editkit.models import LanguageModel
+    from editkit.models import EditableModel
 
 Method = Literal["rome", "memit", "emmet", "alphaedit"]
 METHODS: tuple[Method, ...] = ("rome", "memit", "emmet", "alphaedit")
@@ -85,7 +85,7 @@ class EditSpec(Parameters):
     target_batch: Annotated[int, Field(ge=0)] = 0
     """Suffix tokens optimised together; 0 chooses by the free memory. Halved where memory runs out."""
     n_contexts: Annotated[int, Field(ge=0)] | None = None
-    """Sampled context prefixes, besides the bare prompt."""
+    """Sampled context prefixes, besides the bare prompt; for images, augmented copies besides the image itself."""
     context_length: Count | None = None
     """Their length in tokens."""
     mom2_update_weight: Positive | None = None
@@ -154,13 +154,13 @@ class EditSpec(Parameters):
     seed: int = 0
     """Seed of the sampled context prefixes and of the replayed edits."""
 
-    def resolve(self, lm: "LanguageModel") -> Self:
+    def resolve(self, lm: "EditableModel") -> Self:
         """This spec with every value left out taken from the model's defaults (its name, depth and key dimension).
 
         Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
         """
         model_name, n_layers = lm.name, lm.n_layers
-        defaults = load_defaults(model_name)
+        defaults = load_defaults(model_name) or load_defaults(lm.kind or "")
         chosen = {
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * lm.d_k,

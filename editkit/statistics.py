@@ -3,7 +3,7 @@
 ``C = E[k kᵀ]`` (uncentred, d_k × d_k) is the cost of disturbing what is kept, see :mod:`editkit.solvers`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store, digest
 from editkit.hooks import capture
-from editkit.models import LanguageModel
+from editkit.models import EditableModel, LanguageModel
 from editkit.precision import exact_products
 from editkit.prefix import buckets, pad
 from editkit.solvers import Subspace
@@ -105,23 +105,40 @@ def second_moments(
     from every other key). With a ``store``, layers computed before for the same weights, text and token
     count are read from it.
     """
-    store = store or Store()
-    text_hash = digest(list(texts))
-    weights = lm.fingerprint()
+    determines = {"text": digest(list(texts)), "n_tokens": n_tokens, "chunk": CHUNK_TOKENS}
+
+    def accumulate(missing: list[int]) -> dict[int, SecondMoment]:
+        return _accumulate(lm, missing, token_chunks(lm, texts, n_tokens), progress)
+
+    return stored_moments(lm, layers, determines, accumulate, store or Store())
+
+
+def stored_moments(
+    model: EditableModel,
+    layers: Sequence[int],
+    determines: dict,
+    accumulate: Callable[[list[int]], dict[int, SecondMoment]],
+    store: Store,
+) -> dict[int, Tensor]:
+    """``C`` of each layer's keys under the weights as they are, from the store where it is there.
+
+    Args:
+        determines: what else the keys depend on.
+        accumulate: the statistics of the layers that the store lacks, all from one pass.
+    """
+    weights = model.fingerprint()
 
     def key(layer: int) -> dict:
-        return {"weights": weights, "layer": layer, "text": text_hash, "n_tokens": n_tokens, "chunk": CHUNK_TOKENS}
+        return {"weights": weights, "layer": layer, **determines}
 
     found = {layer: store.get("second-moment", key(layer)) for layer in layers}
-    missing = [layer for layer in layers if found[layer] is None]
-    if missing:
-        fresh = _accumulate(lm, missing, token_chunks(lm, texts, n_tokens), progress)
-        for layer, statistic in fresh.items():
+    if missing := [layer for layer in layers if found[layer] is None]:
+        for layer, statistic in accumulate(missing).items():
             found[layer] = statistic.state_dict()
             store.put("second-moment", key(layer), found[layer])
     moments = {}
     for layer in layers:
-        statistic = SecondMoment(lm.weight(layer).shape[1], lm.device)
+        statistic = SecondMoment(model.d_k, model.device)
         statistic.load_state_dict(found[layer])
         moments[layer] = statistic.moment()
     return moments

@@ -28,7 +28,8 @@ class Family:
 class EditableModel:
     """A transformers model and the table row of its family.
 
-    ``peft_task`` is what a saved adapter's config calls the model's task.
+    ``peft_task`` is what a saved adapter's config calls the model's task, ``kind`` names the default
+    hyperparameters of a model that has none of its own.
 
     Args:
         name: what the model is called in results and where its default hyperparameters are looked up.
@@ -37,6 +38,7 @@ class EditableModel:
     """
 
     peft_task: str | None = None
+    kind: str | None = None
 
     def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
         kind = model.config.model_type

@@ -31,6 +31,8 @@ class VisionModel(EditableModel):
         mean, std: of each channel, by which pixels in [0, 1] are normalised.
     """
 
+    kind = "vision-transformer"
+
     def __init__(self, name: str, model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__(name, model, FAMILIES)
         patch = model.config.patch_size
@@ -41,6 +43,11 @@ class VisionModel(EditableModel):
     @property
     def n_labels(self) -> int:
         return self.model.config.num_labels
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        return [self.model.config.id2label[i] for i in range(self.n_labels)]
 
     @property
     def head(self) -> nn.Linear:

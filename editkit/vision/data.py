@@ -62,6 +62,7 @@ class ImageData:
     splits: Mapping[str, ImageSet]  # train, val, test
     protocol: Protocol
     about: Mapping[str, str | int]  # where it is from: file, bytes, md5, pixels, …
+    pool: ImageSet  # training images that fine-tuning does not see; none where it sees all
 
     @property
     def train(self) -> ImageSet:
@@ -76,8 +77,17 @@ class ImageData:
         """Held out: for the final report alone."""
         return self.splits["test"]
 
+    @property
+    def open(self) -> ImageSet:
+        """Everything of the training split, seen by fine-tuning or not: where edits are looked for."""
+        if not len(self.pool):
+            return self.train
+        parts = (self.train, self.pool)
+        arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "labels", "indices"))
+        return ImageSet(*arrays)
+
     def hash(self) -> str:
-        """SHA-256 of images, labels and who may see them."""
+        """SHA-256 of images, labels and who may see them; the pool aside, which no training depends on."""
         total = hashlib.sha256()
         for split, part in self.splits.items():
             total.update(f"{split} {part.images.shape}".encode())
@@ -89,7 +99,7 @@ class ImageData:
         """One row an image, in the order of the whole data set: index, split, label, SHA-256 of its pixels."""
         rows = [
             (int(index), split, self.labels[label], hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
-            for split, part in self.splits.items()
+            for split, part in (self.splits | {"pool": self.pool}).items()
             for index, label, image in zip(part.indices, part.labels, part.images, strict=True)
         ]
         return pd.DataFrame(rows, columns=["index", "split", "label", "sha256"]).sort_values("index", ignore_index=True)
@@ -113,7 +123,7 @@ def load_images(
         protocol: see the module. ``digits`` has no official splits: there they are drawn, stratified.
         size: pixels of MedMNIST's file, one of ``SIZES``.
         folder: where MedMNIST's files lie or are downloaded to; ``~/.medmnist`` where not given.
-        n_train: keep so many training images, drawn stratified; all where not given.
+        n_train: fine-tune on so many of the training images, drawn stratified; on all where not given.
         noise: standard deviation of Gaussian noise added to every image, as a share of the full range.
         seed: of the splits, the draw and the noise.
 
@@ -145,11 +155,12 @@ def load_images(
         least, most = len(labels), len(train) - len(labels)  # drawn and left, one of each class
         if not least <= n_train <= most and n_train != len(train):
             raise ValueError(f"n_train = {n_train}: must be {least} to {most} of {name}'s {len(train)}, or all")
-        if n_train < len(train):
-            train, _ = _divide(train, len(train) - n_train, seed)
+    pool = train.select([])
+    if n_train is not None and n_train < len(train):
+        train, pool = _divide(train, len(train) - n_train, seed)
     splits = {"train": train, "val": val, "test": replace(test, held_out=True)}
     about = about | {"pixels": f"{whole.images.shape[1]} × {whole.images.shape[2]}", "noise": noise, "seed": seed}
-    return ImageData(name, labels, splits, protocol, about)
+    return ImageData(name, labels, splits, protocol, about, pool)
 
 
 Parts = list[tuple[np.ndarray, np.ndarray]]  # images and labels of train, val, test; or one pair without splits

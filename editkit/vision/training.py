@@ -1,19 +1,23 @@
 """Fine-tuning of a Vision Transformer: resumable after every epoch, and not done twice."""
 
+import json
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, from_json_tensor, json_tensor
+from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.models import VisionModel
 from editkit.vision.data import ImageData, ImageSet
@@ -112,6 +116,35 @@ def train(
             stacklevel=2,
         )
     return Training(pd.DataFrame(history), pd.DataFrame(metrics), best_epoch(history))
+
+
+def save_checkpoint(vit: VisionModel, path: str | Path) -> Path:
+    """Write the model's weights to one safetensors file, with its name and the names of its classes."""
+    about = {"model": vit.name, "labels": json.dumps(vit.labels)}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in vit.model.state_dict().items()}
+    write_atomic(path := Path(path), save_tensors(tensors, {"editkit": json.dumps(about)}))
+    return path
+
+
+def load_checkpoint(vit: VisionModel, path: str | Path) -> None:
+    """Put weights that :func:`save_checkpoint` wrote into the same model.
+
+    Raises ``ValueError`` for a file that is none or is damaged, and for another model or other classes; the model
+    is then as it was.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["editkit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise ValueError(f"{path} is not a checkpoint: {problem}") from None
+    shapes = [{n: tuple(t.shape) for n, t in state.items()} for state in (tensors, vit.model.state_dict())]
+    if shapes[0] != shapes[1] or about["labels"] != json.dumps(vit.labels):
+        raise ValueError(
+            f"{path} is a checkpoint of another model: {about['model']!r} for classes {about['labels']}; this is "
+            f"{vit.name!r} for {json.dumps(vit.labels)}"
+        )
+    vit.model.load_state_dict(tensors)
 
 
 def best_epoch(history: list[dict]) -> int:

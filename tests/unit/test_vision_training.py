@@ -44,7 +44,7 @@ def data():
     whole = ImageSet(images.astype(np.uint8), labels, np.arange(90))
     test = ImageSet(whole.images[75:], whole.labels[75:], whole.indices[75:], held_out=True)
     splits = {"train": whole.select(np.arange(60)), "val": whole.select(np.arange(60, 75)), "test": test}
-    return ImageData("made up", NAMES, splits, "official", {})
+    return ImageData("made up", NAMES, splits, "official", {}, splits["train"].select([]))
 
 
 SPEC = TrainSpec(epochs=4, batch_size=8, lr=0.01, head_lr=0.03)
@@ -142,7 +142,7 @@ def test_what_cannot_be_trained_is_refused(vit, data, store):
         return train(vit(labels), data, spec, store=store, progress=False)
 
     for split, purpose in (("train", "training"), ("val", "choosing a model")):
-        leaking = ImageData("leak", NAMES, {**data.splits, split: data.test}, "official", {})
+        leaking = ImageData("leak", NAMES, {**data.splits, split: data.test}, "official", {}, data.pool)
         with pytest.raises(ValueError, match=f"must not be used for {purpose}"):
             attempt(leaking)
     with pytest.raises(ValueError, match="made up has 3 classes, tiny a head for 5"):
@@ -151,7 +151,7 @@ def test_what_cannot_be_trained_is_refused(vit, data, store):
         attempt(spec=TrainSpec(trained_layers=7))
     with pytest.raises(FloatingPointError, match="diverged in epoch"):
         attempt(spec=TrainSpec(epochs=3, lr=1e20, head_lr=1e20))
-    nothing = ImageData("few", NAMES, {**data.splits, "val": data.val.select([])}, "official", {})
+    nothing = ImageData("few", NAMES, {**data.splits, "val": data.val.select([])}, "official", {}, data.pool)
     with pytest.raises(ValueError, match="few has no val images"):
         attempt(nothing)
     with pytest.raises(ValueError, match="epochs = 0"):

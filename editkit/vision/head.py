@@ -1,0 +1,231 @@
+"""Repairs that change the classifier alone, with the backbone frozen; and plain fine-tuning as a control.
+
+The head is the linear layer ``logits = W x + b`` on the backbone's features ``x``. Two ways to change it:
+
+* *ewc*: gradient descent on the edited images, held back where the kept ones depend on a weight (elastic weight
+  consolidation, Kirkpatrick et al. 2017, arXiv 1612.00796 eq. 3): mean cross-entropy + λ/2 · Σ F_i (θ_i − θ*_i)².
+* *closed*: the equation of :mod:`editkit.solvers` with the head's weight as ``W``, the edited images' features as
+  keys and the kept ones' second moment as ``C``.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+from tqdm.auto import tqdm
+
+from editkit.config import Count, NonNegative, Parameters, Positive
+from editkit.hooks import capture
+from editkit.models import VisionModel
+from editkit.solvers import emmet, solve
+from editkit.statistics import SecondMoment
+from editkit.vision.data import ImageSet
+from editkit.vision.evaluation import BATCH
+
+
+class HeadSpec(Parameters):
+    """How the classifier's head is repaired."""
+
+    head_method: Literal["ewc", "closed"] = "closed"
+    """ewc (gradient descent, weight and bias) or closed (one solve, the weight alone)."""
+    ewc_lambda: NonNegative = 1.0e3
+    """Weight λ of the Fisher penalty against the mean loss of the edited images."""
+    head_lr: Positive = 1.0e-3
+    """Adam's learning rate in ewc."""
+    head_steps: Count = 200
+    """Most steps of ewc; it ends once every edited image is classified correctly."""
+    margin: Positive = 1.0
+    """Logits by which closed makes the true class win over the best other one."""
+    slack: NonNegative = 0.0
+    """D⁻¹ of closed, in units of ``Kᵀ C⁻¹ K``; 0 asks for equality."""
+    ridge: NonNegative = 1.0e-3
+    """Added to the diagonal of C in closed, as a share of its mean."""
+
+
+@torch.no_grad()
+def features(vit: VisionModel, part: ImageSet) -> Tensor:
+    """What the head sees of each image, (n, d)."""
+    found = [torch.empty(0, vit.head.in_features, device=vit.device, dtype=vit.head.weight.dtype)]
+    for begin in range(0, len(part), BATCH):
+        with capture({"x": vit.head}, side="input", stop=True) as seen:
+            vit.forward(vit.pixels(part.images[begin : begin + BATCH]))
+        found.append(seen["x"])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def fisher(head: nn.Linear, x: Tensor) -> Tensor:
+    """Diagonal Fisher information of weight and (last column) bias over features x (n, d): (labels, d + 1).
+
+    The expectation over the model's own labels in closed form: F_ck = E[p_c (1 − p_c) x_k²], with x_k = 1 for the bias.
+    """
+    p = head(x).double().softmax(1)  # (n, labels)
+    squares = torch.cat([x.double().square(), torch.ones_like(p[:, :1])], 1)  # (n, d + 1)
+    return (p * (1 - p)).T @ squares / len(x)
+
+
+def edit_head(
+    vit: VisionModel, edits: ImageSet, kept: ImageSet, spec: HeadSpec, *, progress: bool = True
+) -> pd.DataFrame:
+    """Change the head in place so that ``edits`` are classified correctly; of ``kept``, those now right shall stay so.
+
+    Returns one row a step (one in all for ``closed``), as measured after it: ``step``, ``loss`` (mean cross-entropy of
+    the edited images, nats), ``penalty`` (``ewc``: λ/2 · Σ F_i (θ_i − θ*_i)²; ``closed``: tr(ΔW C ΔWᵀ)),
+    ``edited_accuracy``, ``kept_accuracy`` (of the kept images right before), ``change`` (‖ΔW‖) and ``seconds``.
+    Raises ``ValueError`` for held-out images, no images to edit and no kept ones that are right, and
+    ``FloatingPointError`` where the loss leaves the finite numbers; on any error the head is as it was.
+    """
+    edits, kept = edits.require_open("editing the head"), kept.require_open("keeping the head")
+    start, head = time.perf_counter(), vit.head
+    (x, y), (x_kept, y_kept) = ((features(vit, part), _labels(vit, part)) for part in (edits, kept))
+    right = head(x_kept).argmax(1) == y_kept
+    if not len(x) or not right.any():
+        raise ValueError(
+            f"editing the head needs images to edit and kept ones that are right; got {len(x)}, and "
+            f"{int(right.sum())} right of {len(kept)}"
+        )
+    x_kept, y_kept = x_kept[right], y_kept[right]
+    method, most = {"ewc": (_ewc, spec.head_steps), "closed": (_closed, 1)}[spec.head_method]
+    with _trainable(list(head.parameters())) as (weight, *_):
+        rows = (
+            {
+                **_score(head, x, y),
+                "penalty": penalty,
+                "kept_accuracy": _score(head, x_kept, y_kept)["edited_accuracy"],
+                "change": (head.weight - weight).norm().item(),
+            }
+            for penalty in method(head, x, y, x_kept, spec)
+        )
+        return _until_right(rows, start, most, f"head, {spec.head_method}", progress)
+
+
+def finetune(
+    vit: VisionModel,
+    edits: ImageSet,
+    *,
+    layers: int,
+    lr: float,
+    steps: int,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train the last ``layers`` layers and the head on ``edits`` alone: what one would do without an editor.
+
+    AdamW without weight decay, at most ``BATCH`` images a step, drawn by ``seed``; it ends once all are right.
+
+    Returns one row a step, as measured after it: ``step``, ``loss`` (of all edited images, nats), ``edited_accuracy``,
+    ``change`` (norm of the change of all that is trained) and ``seconds``.
+    Raises ``ValueError`` for held-out or no images, more layers than the model has and steps below 1, and
+    ``FloatingPointError`` where the loss leaves the finite numbers; on any error the model is as it was.
+    """
+    edits.require_open("fine-tuning on edits")
+    if not len(edits) or not 0 <= layers <= vit.n_layers or steps < 1:
+        raise ValueError(
+            f"fine-tuning needs images, 0 to {vit.n_layers} layers and at least 1 step; got {len(edits)} images, "
+            f"layers = {layers}, steps = {steps}"
+        )
+    parameters = [*vit.layers[vit.n_layers - layers :].parameters(), *vit.head.parameters()]
+    rng, start = np.random.default_rng(seed), time.perf_counter()
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+
+    def step() -> dict[str, float]:
+        batch = edits.select(rng.permutation(len(edits))[:BATCH])
+        optimiser.zero_grad()
+        cross_entropy(vit.forward(vit.pixels(batch.images)), _labels(vit, batch)).backward()
+        optimiser.step()
+        change = math.hypot(*((now - old).norm().item() for now, old in zip(parameters, before, strict=True)))
+        return {**_score(vit.head, features(vit, edits), _labels(vit, edits)), "change": change}
+
+    with _trainable(parameters) as before:
+        return _until_right((step() for _ in range(steps)), start, steps, f"fine-tuning, lr {lr:g}", progress)
+
+
+@contextmanager
+def restored(vit: VisionModel) -> Iterator[None]:
+    """Put every weight back afterwards, bit for bit, so that one repair after another starts from the same model."""
+    before = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
+    try:
+        yield
+    finally:
+        vit.model.load_state_dict(before)
+
+
+def _ewc(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpec) -> Iterator[float]:
+    """Adam's steps on loss and penalty; the penalty after each."""
+    importance, start = fisher(head, kept), _joined(head).detach()
+
+    def penalty() -> Tensor:
+        return spec.ewc_lambda / 2 * (importance * (_joined(head) - start).square()).sum()
+
+    optimiser = torch.optim.Adam(head.parameters(), lr=spec.head_lr)
+    for _ in range(spec.head_steps):
+        optimiser.zero_grad()
+        (cross_entropy(head(x).double(), labels) + penalty()).backward()
+        optimiser.step()
+        yield penalty().item()
+
+
+def _closed(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpec) -> Iterator[float]:
+    """The update that raises only true classes' logits, and those only where they do not win by the margin yet."""
+    moment = SecondMoment(kept.shape[1], kept.device)
+    moment.add(kept.double())
+    C = moment.moment()
+    logits, true = head(x).detach().double(), one_hot(labels, head.out_features)  # (n, labels)
+    best_other = logits.masked_fill(true.bool(), -math.inf).amax(1, keepdim=True)
+    R = true * (best_other + spec.margin - logits).clamp_min(0)
+    ridge = spec.ridge * C.diagonal().mean().item()
+    delta = solve(x.T, R.T, *emmet(C, 1.0, ridge, spec.slack)).delta
+    head.weight.data += delta.to(head.weight.dtype)
+    yield (delta @ C * delta).sum().item()
+
+
+def _joined(head: nn.Linear) -> Tensor:
+    return torch.cat([head.weight, head.bias[:, None]], 1).double()  # (labels, d + 1)
+
+
+def _labels(vit: VisionModel, part: ImageSet) -> Tensor:
+    return torch.tensor(part.labels, device=vit.device)
+
+
+@torch.no_grad()
+def _score(head: nn.Linear, x: Tensor, labels: Tensor) -> dict[str, float]:
+    logits = head(x).double()
+    right = logits.argmax(1) == labels
+    return {"loss": cross_entropy(logits, labels).item(), "edited_accuracy": right.double().mean().item()}
+
+
+def _until_right(rows: Iterable[dict], start: float, most: int, what: str, progress: bool) -> pd.DataFrame:
+    """A row a step, until every edited image is right or the steps are over."""
+    history = []
+    for row in tqdm(rows, what, most, unit="step", disable=not progress):
+        history.append({"step": len(history) + 1} | row | {"seconds": time.perf_counter() - start})
+        if not math.isfinite(row["loss"] + row.get("penalty", 0.0)):
+            raise FloatingPointError(f"{what}: diverged at step {len(history)}, lower the learning rate")
+        if row["edited_accuracy"] == 1:
+            break
+    return pd.DataFrame(history)
+
+
+@contextmanager
+def _trainable(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Let ``parameters`` have gradients; yields what they were, which is what they are again after an error."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_()
+        yield before
+    except BaseException:
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.data.copy_(old)
+        raise
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None

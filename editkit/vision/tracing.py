@@ -1,0 +1,158 @@
+"""Causal tracing of an image classifier: in which layers, and on which patches, a decision is made.
+
+Noise on the patches destroys the decision; then the clean output of one module at a time is put back. The residual
+stream is restored at the CLS token alone (at every position it would recover everything), MLP and attention at all
+positions in a window of layers, since an edit of their weights acts on all; the heat map restores single patches.
+"""
+
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from editkit.config import Count, Parameters, Positive
+from editkit.hooks import capture
+from editkit.models import VisionModel
+from editkit.tracing import restore, resume, window
+from editkit.vision.data import ImageSet
+from editkit.vision.evaluation import BATCH
+
+MODULES = {"residual": "", "mlp": "mlp", "attention": "attention"}  # inside a layer, in every family
+LEAST_DAMAGE = 0.05  # of the probability; a share of less is mostly rounding and chance
+
+
+class TraceSpec(Parameters):
+    """How a decision is traced."""
+
+    num_ablations: Count = 8
+    """Draws of the noise, which are averaged over."""
+    noise: Positive = 1.0
+    """Standard deviation of the noise, in those of the image's patch embeddings."""
+    window: Count = 3
+    """Layers whose MLPs (or attentions) are restored together."""
+    max_samples: Count = 12
+    """Images that are traced: the first so many."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the noise, which each image has its own of, whatever else is traced."""
+
+
+def trace(
+    vit: VisionModel, part: ImageSet, classes: np.ndarray, spec: TraceSpec, *, progress: bool = True
+) -> pd.DataFrame:
+    """What restoring each layer recovers of the probability of a class, an image × kind × layer a row.
+
+    Columns: index (of the image), class, layer, kind (a key of ``MODULES``), the probabilities clean, corrupted and
+    restored (means over the draws), recovered = restored − corrupted, and share = recovered / (clean − corrupted),
+    nan where the noise took less than ``LEAST_DAMAGE``.
+
+    Args:
+        classes: (n,) the class of each image whose probability is measured.
+
+    Raises ``ValueError`` for held-out images, none at all, and classes that the model or the images lack.
+    """
+    part = _checked(vit, part, classes).select(np.arange(min(len(part), spec.max_samples)))
+    rows = []
+    for place in tqdm(range(len(part)), desc="tracing", unit="image", disable=not progress):
+        run = _Traced(vit, part.select([place]), int(classes[place]), spec)
+        everywhere = torch.ones(1, run.positions, dtype=torch.bool, device=vit.device)
+        cls = everywhere.cumsum(1) == 1
+        for kind in MODULES:
+            for layer in range(vit.n_layers):
+                restored = run.restored(kind, layer, cls if kind == "residual" else everywhere).mean().item()
+                row = {"index": int(part.indices[place]), "class": run.label, "layer": layer, "kind": kind}
+                rows.append(row | {"clean": run.clean, "corrupted": run.corrupted, "restored": restored})
+    frame = pd.DataFrame(rows)
+    frame["recovered"] = frame.restored - frame.corrupted
+    damage = frame.clean - frame.corrupted
+    frame["share"] = frame.recovered / damage.where(damage >= LEAST_DAMAGE)
+    return frame
+
+
+def heat_map(vit: VisionModel, part: ImageSet, label: int, spec: TraceSpec) -> np.ndarray:
+    """Probability of a class recovered by the residual state of one patch after one layer, (layers, side, side).
+
+    Args:
+        part: one image. Raises ``ValueError`` for more or none, a held-out one, and a class the model lacks.
+    """
+    if len(part) != 1:
+        raise ValueError(f"part has {len(part)} images: a heat map is of one")
+    run = _Traced(vit, _checked(vit, part, np.array([label])), label, spec)
+    patches = torch.arange(1, run.positions, device=vit.device)
+    at = patches.repeat_interleave(spec.num_ablations)[:, None] == torch.arange(run.positions, device=vit.device)
+    draws = torch.arange(spec.num_ablations, device=vit.device).repeat(len(patches))
+    batches = list(zip(at.split(BATCH), draws.split(BATCH), strict=True))
+    found = [torch.cat([run.restored("residual", layer, *rows) for rows in batches]) for layer in range(vit.n_layers)]
+    recovered = torch.stack(found).view(vit.n_layers, *_grid(vit), spec.num_ablations).mean(-1) - run.corrupted
+    return recovered.cpu().numpy()
+
+
+@torch.no_grad()
+def cls_attention(vit: VisionModel, images: np.ndarray) -> np.ndarray:
+    """Attention of the last layer from CLS to each patch, mean over its heads, (n, side, side).
+
+    It is computed from the layer's queries and keys, so that the model's own attention may be any kernel. What is
+    missing from a sum of 1 is CLS's attention to itself. Raises ``ValueError`` as :meth:`VisionModel.pixels` does.
+    """
+    attention, found = vit.layers[-1].get_submodule(MODULES["attention"]), [np.empty((0, *_grid(vit)))]
+    for begin in range(0, len(images), BATCH):
+        with capture({"query": attention.q_proj, "key": attention.k_proj}, stop=True) as seen:
+            vit.forward(vit.pixels(images[begin : begin + BATCH]))
+        query, key = (
+            seen[name].double().unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for name in ("query", "key")
+        )  # (n, heads, positions, d_head)
+        weights = (query[:, :, :1] @ key.mT * attention.scaling).softmax(-1)[:, :, 0, 1:].mean(1)
+        found.append(weights.unflatten(-1, _grid(vit)).cpu().numpy())
+    return np.concatenate(found)
+
+
+class _Traced:
+    """The clean and the corrupted run of one image, and any restored one."""
+
+    @torch.no_grad()
+    def __init__(self, vit: VisionModel, part: ImageSet, label: int, spec: TraceSpec):
+        self.vit, self.label, self.window, self.pixels = vit, label, spec.window, vit.pixels(part.images)
+        modules = {(kind, layer): self._module(kind, layer) for kind in MODULES for layer in range(vit.n_layers)}
+        with capture({0: vit.layers[0]}, side="input") as embedded, capture(modules) as self.outputs:
+            self.clean = self._probabilities().item()
+        noisy = embedded[0].repeat(spec.num_ablations, 1, 1)
+        patches, scale = noisy[:, 1:], spec.noise * embedded[0][:, 1:].std()
+        drawn = np.random.default_rng([spec.seed, int(part.indices[0])]).standard_normal(patches.shape)
+        patches += torch.from_numpy(drawn).to(patches) * scale
+        with resume(vit.layers, 0, noisy), capture(dict(enumerate(vit.layers)), side="input") as self.noisy:
+            self.corrupted = self._probabilities().mean().item()
+
+    @property
+    def positions(self) -> int:
+        return self.noisy[0].shape[1]
+
+    @torch.no_grad()
+    def restored(self, kind: str, layer: int, where: Tensor, draws: Tensor | slice = slice(None)) -> Tensor:
+        """Probabilities (rows,) under these draws of the noise, with the clean outputs ``where`` a row asks for."""
+        chosen = window(layer, 1 if kind == "residual" else self.window, self.vit.n_layers)
+        clean = {self._module(kind, number): self.outputs[kind, number] for number in chosen}
+        with resume(self.vit.layers, chosen[0], self.noisy[chosen[0]][draws]), restore(clean, where):
+            return self._probabilities()
+
+    def _module(self, kind: str, layer: int) -> nn.Module:
+        return self.vit.layers[layer].get_submodule(MODULES[kind])
+
+    def _probabilities(self) -> Tensor:
+        return self.vit.forward(self.pixels).double().softmax(-1)[:, self.label]
+
+
+def _grid(vit: VisionModel) -> tuple[int, int]:
+    return (vit.image_size // vit.model.config.patch_size,) * 2
+
+
+def _checked(vit: VisionModel, part: ImageSet, classes: np.ndarray) -> ImageSet:
+    if not len(part):
+        raise ValueError("no images to trace")
+    if np.shape(classes) != (len(part),):
+        raise ValueError(f"classes has shape {np.shape(classes)}: must be ({len(part)},), one an image")
+    if bad := [int(label) for label in classes if not 0 <= label < vit.n_labels]:
+        raise ValueError(f"class {bad[0]}: must be 0 to {vit.n_labels - 1}, {vit.name}'s labels")
+    return part.require_open("locating")
