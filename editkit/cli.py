@@ -3,6 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, get_origin
+
+if TYPE_CHECKING:
+    from .config import Parameters
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -14,6 +20,35 @@ def report(arguments: argparse.Namespace) -> int:
     return 0 if built.ok else 1
 
 
+def vit(arguments: argparse.Namespace) -> int:
+    """Run a stage of a repair study into a folder of its own."""
+    from .vision import stages
+    from .vision.study import Study, StudySpec
+
+    spec = StudySpec.from_texts({n: v for n, v in vars(arguments).items() if n in StudySpec.model_fields})
+    name = arguments.run_name or f"vit-{Path(spec.data).stem}"
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"--run-name {name!r}: must be the name of a folder, without a path")
+    folder = Path(arguments.out) / (f"{name}-{datetime.now():%Y%m%d-%H%M%S}" if arguments.timestamp else name)
+    print("\n\n".join([*stages.run(Study(spec), arguments.stage, folder), f"written to {folder}"]))
+    return 0
+
+
+def add_options(command: argparse.ArgumentParser, model: type["Parameters"]) -> None:
+    """An option for each parameter, ``--like-this``, given as text; what is not given keeps its default."""
+    for name, field in model.model_fields.items():
+        several = get_origin(field.annotation) is list
+        default = field.default if field.default not in ([], "") else "none"
+        command.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            default=argparse.SUPPRESS,
+            nargs="+" if several else None,
+            metavar=name.split("_")[-1].upper(),
+            help=f"{field.description} Default: {default}.".replace("%", "%%"),
+        )
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line with its subcommands."""
     top = argparse.ArgumentParser(prog="python -m editkit", description="Model editing, measured.")
@@ -23,6 +58,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("params", help="parameter file, such as params/quick.yaml")
     command.add_argument("--out", help="folder of the run (default: reports/<name of the parameter file>)")
     command.set_defaults(run=report)
+
+    command = commands.add_parser("vit", help="repair a Vision Transformer's misclassified images")
+    command.add_argument("--stage", choices=["data", "train", "locate", "edit", "eval", "full"], default="full")
+    command.add_argument("--run-name", help="folder of the run (default: vit-<data>)")
+    command.add_argument("--timestamp", action="store_true", help="add date and time to the folder's name")
+    command.add_argument("--out", default="runs", help="folder of the runs (default: runs)")
+    from .vision.study import StudySpec
+
+    add_options(command, StudySpec)
+    command.set_defaults(run=vit)
     return top
 
 

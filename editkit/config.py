@@ -6,12 +6,13 @@ what is allowed.
 
 import difflib
 import math
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from editkit.models import EditableModel
@@ -20,6 +21,7 @@ Method = Literal["rome", "memit", "emmet", "alphaedit"]
 METHODS: tuple[Method, ...] = ("rome", "memit", "emmet", "alphaedit")
 TrustPart = Literal["text", "neighbours", "retention", "norm", "condition"]
 
+LAST_LAYERS = 3  # edited where neither the user nor tracing says which, in models without defaults of their own
 KEYS_PER_DIMENSION = 10  # 2 to 10 suffice (arXiv 2506.04226); the speed appendix shows the scores against it
 FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
 
@@ -48,9 +50,14 @@ class Parameters(BaseModel):
             allowed = ", ".join(near or cls.model_fields)
             return f"unknown key {name!r}; {'did you mean' if near else 'known keys are'} {allowed}?"
         hint = ""
-        if isinstance(value, str) and problem["type"] in ("float_type", "int_type"):
+        if isinstance(value, str) and problem["type"] in ("float_type", "int_type") and _parse(float, value) != value:
             hint = " (YAML reads 5e-1 and 1e6 as text: write 0.5 and 1.0e+6)"
         return f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{hint}"
+
+    @classmethod
+    def from_texts(cls, values: Mapping[str, str | list[str]]) -> Self:
+        """From the words of a command line, where a dict is written as YAML; errors as from anywhere else."""
+        return cls(**{name: _parse(cls.model_fields[name].annotation, text) for name, text in values.items()})
 
 
 class EditSpec(Parameters):
@@ -167,6 +174,8 @@ class EditSpec(Parameters):
             "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
             "replay": "hold" if self.method == "alphaedit" else "none",
         }
+        if lm.kind:
+            chosen["layers"] = list(range(max(0, n_layers - LAST_LAYERS), n_layers))
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
         if missing := [name for name, value in spec if value is None]:
@@ -190,6 +199,14 @@ class EditSpec(Parameters):
         if spec.v_loss_layer < spec.layers[-1]:
             raise ValueError(f"v_loss_layer = {spec.v_loss_layer}: must not lie below layer {spec.layers[-1]}")
         return spec
+
+
+def _parse(kind: Any, text: str | list[str]) -> Any:
+    """The value of a type that is written as ``text``; the text itself where it is none, for validation to refuse."""
+    try:
+        return yaml.safe_load(text) if get_origin(kind) is dict else TypeAdapter(kind).validate_python(text)
+    except (ValidationError, yaml.YAMLError):
+        return text
 
 
 def known_defaults() -> list[str]:

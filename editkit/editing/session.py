@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -159,7 +160,8 @@ class Session:
         reset_peak(self.lm.device)
         self._weights.begin()
         if self._editor is None:
-            self._editor = self._prepare()
+            with self._base_in_force():
+                self._editor = self._prepare()
         editor, targets = self._editor, self._targets(items)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
         before, mark = self._weights.read(), self._weights.mark()
@@ -380,10 +382,12 @@ class Session:
         }
 
     def _targets(self, items: list[Item]) -> Targets:
-        if self.spec.targets_from == "current" or self._original is None:
+        with nullcontext() if self.spec.targets_from == "current" else self._base_in_force():
             return self._optimise(items)
-        with self._weights.put_for_now(self._original):
-            return self._optimise(items)
+
+    def _base_in_force(self) -> AbstractContextManager[None]:
+        """The model as it was before its first edit, for now."""
+        return nullcontext() if self._original is None else self._weights.put_for_now(self._original)
 
     def _put_back(self, weights: State, memory: ReplayBuffer | Moments | None) -> None:
         self._weights.put(weights)

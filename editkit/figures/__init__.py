@@ -4,8 +4,10 @@ from editkit.figures.cost import growth, scores_by_tokens, speedups
 from editkit.figures.edits import loss_curves, score_bars, scores_by_batch, seconds_bars
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
 from editkit.figures.model import position_norms, spectrum
+from editkit.figures.repairs import confusion_maps, gallery, leakage_curves, repair_bars, training_curve
 from editkit.figures.sequences import along_the_sequence, differences, forgetting_curves, retention_map
 from editkit.figures.style import COLOURS, INSTALL_BROWSER, NAMES, WIDTH, find_browser, save, use_notebook_style
+from editkit.figures.vision import layer_importance_bars, patch_heat_maps
 
 __all__ = [
     "COLOURS",
@@ -13,13 +15,19 @@ __all__ = [
     "NAMES",
     "WIDTH",
     "along_the_sequence",
+    "confusion_maps",
     "differences",
     "find_browser",
     "forgetting_curves",
+    "gallery",
     "growth",
+    "layer_importance_bars",
+    "leakage_curves",
     "lora_rank_vs_metrics",
     "loss_curves",
+    "patch_heat_maps",
     "position_norms",
+    "repair_bars",
     "retention_map",
     "save",
     "score_bars",
@@ -28,6 +36,7 @@ __all__ = [
     "seconds_bars",
     "spectrum",
     "speedups",
+    "training_curve",
     "update_spectrum",
     "use_notebook_style",
 ]

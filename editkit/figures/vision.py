@@ -17,7 +17,7 @@ def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
     """Probability recovered by restoring a layer, three bars a layer, with intervals.
 
     Args:
-        statistics: columns kind, layer, value, low, high, n (:func:`editkit.vision.tracing.layer_statistics`).
+        statistics: columns kind, layer, value, low, high, n (:func:`editkit.tracing.layer_statistics`).
     """
     figure = go.Figure()
     for (kind, name), colour in zip(KINDS.items(), SERIES, strict=False):

@@ -29,8 +29,6 @@ from editkit.vision.augment import augmented
 from editkit.vision.data import ImageSet
 from editkit.vision.evaluation import BATCH, predict
 
-LAST_LAYERS = 3  # edited where neither the user nor tracing says which
-
 
 @dataclass(frozen=True, slots=True)
 class Repair:
@@ -136,9 +134,6 @@ class RepairSession(Session):
         self.images.require_open("editing")
         if not len(self.kept.require_open("keeping what is right")):
             raise ValueError("kept holds no image: without one classified correctly there is nothing to keep")
-        if self.spec.layers is None:
-            last = list(range(max(0, self.lm.n_layers - LAST_LAYERS), self.lm.n_layers))
-            self.spec = self.spec.model_copy(update={"layers": last})
         super().__post_init__()
         textual = {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}
         for name, only in textual.items():
@@ -171,7 +166,7 @@ def kept_moments(
     kept.require_open("keeping what is right")
     images = kept.images
     determines = {
-        "images": hashlib.sha256(np.ascontiguousarray(images).data).hexdigest(),
+        "images": [images.shape, hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()],
         "pixels": [vit.image_size, vit.mean, vit.std],
     }
 
@@ -190,6 +185,15 @@ def kept_moments(
 
     moments = stored_moments(vit, layers, determines, accumulate, store or Store())
     return {layer: C / C.diagonal().mean() for layer, C in moments.items()}
+
+
+def leakage(delta: Tensor, C: Tensor) -> float:
+    """``‖ΔW K₀‖ / (‖ΔW‖ ‖K₀‖)`` (Frobenius) for kept keys ``K₀`` of second moment ``C`` (d_k, d_k); 0 for no change.
+
+    Of a ``ΔW`` without any preference for a direction it is ``d_k^{-1/2}``.
+    """
+    moved = ((delta @ C.to(delta)) * delta).sum().clamp_min(0)
+    return (moved / (delta.square().sum() * C.diagonal().sum()).clamp_min(1e-300)).sqrt().item()
 
 
 def optimise_targets(reader: ImageReader, items: Sequence[Repair], spec: EditSpec, *, progress: bool = True) -> Targets:

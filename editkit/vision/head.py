@@ -33,9 +33,7 @@ from editkit.vision.evaluation import BATCH
 class HeadSpec(Parameters):
     """How the classifier's head is repaired."""
 
-    head_method: Literal["ewc", "closed"] = "closed"
-    """ewc (gradient descent, weight and bias) or closed (one solve, the weight alone)."""
-    ewc_lambda: NonNegative = 1.0e3
+    ewc_lambda: NonNegative = 1.0e2
     """Weight λ of the Fisher penalty against the mean loss of the edited images."""
     head_lr: Positive = 1.0e-3
     """Adam's learning rate in ewc."""
@@ -72,7 +70,13 @@ def fisher(head: nn.Linear, x: Tensor) -> Tensor:
 
 
 def edit_head(
-    vit: VisionModel, edits: ImageSet, kept: ImageSet, spec: HeadSpec, *, progress: bool = True
+    vit: VisionModel,
+    edits: ImageSet,
+    kept: ImageSet,
+    method: Literal["ewc", "closed"],
+    spec: HeadSpec,
+    *,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Change the head in place so that ``edits`` are classified correctly; of ``kept``, those now right shall stay so.
 
@@ -92,7 +96,7 @@ def edit_head(
             f"{int(right.sum())} right of {len(kept)}"
         )
     x_kept, y_kept = x_kept[right], y_kept[right]
-    method, most = {"ewc": (_ewc, spec.head_steps), "closed": (_closed, 1)}[spec.head_method]
+    change, most = {"ewc": (_ewc, spec.head_steps), "closed": (_closed, 1)}[method]
     with _trainable(list(head.parameters())) as (weight, *_):
         rows = (
             {
@@ -101,9 +105,9 @@ def edit_head(
                 "kept_accuracy": _score(head, x_kept, y_kept)["edited_accuracy"],
                 "change": (head.weight - weight).norm().item(),
             }
-            for penalty in method(head, x, y, x_kept, spec)
+            for penalty in change(head, x, y, x_kept, spec)
         )
-        return _until_right(rows, start, most, f"head, {spec.head_method}", progress)
+        return _until_right(rows, start, most, f"head, {method}", progress)
 
 
 def finetune(

@@ -35,7 +35,7 @@ class TrainSpec(Parameters):
     """Images in one step."""
     lr: Positive = 5.0e-5
     """AdamW's learning rate."""
-    head_lr: Positive = 1.0e-3
+    fresh_head_lr: Positive = 1.0e-3
     """The same for the fresh head."""
     weight_decay: NonNegative = 0.01
     """AdamW's weight decay."""
@@ -108,14 +108,19 @@ def train(
         raise
     finally:
         vit.model.eval().requires_grad_(False)
-    metrics = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
-    if high := [row["split"] for row in metrics if row["split"] != "train" and row["accuracy"] > TOO_GOOD]:
+    table = metrics(vit, data)
+    if high := table.split[(table.split != "train") & (table.accuracy > TOO_GOOD)].tolist():
         warnings.warn(
             f"accuracy on {' and '.join(high)} is above {TOO_GOOD:.0%}: the task is too easy to need repairs, or the "
             "splits share images",
             stacklevel=2,
         )
-    return Training(pd.DataFrame(history), pd.DataFrame(metrics), best_epoch(history))
+    return Training(pd.DataFrame(history), table, best_epoch(history))
+
+
+def metrics(vit: VisionModel, data: ImageData) -> pd.DataFrame:
+    """:func:`editkit.vision.evaluation.summary` of each split, one row a split."""
+    return pd.DataFrame([{"split": n} | summary(part.labels, predict(vit, part)) for n, part in data.splits.items()])
 
 
 def save_checkpoint(vit: VisionModel, path: str | Path) -> Path:
@@ -164,7 +169,7 @@ def _groups(vit: VisionModel, spec: TrainSpec) -> list[dict]:
         backbone = list(vit.layers[vit.n_layers - spec.trained_layers :].parameters())
     for parameter in (*backbone, *head):
         parameter.requires_grad_()
-    groups = [{"params": backbone, "lr": spec.lr}, {"params": head, "lr": spec.head_lr}]
+    groups = [{"params": backbone, "lr": spec.lr}, {"params": head, "lr": spec.fresh_head_lr}]
     return [group for group in groups if group["params"]]
 
 

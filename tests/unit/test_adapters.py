@@ -519,6 +519,9 @@ def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, t
     again = EditSession.load(lm, path, texts=TEXTS, store=session.store, progress=False)
     assert torch.equal(logits(lm), logits(session.lm))
     assert all(torch.equal(lm.weight(layer), session.lm.weight(layer)) for layer in (1, 2))
+    for one in (again, session):  # what is kept is what the model did before the first edit, in both
+        one.edit(facts[3:])
+    assert torch.equal(logits(lm), logits(session.lm))
     again.undo()
     assert torch.equal(logits(lm), plain)
     other = tiny(seed=1)

@@ -47,7 +47,7 @@ def data():
     return ImageData("made up", NAMES, splits, "official", {}, splits["train"].select([]))
 
 
-SPEC = TrainSpec(epochs=4, batch_size=8, lr=0.01, head_lr=0.03)
+SPEC = TrainSpec(epochs=4, batch_size=8, lr=0.01, fresh_head_lr=0.03)
 
 
 def weights(model):
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_made_again(learnt, vit, data, store):
 def test_only_the_layers_asked_for_are_trained(vit, data, store, layers, changed):
     model = vit()
     before = weights(model)
-    spec = TrainSpec(epochs=1, trained_layers=layers, head_lr=0.01, lr=0.01)
+    spec = TrainSpec(epochs=1, trained_layers=layers, fresh_head_lr=0.01, lr=0.01)
     train(model, data, spec, store=store, progress=False)
     now = weights(model)
     parts = {name.split(".")[3] if "layer." in name else name.split(".")[0] for name in now
@@ -150,7 +150,7 @@ def test_what_cannot_be_trained_is_refused(vit, data, store):
     with pytest.raises(ValueError, match="trained_layers = 7: tiny has 2"):
         attempt(spec=TrainSpec(trained_layers=7))
     with pytest.raises(FloatingPointError, match="diverged in epoch"):
-        attempt(spec=TrainSpec(epochs=3, lr=1e20, head_lr=1e20))
+        attempt(spec=TrainSpec(epochs=3, lr=1e20, fresh_head_lr=1e20))
     nothing = ImageData("few", NAMES, {**data.splits, "val": data.val.select([])}, "official", {}, data.pool)
     with pytest.raises(ValueError, match="few has no val images"):
         attempt(nothing)

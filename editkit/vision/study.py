@@ -1,0 +1,368 @@
+"""A study of repairs, stage by stage: data, train, locate, edit, eval. Notebook and command line share it.
+
+What is slow is kept: fine-tuning and tracing are read where they were done before for the same data, model and
+parameters. Every repair starts from the same fine-tuned model, which is put back bit for bit afterwards.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from torch import Tensor
+
+from editkit.cache import Store, from_json_tensor, json_tensor, source_hash
+from editkit.config import LAST_LAYERS, METHODS, Count, EditSpec, Method, NonNegative, Parameters, Positive
+from editkit.memory import peak_mb, reset_peak
+from editkit.models import VisionModel, load_vit
+from editkit.tracing import layer_statistics, rank_layers
+from editkit.vision.augment import augmented
+from editkit.vision.data import ImageData, ImageSet, Protocol, load_images
+from editkit.vision.editing import RepairSession, kept_moments, leakage, repairs
+from editkit.vision.evaluation import compare, confusion, per_class, predict, summary
+from editkit.vision.head import HeadSpec, edit_head, finetune, restored
+from editkit.vision.tracing import TraceSpec, trace
+from editkit.vision.training import Training, TrainSpec, load_checkpoint, metrics, train
+
+NO_EDIT = "pre"
+CONTROLS = ("head, closed form", "head, EWC", "fine-tuning")
+WATCHED = 128  # kept images classified again after each step
+
+S = TypeVar("S", bound=Parameters)
+
+
+class StudySpec(TrainSpec, TraceSpec, HeadSpec):
+    """Every option of a study; fine-tuning's, tracing's and the head's are among them under their own names."""
+
+    data: str = "digits"
+    """digits, a MedMNIST flag, or the path of an .npz file in MedMNIST's layout."""
+    protocol: Protocol = "official"
+    """official: the data set's own splits. held-out: a fifth of all images set aside before anything else."""
+    size: Count = 28
+    """Pixels of MedMNIST's file: 28, 64, 128 or 224."""
+    folder: str = ""
+    """Where MedMNIST's files are; empty for ~/.medmnist."""
+    n_train: Annotated[int, Field(ge=0)] = 0
+    """Training images that are fine-tuned on; 0 takes all."""
+    image_noise: NonNegative = 0.0
+    """Standard deviation of noise added to every image, as a share of the full range."""
+    model: str = "dinov2-small"
+    """dinov2-small, a hub id, or a local folder."""
+    image_size: Annotated[int, Field(ge=0)] = 0
+    """Pixels that the model sees; 0 for what it was trained on."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto takes a GPU where there is one."""
+    checkpoint: str = ""
+    """File of weights to use instead of fine-tuning."""
+    edit_method: Annotated[list[Method], Field(min_length=1)] = ["alphaedit", "emmet", "memit", "rome"]
+    """Editors; the first one's predictions are shown in full."""
+    edit_layers: list[Annotated[int, Field(ge=0)]] = []
+    """Layers to edit; empty leaves it to tracing."""
+    num_edit_layers: Annotated[int, Field(ge=0)] = 3
+    """Layers that tracing chooses; 0 does not trace and takes the last three."""
+    max_edits: Annotated[int, Field(ge=0)] = 0
+    """Misclassified images that are edited; 0 takes all."""
+    sequential: bool = False
+    """One image after another, instead of all in one batch."""
+    copies: Count = 4
+    """Augmented copies of each edited image, on which generalisation is measured."""
+    finetune_layers: Annotated[int, Field(ge=0)] = 3
+    """Last layers that the fine-tuning control trains, with the head."""
+    finetune_lr: Positive = 1.0e-5
+    """Its learning rate."""
+    finetune_steps: Count = 30
+    """Its steps at most."""
+    edit_options: dict[str, Any] = {}
+    """Further hyperparameters of the editors, such as nullspace_threshold, replay or edit_mode."""
+
+    def part(self, kind: type[S]) -> S:
+        """The options that are ``kind``'s."""
+        return kind(**self.model_dump(include=set(kind.model_fields)))
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What one method did to the model."""
+
+    method: str
+    log: pd.DataFrame  # editors: one row an edit; controls: one row a step
+    after: dict[str, np.ndarray]  # probabilities (n, labels) of val, test, edited, copies
+    leakage: float  # ‖ΔW K₀‖ / (‖ΔW‖ ‖K₀‖), the largest of the edited layers; nan for controls
+    seconds: float
+    peak_memory_mb: float
+
+
+class Study:
+    """One data set, one model, one seed.
+
+    Args:
+        store: where fine-tuned models, statistics and traces are cached.
+        progress: show progress bars.
+
+    Raises ``ValueError`` for options that do not fit each other, the data or the model, when they are met.
+    """
+
+    def __init__(self, spec: StudySpec, *, store: Store | None = None, progress: bool = True):
+        self.spec, self.store, self.progress = spec, store or Store(), progress
+
+    @cached_property
+    def data(self) -> ImageData:
+        spec = self.spec
+        return load_images(
+            spec.data,
+            protocol=spec.protocol,
+            size=spec.size,
+            folder=spec.folder or None,
+            n_train=spec.n_train or None,
+            noise=spec.image_noise,
+        )
+
+    @cached_property
+    def vit(self) -> VisionModel:
+        """The model to be repaired: fine-tuned, or read from the checkpoint."""
+        return self._fine_tuned[0]
+
+    @cached_property
+    def training(self) -> Training | None:
+        """What fine-tuning did; None where a checkpoint was read."""
+        return self._fine_tuned[1]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Accuracy, macro F1, negative log-likelihood and calibration error on train, val and test before any edit."""
+        return self.training.metrics if self.training else metrics(self.vit, self.data)
+
+    @cached_property
+    def _fine_tuned(self) -> tuple[VisionModel, Training | None]:
+        spec = self.spec
+        vit = load_vit(
+            spec.model,
+            labels=self.data.labels,
+            image_size=spec.image_size or None,
+            seed=spec.seed,
+            device=spec.device,
+        )
+        if spec.checkpoint:
+            load_checkpoint(vit, spec.checkpoint)
+            return vit, None
+        return vit, train(vit, self.data, spec.part(TrainSpec), store=self.store, progress=self.progress)
+
+    @cached_property
+    def _open(self) -> np.ndarray:
+        """Probabilities of all open images of the training split."""
+        return predict(self.vit, self.data.open, progress=self.progress)
+
+    @cached_property
+    def candidates(self) -> ImageSet:
+        """Images of the training split that the model gets wrong, at most ``max_edits``."""
+        wrong = np.flatnonzero(self._open.argmax(1) != self.data.open.labels)
+        return self.data.open.select(wrong[: self.spec.max_edits or None])
+
+    @cached_property
+    def kept(self) -> ImageSet:
+        """Images of the training split that it gets right, whose outputs shall stay."""
+        return self.data.open.select(self._open.argmax(1) == self.data.open.labels)
+
+    @cached_property
+    def parts(self) -> dict[str, ImageSet]:
+        """What a repair is judged by: val, test (held out), the edited images, and augmented copies of them."""
+        edited, n = self.candidates, self.spec.copies
+        images = augmented(edited.images, n, self.spec.seed + 1) if len(edited) else edited.images
+        copies = ImageSet(images, edited.labels.repeat(n), edited.indices.repeat(n))
+        return {"val": self.data.val, "test": self.data.test, "edited": edited, "copies": copies}
+
+    @cached_property
+    def before(self) -> dict[str, np.ndarray]:
+        """Probabilities before any edit, by the names of :attr:`parts`."""
+        return self._predictions()
+
+    @cached_property
+    def traced(self) -> pd.DataFrame:
+        """:func:`editkit.vision.tracing.trace` of candidates, for the class that the model wrongly says."""
+        spec = self.spec.part(TraceSpec)
+        part = self.candidates.select(np.arange(min(len(self.candidates), spec.max_samples)))
+        key = {"weights": self.vit.fingerprint(), "data": self.data.hash(), "code": source_hash()}
+        key |= {"images": part.indices.tolist(), "pixels": self.vit.image_size, "spec": spec.model_dump()}
+        if (found := self.store.get("trace", key)) is not None:
+            return pd.DataFrame(from_json_tensor(found["json"]))
+        said = predict(self.vit, part).argmax(1)
+        frame = trace(self.vit, part, said, spec, progress=self.progress)
+        self.store.put("trace", key, {"json": json_tensor(frame.to_dict(orient="list"))})
+        return frame
+
+    @cached_property
+    def layers(self) -> tuple[list[int], str]:
+        """Layers to edit, and who chose them: the user, else tracing, else they are the last three."""
+        if self.spec.edit_layers:
+            return sorted(self.spec.edit_layers), "given"
+        if self.spec.num_edit_layers and len(self.candidates):
+            return rank_layers(layer_statistics(self.traced), self.spec.num_edit_layers), "traced"
+        return list(range(max(0, self.vit.n_layers - LAST_LAYERS), self.vit.n_layers)), "the last three"
+
+    def repair(self, method: str, *, save: Path | None = None, **changes: Any) -> Repaired:
+        """Repair the candidates by one of ``METHODS`` or ``CONTROLS``, judge, and put the model back.
+
+        Args:
+            save: folder where an editor's updates are written: ``{method}.safetensors``, or an adapter's folder.
+            changes: of an editor's hyperparameters.
+
+        Raises ``ValueError`` where there is nothing to repair.
+        """
+        if not len(self.candidates):
+            raise ValueError(f"{self.vit.name} misclassifies no training image of {self.data.name}: nothing to repair")
+        _ = self.before  # of the model as it is
+        reset_peak(self.vit.device)
+        if method in METHODS:
+            return self._edit(method, save, changes)
+        with restored(self.vit):
+            start = time.perf_counter()
+            log = self._control(method)
+            seconds, memory = time.perf_counter() - start, peak_mb(self.vit.device)
+            return Repaired(method, log.assign(method=method), self._predictions(), float("nan"), seconds, memory)
+
+    @contextmanager
+    def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
+        """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
+        options = {"layers": self.layers[0], "seed": self.spec.seed} | self.spec.edit_options | changes
+        spec, data = EditSpec(method=method, **options), {"images": self.candidates, "kept": self.kept}
+        session = RepairSession(self.vit, spec, **data, store=self.store, progress=False)
+        try:
+            yield session
+        finally:
+            session.undo()
+            if session.adapters is not None:
+                session.adapters.close()
+
+    def costs(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """:func:`editkit.vision.editing.kept_moments` of the model before any edit."""
+        return kept_moments(self.vit, self.kept, layers, store=self.store, progress=self.progress)
+
+    def leakages(self, thresholds: Sequence[float], methods: Sequence[Method]) -> pd.DataFrame:
+        """Leakage and success of each method, AlphaEdit at each threshold: method, threshold (nan), leakage, success.
+
+        ``kept`` is the share of right val predictions that stay, ``norm`` is ‖ΔW‖ of all layers together.
+        """
+        rows = []
+        for method in methods:
+            for threshold in thresholds if method == "alphaedit" else [float("nan")]:
+                changes = {"nullspace_threshold": threshold} if method == "alphaedit" else {}
+                with self.session(method, **changes) as session:
+                    costs = self.costs(session.spec.layers)
+                    session.edit(repairs(self.candidates))
+                    leaked, norm = _leaked(session, costs)
+                    val, edited = (predict(self.vit, self.parts[name]) for name in ("val", "edited"))
+                success = float((edited.argmax(1) == self.candidates.labels).mean())
+                kept = compare(self.data.val.labels, self.before["val"], val)["locality"]
+                row = {"method": method, "threshold": threshold, "leakage": leaked, "success": success}
+                rows.append(row | {"kept": kept, "norm": norm})
+        return pd.DataFrame(rows)
+
+    def report(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
+        """One row a method, the untouched model first.
+
+        ``fixed`` of the edited images and ``generalisation`` to their copies (shares), ``kept`` (share of the val
+        predictions that were right and still are), fixed and broken images and McNemar's p on val and test, scores
+        on test, and ``heldout_change`` of test accuracy in points.
+        """
+        none = Repaired(NO_EDIT, pd.DataFrame(), self.before, float("nan"), 0.0, 0.0)
+        return pd.DataFrame([self._judged(one) for one in (none, *repaired)])
+
+    def predictions(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
+        """One row a held-out image and method (``pre`` first): index, true, said, and the classes' probabilities."""
+        test = self.data.test
+        frames = []
+        for method, found in [(NO_EDIT, self.before), *((one.method, one.after) for one in repaired)]:
+            said = [self.data.labels[i] for i in found["test"].argmax(1)]
+            true = [self.data.labels[i] for i in test.labels]
+            frame = pd.DataFrame({"method": method, "index": test.indices, "true": true, "said": said})
+            frames.append(frame.join(pd.DataFrame(found["test"], columns=[f"p({name})" for name in self.data.labels])))
+        return pd.concat(frames, ignore_index=True)
+
+    def classes(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
+        """Precision, recall and F1 of each class on held-out images, a row a method (``pre`` first) and class."""
+        found = [(NO_EDIT, self.before), *((one.method, one.after) for one in repaired)]
+        tables = [
+            per_class(self.data.test.labels, after["test"], self.data.labels)
+            .rename_axis("class")
+            .reset_index()
+            .assign(method=method)
+            for method, after in found
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def confusions(self, one: Repaired) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Confusion matrices on held-out images, before and after."""
+        found = (self.before["test"], one.after["test"])
+        before, after = (confusion(self.data.test.labels, p, self.data.labels) for p in found)
+        return before, after
+
+    def _predictions(self) -> dict[str, np.ndarray]:
+        return {name: predict(self.vit, part) for name, part in self.parts.items()}
+
+    def _edit(self, method: str, save: Path | None, changes: dict[str, Any]) -> Repaired:
+        items = repairs(self.candidates)
+        steps = [[item] for item in items] if self.spec.sequential else [items]
+        watched = self.kept.select(np.random.default_rng(self.spec.seed).permutation(len(self.kept))[:WATCHED])
+        names, labels, rows, seconds = self.data.labels, self.candidates.labels, [], 0.0
+        with self.session(method, **changes) as session:
+            costs = self.costs(session.spec.layers)
+            for step, group in enumerate(steps, start=1):
+                start = time.perf_counter()
+                result = session.edit(group)
+                seconds += time.perf_counter() - start
+                leaked, _ = _leaked(session, costs)
+                broken = float((predict(self.vit, watched).argmax(1) != watched.labels).mean())
+                norm = float(result.diagnostics().delta_norm.pow(2).sum() ** 0.5)
+                places = range(step - 1, step) if self.spec.sequential else range(len(items))
+                now = predict(self.vit, self.candidates.select(list(places)))
+                for place, p in zip(places, now, strict=True):
+                    row = {"method": method, "step": step, "index": int(self.candidates.indices[place])}
+                    first, true = self.before["edited"][place], labels[place]
+                    row |= {"true": names[true], "before": names[first.argmax()], "p_true_before": first[true]}
+                    row |= {"after": names[p.argmax()], "p_true_after": p[true], "delta_norm": norm}
+                    rows.append(row | {"leakage": leaked, "kept_broken": broken})
+            memory, after = peak_mb(self.vit.device), self._predictions()
+            if save and session.adapters is None:
+                session.save(save / f"{method}.safetensors")
+            elif save:
+                session.save_adapter(save / method)
+        final = after["edited"]
+        log = pd.DataFrame(rows).assign(final=[names[i] for i in final.argmax(1)])
+        log["p_true_final"] = final[np.arange(len(labels)), labels]
+        return Repaired(method, log, after, leaked, seconds, memory)
+
+    def _control(self, method: str) -> pd.DataFrame:
+        if method == "fine-tuning":
+            options = {"layers": self.spec.finetune_layers, "lr": self.spec.finetune_lr}
+            options |= {"steps": self.spec.finetune_steps, "seed": self.spec.seed}
+            return finetune(self.vit, self.candidates, **options, progress=self.progress)
+        if method not in CONTROLS:
+            raise ValueError(f"unknown method {method!r}: must be one of {', '.join((*METHODS, *CONTROLS))}")
+        how = "ewc" if "EWC" in method else "closed"
+        return edit_head(self.vit, self.candidates, self.kept, how, self.spec.part(HeadSpec), progress=self.progress)
+
+    def _judged(self, one: Repaired) -> dict[str, Any]:
+        labels = {name: part.labels for name, part in self.parts.items()}
+        edited, copies = ((one.after[n].argmax(1) == labels[n]).mean() for n in ("edited", "copies"))
+        val, test = (compare(labels[n], self.before[n], one.after[n]) for n in ("val", "test"))
+        scores, was = (summary(labels["test"], found["test"]) for found in (one.after, self.before))
+        row = {"method": one.method, "seed": self.spec.seed, "n_edits": len(self.candidates)}
+        row |= {"fixed": edited, "generalisation": copies, "kept": val["locality"]}
+        row |= {f"val_{name}": val[name] for name in ("fixed", "broken", "mcnemar_p")}
+        row |= {f"test_{name}": test[name] for name in ("fixed", "broken", "mcnemar_p")}
+        row |= {f"test_{name}": scores[name] for name in ("accuracy", "macro_f1", "nll", "ece")}
+        row |= {"heldout_change": 100 * (scores["accuracy"] - was["accuracy"]), "leakage": one.leakage}
+        return row | {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb}
+
+
+def _leaked(session: RepairSession, costs: Mapping[int, Tensor]) -> tuple[float, float]:
+    """Of all that a session has written: the largest leakage of the layers, and ‖ΔW‖ of all layers together."""
+    total = {layer: sum(result.deltas[layer] for result in session.results) for layer in session.spec.layers}
+    norm = sum(delta.square().sum().item() for delta in total.values()) ** 0.5
+    return max(leakage(delta, costs[layer]) for layer, delta in total.items()), norm
