@@ -301,6 +301,54 @@ class RunParams(Parameters):
     """Learning rates of LoRA fine-tuning, of which the best is reported; empty leaves it out."""
     finetune_steps: Count = 2
     """Steps of LoRA fine-tuning at most."""
+    vit_data: str = "digits"
+    """Images: digits, a MedMNIST flag, or the path of an .npz file in its layout."""
+    vit_protocol: Literal["official", "held-out"] = "official"
+    """The data set's own splits, or a fifth of all images set aside before anything else."""
+    vit_size: Count = 28
+    """Pixels of MedMNIST's file: 28, 64, 128 or 224."""
+    vit_folder: str = ""
+    """Where MedMNIST's files are; empty for ~/.medmnist."""
+    vit_n_train: Annotated[int, Field(ge=0)] = 120
+    """Training images that are fine-tuned on; 0 takes all."""
+    vit_image_noise: NonNegative = 0.1
+    """Standard deviation of noise added to every image, as a share of the full range."""
+    vit_model: str = "dinov2-small"
+    """Vision Transformer: a known name, a hub id or a local folder."""
+    vit_image_size: Annotated[int, Field(ge=0)] = 28
+    """Pixels that it sees; 0 for what it was trained on."""
+    vit_epochs: Count = 1
+    """Passes over the training images."""
+    vit_batch_size: Count = 16
+    """Images in one step."""
+    vit_lr: Positive = 1.0e-4
+    """AdamW's learning rate."""
+    vit_trained_layers: Annotated[int, Field(ge=0)] | None = 2
+    """Last layers that are fine-tuned, with the head; null for all of the backbone."""
+    vit_seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """Each draws another head and another order of the training images."""
+    vit_num_ablations: Count = 2
+    """Draws of the noise in tracing."""
+    vit_max_samples: Count = 2
+    """Misclassified images that are traced."""
+    vit_edit_method: Annotated[list[Method], Field(min_length=1)] = ["alphaedit", "emmet"]
+    """Editors; the first one's repairs are shown in full."""
+    vit_edit_layers: list[Annotated[int, Field(ge=0)]] = [11]
+    """Layers to edit; empty leaves it to tracing."""
+    vit_num_edit_layers: Annotated[int, Field(ge=0)] = 3
+    """Layers that tracing chooses; 0 takes the last three."""
+    vit_max_edits: Annotated[int, Field(ge=0)] = 8
+    """Misclassified images that are edited; 0 takes all."""
+    vit_sequential: bool = False
+    """One image after another, instead of all in one batch."""
+    vit_ewc_lambda: NonNegative = 100.0
+    """Weight of elastic weight consolidation in editing the head."""
+    vit_finetune_lr: Positive = 1.0e-5
+    """Learning rate of plain fine-tuning on the edited images."""
+    vit_thresholds: Annotated[list[Positive], Field(min_length=1)] = [0.01, 0.1]
+    """nullspace_threshold to try, in units of the mean eigenvalue."""
+    vit_edit_options: dict[str, Any] = {}
+    """Further hyperparameters of the image editors, such as replay or edit_mode."""
     hyperparameters: dict[str, Any] = {
         "v_num_grad_steps": 3,
         "n_contexts": 1,

@@ -171,6 +171,59 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     return sentences
 
 
+def vision_findings(report: pd.DataFrame, traced: pd.DataFrame, places: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
+    """Sentences about repaired images.
+
+    Args:
+        report: one row a seed and method (``pre`` for no edit), columns n_edits, fixed, kept, generalisation,
+            test_accuracy and heldout_change (points).
+        traced: columns kind, layer, value: probability that restoring a layer recovers.
+        places: columns method, layers, chosen, fixed, kept, heldout_change: the same edits in other layers.
+        leaks: columns method, threshold (nan where a method has none), leakage, success.
+    """
+    before = report[report.method == "pre"]
+    seeds = len(before)
+    sentences = [
+        f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {before.n_edits.min()} to "
+        f"{before.n_edits.max()} misclassified training images are repaired ({seeds} seed{'s' * (seeds > 1)})."
+    ]
+    after = report[report.method != "pre"].groupby("method", sort=False)
+    for (method, mean), (_, low) in zip(
+        after[["fixed", "kept", "generalisation", "heldout_change"]].mean().iterrows(),
+        after[["fixed", "kept", "heldout_change"]].min().iterrows(),
+        strict=True,
+    ):
+        sentences.append(
+            f"{NAMES.get(str(method), method)} fixes {mean.fixed:.0%} of them (worst seed {low.fixed:.0%}) and gets "
+            f"{mean.generalisation:.0%} of their augmented copies right; it keeps {mean.kept:.1%} of the correct "
+            f"validation predictions ({low.kept:.1%}) and changes held-out accuracy by {mean.heldout_change:+.1f} "
+            f"points ({low.heldout_change:+.1f})."
+        )
+    peaks = [rows.loc[rows.value.idxmax()] for _, rows in traced.groupby("kind", sort=False)]
+    listed = "; ".join(f"{row.kind} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
+    sentences.append(f"Of a destroyed decision, the most comes back by restoring: {listed}.")
+    for method, rows in places.groupby("method", sort=False):
+        listed = "; ".join(
+            f"layers {r.layers} ({r.chosen}) {r.fixed:.0%} fixed, {r.kept:.1%} kept, {r.heldout_change:+.1f} points"
+            for r in rows.itertuples()
+        )
+        sentences.append(f"Where to edit, {NAMES.get(str(method), method)}: {listed}.")
+    return sentences + _leakage_findings(leaks)
+
+
+def _leakage_findings(leaks: pd.DataFrame) -> list[str]:
+    ours, others = leaks[leaks.method == "alphaedit"], leaks[leaks.method != "alphaedit"]
+    equal = ours[ours.success >= others.success.min()]
+    if equal.empty or others.empty:
+        return ["AlphaEdit reaches the other editors' success at no threshold tried, or there is none to compare with."]
+    best, rival = equal.loc[equal.leakage.idxmin()], others.loc[others.leakage.idxmin()]
+    return [
+        f"At equal success AlphaEdit's lowest leakage, {best.leakage:.2g} at threshold {best.threshold:g}, is "
+        f"{'lower' if best.leakage < rival.leakage else 'not lower'} than the lowest of the others, "
+        f"{NAMES[rival.method]}'s {rival.leakage:.2g}."
+    ]
+
+
 def recommendation(differences: pd.DataFrame) -> str:
     """The run that raises final S most, by name, or that none does; ``differences`` as above, of one method."""
     best = differences.iloc[differences.value.argmax()]

@@ -65,7 +65,9 @@ class VisionModel(EditableModel):
             raise ValueError(
                 f"images must be uint8 of shape (n, h, w) or (n, h, w, 1 or 3), got {images.dtype} {images.shape}"
             )
-        x = torch.from_numpy(images).to(self.device)
+        x = torch.from_numpy(images)
+        # Pinned memory lets a GPU fetch a batch while the CPU goes on.
+        x = x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
         x = (x[..., None] if grey else x).permute(0, 3, 1, 2).float() / 255
         if x.shape[2:] != (self.image_size, self.image_size):
             x = nn.functional.interpolate(x, size=(self.image_size,) * 2, mode="bilinear", antialias=True)

@@ -1,5 +1,7 @@
 """How good a classifier is, and what a change to it did."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import torch
@@ -7,10 +9,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 from tqdm.auto import tqdm
 
+from editkit.hooks import capture
 from editkit.models import VisionModel
+from editkit.tracing import resume
 from editkit.vision.data import ImageSet
 
 BATCH = 64  # images in one forward pass
+PANEL_BYTES = 2**28  # of hidden states kept in a panel
 BINS = 15  # of confidence, in the calibration error
 
 
@@ -22,6 +27,42 @@ def predict(vit: VisionModel, part: ImageSet, *, progress: bool = False) -> np.n
         logits = vit.forward(vit.pixels(part.images[begin : begin + BATCH]))
         found.append(logits.double().softmax(-1).cpu().numpy())
     return np.concatenate(found)
+
+
+class Panel:
+    """Images that are classified again and again while only the layers from one on change.
+
+    What that layer sees of each image is kept, where it takes at most ``PANEL_BYTES``; the layers below it are then
+    not run again.
+
+    Args:
+        layer: the lowest layer that changes, as a rule.
+    """
+
+    @torch.no_grad()
+    def __init__(self, vit: VisionModel, part: ImageSet, layer: int):
+        self.vit, self.part, self.layer = vit, part, layer
+        self._inputs: list[torch.Tensor] = []  # (BATCH, positions, d) each; none where they would be too large
+        for images in self._batches():
+            with capture({0: vit.layers[layer]}, side="input", stop=True) as seen:
+                vit.forward(vit.pixels(images))
+            if seen[0].nbytes * len(part) > PANEL_BYTES * len(images):
+                break
+            self._inputs.append(seen[0])
+
+    @torch.no_grad()
+    def predict(self, changed: int = 0) -> np.ndarray:
+        """:func:`predict`, where every layer below ``changed`` is as it was when the panel was made."""
+        if not self._inputs or changed < self.layer:
+            return predict(self.vit, self.part)
+        found = []
+        for images, inputs in zip(self._batches(), self._inputs, strict=True):
+            with resume(self.vit.layers, self.layer, inputs):
+                found.append(self.vit.forward(self.vit.pixels(images)).double().softmax(-1).cpu().numpy())
+        return np.concatenate(found)
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        return (self.part.images[begin : begin + BATCH] for begin in range(0, len(self.part), BATCH))
 
 
 def summary(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -76,9 +76,13 @@ def edit_head(
     method: Literal["ewc", "closed"],
     spec: HeadSpec,
     *,
+    kept_features: Tensor | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Change the head in place so that ``edits`` are classified correctly; of ``kept``, those now right shall stay so.
+
+    Args:
+        kept_features: :func:`features` of ``kept``, where they are known already.
 
     Returns one row a step (one in all for ``closed``), as measured after it: ``step``, ``loss`` (mean cross-entropy of
     the edited images, nats), ``penalty`` (``ewc``: λ/2 · Σ F_i (θ_i − θ*_i)²; ``closed``: tr(ΔW C ΔWᵀ)),
@@ -88,7 +92,8 @@ def edit_head(
     """
     edits, kept = edits.require_open("editing the head"), kept.require_open("keeping the head")
     start, head = time.perf_counter(), vit.head
-    (x, y), (x_kept, y_kept) = ((features(vit, part), _labels(vit, part)) for part in (edits, kept))
+    x, x_kept = features(vit, edits), features(vit, kept) if kept_features is None else kept_features
+    y, y_kept = _labels(vit, edits), _labels(vit, kept)
     right = head(x_kept).argmax(1) == y_kept
     if not len(x) or not right.any():
         raise ValueError(

@@ -5,34 +5,36 @@ parameters. Every repair starts from the same fine-tuned model, which is put bac
 """
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from editkit.cache import Store, from_json_tensor, json_tensor, source_hash
-from editkit.config import LAST_LAYERS, METHODS, Count, EditSpec, Method, NonNegative, Parameters, Positive
+from editkit.config import LAST_LAYERS, METHODS, Count, EditSpec, Method, NonNegative, Parameters, Positive, RunParams
 from editkit.memory import peak_mb, reset_peak
 from editkit.models import VisionModel, load_vit
 from editkit.tracing import layer_statistics, rank_layers
 from editkit.vision.augment import augmented
 from editkit.vision.data import ImageData, ImageSet, Protocol, load_images
 from editkit.vision.editing import RepairSession, kept_moments, leakage, repairs
-from editkit.vision.evaluation import compare, confusion, per_class, predict, summary
-from editkit.vision.head import HeadSpec, edit_head, finetune, restored
+from editkit.vision.evaluation import Panel, compare, confusion, per_class, predict, summary
+from editkit.vision.head import HeadSpec, edit_head, features, finetune, restored
 from editkit.vision.tracing import TraceSpec, trace
 from editkit.vision.training import Training, TrainSpec, load_checkpoint, metrics, train
 
 NO_EDIT = "pre"
 CONTROLS = ("head, closed form", "head, EWC", "fine-tuning")
-WATCHED = 128  # kept images classified again after each step
+WATCHED = 32  # kept images classified again after each step
 
 S = TypeVar("S", bound=Parameters)
 
@@ -80,6 +82,12 @@ class StudySpec(TrainSpec, TraceSpec, HeadSpec):
     """Its steps at most."""
     edit_options: dict[str, Any] = {}
     """Further hyperparameters of the editors, such as nullspace_threshold, replay or edit_mode."""
+
+    @classmethod
+    def of(cls, params: RunParams, seed: int) -> Self:
+        """The study of a report's parameters: those that begin with ``vit_``, and the device."""
+        given = {name.removeprefix("vit_"): value for name, value in params if name.startswith("vit_")}
+        return cls(seed=seed, device=params.device, **{n: v for n, v in given.items() if n in cls.model_fields})
 
     def part(self, kind: type[S]) -> S:
         """The options that are ``kind``'s."""
@@ -180,7 +188,16 @@ class Study:
     @cached_property
     def before(self) -> dict[str, np.ndarray]:
         """Probabilities before any edit, by the names of :attr:`parts`."""
-        return self._predictions()
+        return self._predictions(0)
+
+    @cached_property
+    def _panels(self) -> dict[str, Panel]:
+        lowest = min(*self.layers[0], max(0, self.vit.n_layers - max(1, self.spec.finetune_layers)))
+        return {name: Panel(self.vit, part, lowest) for name, part in self.parts.items()}
+
+    @cached_property
+    def _kept_features(self) -> Tensor:
+        return features(self.vit, self.kept)
 
     @cached_property
     def traced(self) -> pd.DataFrame:
@@ -201,6 +218,10 @@ class Study:
         """Layers to edit, and who chose them: the user, else tracing, else they are the last three."""
         if self.spec.edit_layers:
             return sorted(self.spec.edit_layers), "given"
+        if self.spec.num_edit_layers > self.vit.n_layers:
+            raise ValueError(
+                f"num_edit_layers = {self.spec.num_edit_layers}: {self.vit.name} has {self.vit.n_layers} layers"
+            )
         if self.spec.num_edit_layers and len(self.candidates):
             return rank_layers(layer_statistics(self.traced), self.spec.num_edit_layers), "traced"
         return list(range(max(0, self.vit.n_layers - LAST_LAYERS), self.vit.n_layers)), "the last three"
@@ -222,13 +243,19 @@ class Study:
             return self._edit(method, save, changes)
         with restored(self.vit):
             start = time.perf_counter()
+            changed = self.vit.n_layers - (max(1, self.spec.finetune_layers) if method == "fine-tuning" else 1)
             log = self._control(method)
             seconds, memory = time.perf_counter() - start, peak_mb(self.vit.device)
-            return Repaired(method, log.assign(method=method), self._predictions(), float("nan"), seconds, memory)
+            return Repaired(
+                method, log.assign(method=method), self._predictions(changed), float("nan"), seconds, memory
+            )
 
     @contextmanager
     def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
         """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
+        if "method" in self.spec.edit_options:
+            raise ValueError("edit_options has a method: edit_method says which editors are run")
+        _ = self.before  # of the model as it is
         options = {"layers": self.layers[0], "seed": self.spec.seed} | self.spec.edit_options | changes
         spec, data = EditSpec(method=method, **options), {"images": self.candidates, "kept": self.kept}
         session = RepairSession(self.vit, spec, **data, store=self.store, progress=False)
@@ -246,17 +273,22 @@ class Study:
     def leakages(self, thresholds: Sequence[float], methods: Sequence[Method]) -> pd.DataFrame:
         """Leakage and success of each method, AlphaEdit at each threshold: method, threshold (nan), leakage, success.
 
-        ``kept`` is the share of right val predictions that stay, ``norm`` is ‖ΔW‖ of all layers together.
+        ``kept`` is the share of right val predictions that stay, ``norm`` is ‖ΔW‖ of all layers together. A threshold
+        below which some layer has no eigenvalue is left out, with a warning.
         """
+        least = max(torch.linalg.eigvalsh(C)[0].item() for C in self.costs(self.layers[0]).values())
+        usable = [threshold for threshold in thresholds if threshold > least]
+        if len(usable) < len(thresholds):
+            warnings.warn(f"thresholds of {least:.2g} and below are left out: no eigenvalue is that small", stacklevel=2)
         rows = []
         for method in methods:
-            for threshold in thresholds if method == "alphaedit" else [float("nan")]:
+            for threshold in usable if method == "alphaedit" else [float("nan")]:
                 changes = {"nullspace_threshold": threshold} if method == "alphaedit" else {}
                 with self.session(method, **changes) as session:
                     costs = self.costs(session.spec.layers)
                     session.edit(repairs(self.candidates))
                     leaked, norm = _leaked(session, costs)
-                    val, edited = (predict(self.vit, self.parts[name]) for name in ("val", "edited"))
+                    val, edited = (self._panels[name].predict(session.spec.layers[0]) for name in ("val", "edited"))
                 success = float((edited.argmax(1) == self.candidates.labels).mean())
                 kept = compare(self.data.val.labels, self.before["val"], val)["locality"]
                 row = {"method": method, "threshold": threshold, "leakage": leaked, "success": success}
@@ -302,8 +334,9 @@ class Study:
         before, after = (confusion(self.data.test.labels, p, self.data.labels) for p in found)
         return before, after
 
-    def _predictions(self) -> dict[str, np.ndarray]:
-        return {name: predict(self.vit, part) for name, part in self.parts.items()}
+    def _predictions(self, changed: int) -> dict[str, np.ndarray]:
+        """Of all parts, where only layers from ``changed`` on are not those of the untouched model."""
+        return {name: panel.predict(changed) for name, panel in self._panels.items()}
 
     def _edit(self, method: str, save: Path | None, changes: dict[str, Any]) -> Repaired:
         items = repairs(self.candidates)
@@ -327,7 +360,7 @@ class Study:
                     row |= {"true": names[true], "before": names[first.argmax()], "p_true_before": first[true]}
                     row |= {"after": names[p.argmax()], "p_true_after": p[true], "delta_norm": norm}
                     rows.append(row | {"leakage": leaked, "kept_broken": broken})
-            memory, after = peak_mb(self.vit.device), self._predictions()
+            memory, after = peak_mb(self.vit.device), self._predictions(session.spec.layers[0])
             if save and session.adapters is None:
                 session.save(save / f"{method}.safetensors")
             elif save:
@@ -345,7 +378,8 @@ class Study:
         if method not in CONTROLS:
             raise ValueError(f"unknown method {method!r}: must be one of {', '.join((*METHODS, *CONTROLS))}")
         how = "ewc" if "EWC" in method else "closed"
-        return edit_head(self.vit, self.candidates, self.kept, how, self.spec.part(HeadSpec), progress=self.progress)
+        known = {"kept_features": self._kept_features, "progress": self.progress}
+        return edit_head(self.vit, self.candidates, self.kept, how, self.spec.part(HeadSpec), **known)
 
     def _judged(self, one: Repaired) -> dict[str, Any]:
         labels = {name: part.labels for name, part in self.parts.items()}

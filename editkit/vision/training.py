@@ -140,13 +140,14 @@ def load_checkpoint(vit: VisionModel, path: str | Path) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["editkit"])
+            model, labels = about["model"], about["labels"]  # an editor's updates have no labels
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, KeyError) as problem:
+    except (OSError, SafetensorError, KeyError, ValueError) as problem:
         raise ValueError(f"{path} is not a checkpoint: {problem}") from None
     shapes = [{n: tuple(t.shape) for n, t in state.items()} for state in (tensors, vit.model.state_dict())]
-    if shapes[0] != shapes[1] or about["labels"] != json.dumps(vit.labels):
+    if shapes[0] != shapes[1] or labels != json.dumps(vit.labels):
         raise ValueError(
-            f"{path} is a checkpoint of another model: {about['model']!r} for classes {about['labels']}; this is "
+            f"{path} is a checkpoint of another model: {model!r} for classes {labels}; this is "
             f"{vit.name!r} for {json.dumps(vit.labels)}"
         )
     vit.model.load_state_dict(tensors)

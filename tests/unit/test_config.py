@@ -56,7 +56,9 @@ def test_all_problems_are_told_at_once():
 )
 def test_layers_are_checked_against_the_model(changes, message):
     with pytest.raises(ValueError, match=message):
-        EditSpec(method="memit", **changes).resolve(SimpleNamespace(name="smollm2-135m", n_layers=30, d_k=1536, kind=None))
+        EditSpec(method="memit", **changes).resolve(
+            SimpleNamespace(name="smollm2-135m", n_layers=30, d_k=1536, kind=None)
+        )
 
 
 def test_a_model_without_defaults_needs_every_value():
