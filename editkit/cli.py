@@ -38,14 +38,14 @@ def add_options(command: argparse.ArgumentParser, model: type["Parameters"]) -> 
     """An option for each parameter, ``--like-this``, given as text; what is not given keeps its default."""
     for name, field in model.model_fields.items():
         several = get_origin(field.annotation) is list
-        default = field.default if field.default not in ([], "") else "none"
+        default = "" if field.default in ([], "", {}, None) else f" Default: {field.default}."
         command.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             default=argparse.SUPPRESS,
             nargs="+" if several else None,
             metavar=name.split("_")[-1].upper(),
-            help=f"{field.description} Default: {default}.".replace("%", "%%"),
+            help=f"{field.description}{default}".replace("%", "%%"),
         )
 
 
@@ -79,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -10,12 +10,20 @@ from plotly.subplots import make_subplots
 from editkit.figures.style import COLOURS, finish, ramp
 
 
-def spectrum(eigenvalues: Mapping[int, Sequence[float]], threshold: float | None = None) -> go.Figure:
+def spectrum(
+    eigenvalues: Mapping[int, Sequence[float]],
+    threshold: float | None = None,
+    *,
+    over: str = "ordinary text",
+    unit: str = "key units²",
+) -> go.Figure:
     """Eigenvalues of the second moment of each layer's keys, descending, on a log axis.
 
     Args:
         eigenvalues: layer to values in any order; those at or below zero are rounding, left out.
         threshold: AlphaEdit's bound of the null space, drawn as a line.
+        over: what the keys are of.
+        unit: of the eigenvalues.
     """
     figure = go.Figure()
     for layer, colour in zip(sorted(eigenvalues), ramp(len(eigenvalues)), strict=True):
@@ -44,8 +52,8 @@ def spectrum(eigenvalues: Mapping[int, Sequence[float]], threshold: float | None
             showarrow=False,
         )
     figure.update_xaxes(title_text="rank of the eigenvalue")
-    figure.update_yaxes(type="log", title_text="eigenvalue (key units²)", exponentformat="power", dtick=1)
-    return finish(figure, "Spectrum of the keys' second moment", "C = E[k kᵀ] over ordinary text")
+    figure.update_yaxes(type="log", title_text=f"eigenvalue ({unit})", exponentformat="power", dtick=1)
+    return finish(figure, "Spectrum of the keys' second moment", f"C = E[k kᵀ] over {over}")
 
 
 def position_norms(frame: pd.DataFrame) -> go.Figure:

@@ -118,6 +118,10 @@ class Study:
 
     def __init__(self, spec: StudySpec, *, store: Store | None = None, progress: bool = True):
         self.spec, self.store, self.progress = spec, store or Store(), progress
+        if "method" in spec.edit_options or "layers" in spec.edit_options:
+            raise ValueError("edit_options holds method or layers: edit_method and edit_layers say them")
+        for method in spec.edit_method:
+            EditSpec(method=method, **spec.edit_options)
 
     @cached_property
     def data(self) -> ImageData:
@@ -156,6 +160,10 @@ class Study:
             seed=spec.seed,
             device=spec.device,
         )
+        for name in ("edit_layers", "num_edit_layers", "finetune_layers"):
+            value = getattr(spec, name)
+            if max(value, default=-1) >= vit.n_layers if name == "edit_layers" else value > vit.n_layers:
+                raise ValueError(f"{name} = {value}: {vit.name} has {vit.n_layers} layers, counted from 0")
         if spec.checkpoint:
             load_checkpoint(vit, spec.checkpoint)
             return vit, None
@@ -218,10 +226,6 @@ class Study:
         """Layers to edit, and who chose them: the user, else tracing, else they are the last three."""
         if self.spec.edit_layers:
             return sorted(self.spec.edit_layers), "given"
-        if self.spec.num_edit_layers > self.vit.n_layers:
-            raise ValueError(
-                f"num_edit_layers = {self.spec.num_edit_layers}: {self.vit.name} has {self.vit.n_layers} layers"
-            )
         if self.spec.num_edit_layers and len(self.candidates):
             return rank_layers(layer_statistics(self.traced), self.spec.num_edit_layers), "traced"
         return list(range(max(0, self.vit.n_layers - LAST_LAYERS), self.vit.n_layers)), "the last three"
@@ -253,8 +257,6 @@ class Study:
     @contextmanager
     def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
         """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
-        if "method" in self.spec.edit_options:
-            raise ValueError("edit_options has a method: edit_method says which editors are run")
         _ = self.before  # of the model as it is
         options = {"layers": self.layers[0], "seed": self.spec.seed} | self.spec.edit_options | changes
         spec, data = EditSpec(method=method, **options), {"images": self.candidates, "kept": self.kept}
@@ -279,7 +281,7 @@ class Study:
         least = max(torch.linalg.eigvalsh(C)[0].item() for C in self.costs(self.layers[0]).values())
         usable = [threshold for threshold in thresholds if threshold > least]
         if len(usable) < len(thresholds):
-            warnings.warn(f"thresholds of {least:.2g} and below are left out: no eigenvalue is that small", stacklevel=2)
+            warnings.warn(f"thresholds up to {least:.2g} are left out: no eigenvalue is that small", stacklevel=2)
         rows = []
         for method in methods:
             for threshold in usable if method == "alphaedit" else [float("nan")]:

@@ -366,7 +366,7 @@ BAD = {
     "offline": ({"data": "pathmnist", "folder": "{tmp}"}, "pathmnist.npz does not exist and could not .* put it there"),
     "flag": ({"data": "pathmist"}, "unknown data set 'pathmist'.*pathmnist"),
     "number": ({"epochs": "x"}, "epochs = 'x': input should be a valid integer"),
-    "layer": ({"edit_layers": 99}, "layer 99 is out of range: .* has layers 0 to 3"),
+    "layer": ({"edit_layers": 99}, "edit_layers = \\[99\\]: .* has 4 layers"),
     "twice": ({"edit_layers": [1, 1]}, "must be ascending, each once"),
     "layers": ({"num_edit_layers": 99}, "num_edit_layers = 99: .* has 4 layers"),
     "name": ({"run_name": "a/b"}, "--run-name 'a/b'"),
