@@ -59,13 +59,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="folder of the run (default: reports/<name of the parameter file>)")
     command.set_defaults(run=report)
 
+    from .vision.stages import STAGES
+    from .vision.study import StudySpec
+
     command = commands.add_parser("vit", help="repair a Vision Transformer's misclassified images")
-    command.add_argument("--stage", choices=["data", "train", "locate", "edit", "eval", "full"], default="full")
+    command.add_argument("--stage", choices=[*STAGES, "full"], default="full", help="default: full")
     command.add_argument("--run-name", help="folder of the run (default: vit-<data>)")
     command.add_argument("--timestamp", action="store_true", help="add date and time to the folder's name")
     command.add_argument("--out", default="runs", help="folder of the runs (default: runs)")
-    from .vision.study import StudySpec
-
     add_options(command, StudySpec)
     command.set_defaults(run=vit)
     return top

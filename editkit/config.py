@@ -341,7 +341,7 @@ class RunParams(Parameters):
     """Misclassified images that are edited; 0 takes all."""
     vit_sequential: bool = False
     """One image after another, instead of all in one batch."""
-    vit_ewc_lambda: NonNegative = 100.0
+    vit_ewc_lambda: NonNegative = 1000.0
     """Weight of elastic weight consolidation in editing the head."""
     vit_finetune_lr: Positive = 1.0e-5
     """Learning rate of plain fine-tuning on the edited images."""

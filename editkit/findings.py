@@ -179,13 +179,14 @@ def vision_findings(report: pd.DataFrame, traced: pd.DataFrame, places: pd.DataF
             test_accuracy and heldout_change (points).
         traced: columns kind, layer, value: probability that restoring a layer recovers.
         places: columns method, layers, chosen, fixed, kept, heldout_change: the same edits in other layers.
-        leaks: columns method, threshold (nan where a method has none), leakage, success.
+        leaks: columns method, threshold (nan where a method has none), leakage, success, norm.
     """
     before = report[report.method == "pre"]
     seeds = len(before)
     sentences = [
         f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {before.n_edits.min()} to "
-        f"{before.n_edits.max()} misclassified training images are repaired ({seeds} seed{'s' * (seeds > 1)})."
+        f"{before.n_edits.max()} misclassified training images are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
+        f"their augmented copies {before.generalisation.mean():.0%} are right already."
     ]
     after = report[report.method != "pre"].groupby("method", sort=False)
     for (method, mean), (_, low) in zip(
@@ -199,28 +200,34 @@ def vision_findings(report: pd.DataFrame, traced: pd.DataFrame, places: pd.DataF
             f"validation predictions ({low.kept:.1%}) and changes held-out accuracy by {mean.heldout_change:+.1f} "
             f"points ({low.heldout_change:+.1f})."
         )
-    peaks = [rows.loc[rows.value.idxmax()] for _, rows in traced.groupby("kind", sort=False)]
+    # The residual stream after the last layer is what the head reads: that it brings much back is no finding.
+    inside = traced[(traced.kind != "residual") | (traced.layer < traced.layer.max())]
+    peaks = [rows.loc[rows.value.idxmax()] for _, rows in inside.groupby("kind", sort=False)]
     listed = "; ".join(f"{row.kind} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
-    sentences.append(f"Of a destroyed decision, the most comes back by restoring: {listed}.")
+    sentences.append(f"Of a destroyed decision (first seed), the most comes back by restoring: {listed}.")
     for method, rows in places.groupby("method", sort=False):
         listed = "; ".join(
             f"layers {r.layers} ({r.chosen}) {r.fixed:.0%} fixed, {r.kept:.1%} kept, {r.heldout_change:+.1f} points"
             for r in rows.itertuples()
         )
-        sentences.append(f"Where to edit, {NAMES.get(str(method), method)}: {listed}.")
+        sentences.append(f"Where to edit (first seed), {NAMES.get(str(method), method)}: {listed}.")
     return sentences + _leakage_findings(leaks)
 
 
 def _leakage_findings(leaks: pd.DataFrame) -> list[str]:
     ours, others = leaks[leaks.method == "alphaedit"], leaks[leaks.method != "alphaedit"]
-    equal = ours[ours.success >= others.success.min()]
-    if equal.empty or others.empty:
-        return ["AlphaEdit reaches the other editors' success at no threshold tried, or there is none to compare with."]
-    best, rival = equal.loc[equal.leakage.idxmin()], others.loc[others.leakage.idxmin()]
+    if ours.empty or others.empty:
+        return []
+    rival = others.loc[others.leakage.idxmin()]
+    name, equal = NAMES[rival.method], ours[ours.success >= rival.success]
+    lowest = f"The lowest leakage of the other editors is {name}'s, {rival.leakage:.2g} at success {rival.success:.0%}"
+    if equal.empty:
+        return [f"{lowest}; AlphaEdit reaches that success at no threshold tried."]
+    best = equal.loc[equal.leakage.idxmin()]
     return [
-        f"At equal success AlphaEdit's lowest leakage, {best.leakage:.2g} at threshold {best.threshold:g}, is "
-        f"{'lower' if best.leakage < rival.leakage else 'not lower'} than the lowest of the others, "
-        f"{NAMES[rival.method]}'s {rival.leakage:.2g}."
+        f"{lowest}; at that success or more AlphaEdit's lowest is {best.leakage:.2g}, at threshold {best.threshold:g}: "
+        f"{'lower' if best.leakage < rival.leakage else 'not lower'}. Its update is {best.norm / rival.norm:.2f} times "
+        "as large (‖ΔW‖)."
     ]
 
 

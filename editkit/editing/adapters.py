@@ -204,7 +204,7 @@ class AdapterStack:
         """Write an adapter, or several as one, in peft's own format, with a model card.
 
         ``adapter_model.safetensors``, ``adapter_config.json`` and ``README.md``; ``editkit.json`` holds the
-        base model's fingerprint and ``notes`` (``spec``, ``facts``, ``scores`` are shown in the card). The
+        base model's fingerprint and ``notes`` (``spec``, ``edited``, ``scores`` are shown in the card). The
         folder is complete or not there at all; an adapter saved there before is replaced, ``ValueError`` for
         any other folder that is not empty.
         """

@@ -297,12 +297,14 @@ class Session:
             with safe_open(path, framework="pt", device=str(lm.device)) as file:
                 about = json.loads((file.metadata() or {})["editkit"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError, KeyError) as problem:
-            raise ValueError(f"{path} does not hold the edits of a session: {problem}") from None
-        session = cls(lm, EditSpec(**about["spec"]), **cls._options(about) | options)
-        if about["weights"] != session._base:
+            items, known = [cls.item(**entry) for entry in about["items"]], cls._options(about)
+            spec, model, weights = EditSpec(**about["spec"]), about["model"], about["weights"]
+        except (OSError, SafetensorError, KeyError, TypeError) as problem:
+            raise ValueError(f"{path} does not hold the edits of such a session: {problem}") from None
+        session = cls(lm, spec, **known | options)
+        if weights != session._base:
             raise ValueError(
-                f"{path} was made for another model: {about['model']!r} with fingerprint {about['weights']}, "
+                f"{path} was made for another model: {model!r} with fingerprint {weights}, "
                 f"this is {lm.name!r} with {session._base}"
             )
         session._original = session._weights.read()
@@ -310,7 +312,7 @@ class Session:
         for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
             session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
         session._written = session._weights.read()
-        session._settled = (session._written, [("", cls.item(**entry)) for entry in about["items"]])
+        session._settled = (session._written, [("", item) for item in items])
         return session
 
     def state_dict(self) -> State:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,13 @@ class ImageSet:
     def select(self, which: np.ndarray | Sequence[int]) -> "ImageSet":
         """The images at these places (or where a mask says so), which stay held out if they were."""
         return replace(self, images=self.images[which], labels=self.labels[which], indices=self.indices[which])
+
+    def hash(self) -> str:
+        """SHA-256 of images, labels and places."""
+        total = hashlib.sha256(str(self.images.shape).encode())
+        for array in (self.images, self.labels, self.indices):
+            total.update(np.ascontiguousarray(array).data)
+        return total.hexdigest()
 
     def require_open(self, purpose: str) -> "ImageSet":
         """These images; ``ValueError`` where they are held out, since ``purpose`` would learn from them."""
@@ -77,22 +85,21 @@ class ImageData:
         """Held out: for the final report alone."""
         return self.splits["test"]
 
-    @property
+    @cached_property
     def open(self) -> ImageSet:
-        """Everything of the training split, seen by fine-tuning or not: where edits are looked for."""
+        """The whole training split, seen by fine-tuning or not, in the data set's order: where edits are found."""
         if not len(self.pool):
             return self.train
         parts = (self.train, self.pool)
         arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "labels", "indices"))
-        return ImageSet(*arrays)
+        whole = ImageSet(*arrays)
+        return whole.select(np.argsort(whole.indices))
 
     def hash(self) -> str:
-        """SHA-256 of images, labels and who may see them; the pool aside, which no training depends on."""
+        """SHA-256 of images, labels and who may see them."""
         total = hashlib.sha256()
-        for split, part in self.splits.items():
-            total.update(f"{split} {part.images.shape}".encode())
-            for array in (part.images, part.labels, part.indices):
-                total.update(np.ascontiguousarray(array).data)
+        for split, part in (*self.splits.items(), ("pool", self.pool)):
+            total.update(f"{split} {part.hash()}".encode())
         return total.hexdigest()
 
     def split_info(self) -> pd.DataFrame:

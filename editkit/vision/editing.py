@@ -3,10 +3,10 @@
 A key is the input of the MLP's second matrix at the CLS token; the target is the shift of the CLS token's residual
 stream under which the true class wins; ``K`` and ``R`` then go to the same solvers. What is kept are the outputs
 for images that are classified correctly: ``C`` is the second moment of their keys, half of it from the CLS token,
-half from the patches, since a changed weight acts on all of them. It is divided by its mean eigenvalue.
+half from the patches, since a changed weight acts on all of them, and DINOv2's head reads the mean patch beside CLS.
+It is divided by its mean eigenvalue.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ class RepairSession(Session):
 
     Args:
         lm: the model.
-        spec: as for facts; ``layers`` left out are the last three. What speaks of text is refused.
+        spec: as for facts; ``layers`` left out are the last three. What asks for text is refused (:func:`check_spec`).
         store, progress, adapters: as in :class:`editkit.editing.session.Session`.
         images: where repairs find their images. Raises ``ValueError`` for held-out ones.
         kept: images classified correctly, whose outputs shall stay. Raises ``ValueError`` for held-out ones and none.
@@ -135,10 +135,7 @@ class RepairSession(Session):
         if not len(self.kept.require_open("keeping what is right")):
             raise ValueError("kept holds no image: without one classified correctly there is nothing to keep")
         super().__post_init__()
-        textual = {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}
-        for name, only in textual.items():
-            if (value := getattr(self.spec, name)) != only:
-                raise ValueError(f"{name} = {value!r}: must be {only!r} for images")
+        check_spec(self.spec)
         self._reader = ImageReader(self.lm, self.images, self.spec.n_contexts, self.spec.seed)
 
     def _prepare(self) -> Editor:
@@ -155,6 +152,13 @@ class RepairSession(Session):
         return {"edited images classified as asked": float((said == labels).mean())}
 
 
+def check_spec(spec: EditSpec) -> None:
+    """Raises ``ValueError`` where a resolved spec asks for what only text has."""
+    for name, only in {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}.items():
+        if (value := getattr(spec, name)) != only:
+            raise ValueError(f"{name} = {value!r}: must be {only!r} for images")
+
+
 @torch.no_grad()
 def kept_moments(
     vit: VisionModel, kept: ImageSet, layers: Sequence[int], *, store: Store | None = None, progress: bool = True
@@ -164,11 +168,7 @@ def kept_moments(
     All from one pass that stops after the last layer. Raises ``ValueError`` for held-out images and none.
     """
     kept.require_open("keeping what is right")
-    images = kept.images
-    determines = {
-        "images": [images.shape, hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()],
-        "pixels": [vit.image_size, vit.mean, vit.std],
-    }
+    images, determines = kept.images, {"images": kept.hash(), "pixels": [vit.image_size, vit.mean, vit.std]}
 
     def accumulate(missing: list[int]) -> dict[int, SecondMoment]:
         statistics = {layer: SecondMoment(vit.d_k, vit.device) for layer in missing}

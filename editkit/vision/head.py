@@ -33,7 +33,7 @@ from editkit.vision.evaluation import BATCH
 class HeadSpec(Parameters):
     """How the classifier's head is repaired."""
 
-    ewc_lambda: NonNegative = 1.0e2
+    ewc_lambda: NonNegative = 1.0e3
     """Weight λ of the Fisher penalty against the mean loss of the edited images."""
     head_lr: Positive = 1.0e-3
     """Adam's learning rate in ewc."""
@@ -90,6 +90,8 @@ def edit_head(
     Raises ``ValueError`` for held-out images, no images to edit and no kept ones that are right, and
     ``FloatingPointError`` where the loss leaves the finite numbers; on any error the head is as it was.
     """
+    if method not in ("ewc", "closed"):
+        raise ValueError(f"method = {method!r}: must be 'ewc' or 'closed'")
     edits, kept = edits.require_open("editing the head"), kept.require_open("keeping the head")
     start, head = time.perf_counter(), vit.head
     x, x_kept = features(vit, edits), features(vit, kept) if kept_features is None else kept_features

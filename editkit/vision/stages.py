@@ -1,6 +1,6 @@
 """What each stage of a study writes: its tables and figures, by the names of their files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from editkit.vision.study import CONTROLS, Repaired, Study
 from editkit.vision.tracing import TraceSpec, cls_attention, heat_map
 from editkit.vision.training import save_checkpoint
 
+STAGES = ("data", "train", "locate", "edit", "eval")
 SHOWN = 8  # images in the gallery
 
 
@@ -88,9 +89,9 @@ def evaluate(study: Study, repaired: Sequence[Repaired]) -> Output:
     cells = cells.assign(difference=cells.after - cells.before, method=first.method).reset_index()
     tables = {
         "evaluation_report": report,
-        "class_report": study.classes(repaired),
-        "predictions": study.predictions(repaired),
-        "confusion_matrix": cells,
+        "class_report": study.classes(repaired).assign(seed=study.spec.seed),
+        "predictions": study.predictions(repaired).assign(seed=study.spec.seed),
+        "confusion_matrix": cells.assign(seed=study.spec.seed),
     }
     drawn = {
         "confusion_matrix": figures.confusion_maps(before, after, study.data.labels),
@@ -100,7 +101,7 @@ def evaluate(study: Study, repaired: Sequence[Repaired]) -> Output:
 
 
 def gallery(study: Study, one: Repaired) -> go.Figure:
-    """Edited images: what the model said before and after, and where its CLS token looks."""
+    """Edited images: what the model said before and after a repair, and where its CLS token looked before."""
     part = study.candidates.select(np.arange(min(SHOWN, len(study.candidates))))
     captions = []
     for place, label in enumerate(part.labels):
@@ -115,18 +116,18 @@ def gallery(study: Study, one: Repaired) -> go.Figure:
 def run(study: Study, stage: str, folder: Path) -> list[str]:
     """Run a stage, or ``full``, into a run's folder; returns what is to be told of it.
 
-    Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` each editor's updates.
+    Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` each editor's updates.
     """
     results, told = Results(folder), []
     about = {"study": study.spec.model_dump(), "data": dict(study.data.about), "data_hash": study.data.hash()}
-    wanted = list(STAGES) if stage == "full" else [stage]
+    wanted = STAGES if stage == "full" else (stage,)
     if "data" in wanted:
         data(study).save(results, **about)
         sizes = [f"{len(part)} {name}" for name, part in (study.data.splits | {"pool": study.data.pool}).items()]
         told.append(f"{study.data.name}: {len(study.data.labels)} classes, images: {', '.join(sizes)}")
     if "train" in wanted:
         table = train(study).save(results, **about).tables["baseline_metrics"]
-        save_checkpoint(study.vit, folder / "checkpoint.safetensors")
+        save_checkpoint(study.vit, study.data, folder / "checkpoint.safetensors")
         told.append(table.round(4).to_string(index=False))
     if set(wanted) & {"locate", "edit", "eval"} and not len(study.candidates):
         return [*told, f"{study.vit.name} misclassifies no training image of {study.data.name}: nothing to repair"]
@@ -144,6 +145,3 @@ def run(study: Study, stage: str, folder: Path) -> list[str]:
             shown = ["method", "fixed", "generalisation", "kept", "test_accuracy", "heldout_change"]
             told.append(table[shown].round(4).to_string(index=False))
     return told
-
-
-STAGES: dict[str, Callable] = {"data": data, "train": train, "locate": locate, "edit": edit, "eval": evaluate}

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from editkit.models import VisionModel, load_vit
 from editkit.tracing import layer_statistics, rank_layers
 from editkit.vision.augment import augmented
 from editkit.vision.data import ImageData, ImageSet, Protocol, load_images
-from editkit.vision.editing import RepairSession, kept_moments, leakage, repairs
+from editkit.vision.editing import RepairSession, check_spec, kept_moments, leakage, repairs
 from editkit.vision.evaluation import Panel, compare, confusion, per_class, predict, summary
 from editkit.vision.head import HeadSpec, edit_head, features, finetune, restored
 from editkit.vision.tracing import TraceSpec, trace
@@ -42,6 +43,8 @@ S = TypeVar("S", bound=Parameters)
 class StudySpec(TrainSpec, TraceSpec, HeadSpec):
     """Every option of a study; fine-tuning's, tracing's and the head's are among them under their own names."""
 
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the fresh head, the order of the training images, the noise of tracing and the augmented copies."""
     data: str = "digits"
     """digits, a MedMNIST flag, or the path of an .npz file in MedMNIST's layout."""
     protocol: Protocol = "official"
@@ -120,8 +123,8 @@ class Study:
         self.spec, self.store, self.progress = spec, store or Store(), progress
         if "method" in spec.edit_options or "layers" in spec.edit_options:
             raise ValueError("edit_options holds method or layers: edit_method and edit_layers say them")
-        for method in spec.edit_method:
-            EditSpec(method=method, **spec.edit_options)
+        if len(set(spec.edit_method)) < len(spec.edit_method):
+            raise ValueError(f"edit_method = {spec.edit_method}: each once")
 
     @cached_property
     def data(self) -> ImageData:
@@ -164,8 +167,10 @@ class Study:
             value = getattr(spec, name)
             if max(value, default=-1) >= vit.n_layers if name == "edit_layers" else value > vit.n_layers:
                 raise ValueError(f"{name} = {value}: {vit.name} has {vit.n_layers} layers, counted from 0")
+        for method in spec.edit_method:  # nothing is trained for options that no editor takes
+            check_spec(self._edit_spec(method, spec.edit_layers or None).resolve(vit))
         if spec.checkpoint:
-            load_checkpoint(vit, spec.checkpoint)
+            load_checkpoint(vit, self.data, spec.checkpoint)
             return vit, None
         return vit, train(vit, self.data, spec.part(TrainSpec), store=self.store, progress=self.progress)
 
@@ -212,8 +217,8 @@ class Study:
         """:func:`editkit.vision.tracing.trace` of candidates, for the class that the model wrongly says."""
         spec = self.spec.part(TraceSpec)
         part = self.candidates.select(np.arange(min(len(self.candidates), spec.max_samples)))
-        key = {"weights": self.vit.fingerprint(), "data": self.data.hash(), "code": source_hash()}
-        key |= {"images": part.indices.tolist(), "pixels": self.vit.image_size, "spec": spec.model_dump()}
+        key = {"weights": self.vit.fingerprint(), "images": part.hash(), "code": source_hash()}
+        key |= {"pixels": [self.vit.image_size, self.vit.mean, self.vit.std], "spec": spec.model_dump()}
         if (found := self.store.get("trace", key)) is not None:
             return pd.DataFrame(from_json_tensor(found["json"]))
         said = predict(self.vit, part).argmax(1)
@@ -230,6 +235,12 @@ class Study:
             return rank_layers(layer_statistics(self.traced), self.spec.num_edit_layers), "traced"
         return list(range(max(0, self.vit.n_layers - LAST_LAYERS), self.vit.n_layers)), "the last three"
 
+    def ordered(self, *, sequential: bool) -> "Study":
+        """The same study, its images edited one after another or all at once; what was computed is shared."""
+        other = copy(self)
+        other.spec = self.spec.model_copy(update={"sequential": sequential})
+        return other
+
     def repair(self, method: str, *, save: Path | None = None, **changes: Any) -> Repaired:
         """Repair the candidates by one of ``METHODS`` or ``CONTROLS``, judge, and put the model back.
 
@@ -245,21 +256,20 @@ class Study:
         reset_peak(self.vit.device)
         if method in METHODS:
             return self._edit(method, save, changes)
+        _ = self._kept_features  # statistics of what is kept are in nobody's seconds
         with restored(self.vit):
             start = time.perf_counter()
             changed = self.vit.n_layers - (max(1, self.spec.finetune_layers) if method == "fine-tuning" else 1)
-            log = self._control(method)
+            log = self._control(method).assign(method=method, seed=self.spec.seed)
             seconds, memory = time.perf_counter() - start, peak_mb(self.vit.device)
-            return Repaired(
-                method, log.assign(method=method), self._predictions(changed), float("nan"), seconds, memory
-            )
+            return Repaired(method, log, self._predictions(changed), float("nan"), seconds, memory)
 
     @contextmanager
     def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
         """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
         _ = self.before  # of the model as it is
-        options = {"layers": self.layers[0], "seed": self.spec.seed} | self.spec.edit_options | changes
-        spec, data = EditSpec(method=method, **options), {"images": self.candidates, "kept": self.kept}
+        spec = self._edit_spec(method, self.layers[0], **changes)
+        data = {"images": self.candidates, "kept": self.kept}
         session = RepairSession(self.vit, spec, **data, store=self.store, progress=False)
         try:
             yield session
@@ -267,6 +277,10 @@ class Study:
             session.undo()
             if session.adapters is not None:
                 session.adapters.close()
+
+    def _edit_spec(self, method: str, layers: list[int] | None, **changes: Any) -> EditSpec:
+        options = {"layers": layers, "seed": self.spec.seed} | self.spec.edit_options | changes
+        return EditSpec(method=method, **options)
 
     def costs(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """:func:`editkit.vision.editing.kept_moments` of the model before any edit."""
@@ -288,8 +302,7 @@ class Study:
                 changes = {"nullspace_threshold": threshold} if method == "alphaedit" else {}
                 with self.session(method, **changes) as session:
                     costs = self.costs(session.spec.layers)
-                    session.edit(repairs(self.candidates))
-                    leaked, norm = _leaked(session, costs)
+                    leaked, norm = _leaked(session.edit(repairs(self.candidates)).deltas, costs)
                     val, edited = (self._panels[name].predict(session.spec.layers[0]) for name in ("val", "edited"))
                 success = float((edited.argmax(1) == self.candidates.labels).mean())
                 kept = compare(self.data.val.labels, self.before["val"], val)["locality"]
@@ -344,16 +357,15 @@ class Study:
         items = repairs(self.candidates)
         steps = [[item] for item in items] if self.spec.sequential else [items]
         watched = self.kept.select(np.random.default_rng(self.spec.seed).permutation(len(self.kept))[:WATCHED])
-        names, labels, rows, seconds = self.data.labels, self.candidates.labels, [], 0.0
+        names, labels, rows, total = self.data.labels, self.candidates.labels, [], {}
         with self.session(method, **changes) as session:
             costs = self.costs(session.spec.layers)
             for step, group in enumerate(steps, start=1):
-                start = time.perf_counter()
-                result = session.edit(group)
-                seconds += time.perf_counter() - start
-                leaked, _ = _leaked(session, costs)
+                made = session.edit(group).deltas
+                total = {layer: total.get(layer, 0) + delta for layer, delta in made.items()}
+                leaked, _ = _leaked(total, costs)
                 broken = float((predict(self.vit, watched).argmax(1) != watched.labels).mean())
-                norm = float(result.diagnostics().delta_norm.pow(2).sum() ** 0.5)
+                norm = _leaked(made, costs)[1]
                 places = range(step - 1, step) if self.spec.sequential else range(len(items))
                 now = predict(self.vit, self.candidates.select(list(places)))
                 for place, p in zip(places, now, strict=True):
@@ -362,7 +374,9 @@ class Study:
                     row |= {"true": names[true], "before": names[first.argmax()], "p_true_before": first[true]}
                     row |= {"after": names[p.argmax()], "p_true_after": p[true], "delta_norm": norm}
                     rows.append(row | {"leakage": leaked, "kept_broken": broken})
-            memory, after = peak_mb(self.vit.device), self._predictions(session.spec.layers[0])
+            seconds = sum(result.seconds["total"] for result in session.results)
+            memory = max(result.peak_memory_mb for result in session.results)
+            after = self._predictions(session.spec.layers[0])
             if save and session.adapters is None:
                 session.save(save / f"{method}.safetensors")
             elif save:
@@ -370,6 +384,7 @@ class Study:
         final = after["edited"]
         log = pd.DataFrame(rows).assign(final=[names[i] for i in final.argmax(1)])
         log["p_true_final"] = final[np.arange(len(labels)), labels]
+        log["seed"] = self.spec.seed
         return Repaired(method, log, after, leaked, seconds, memory)
 
     def _control(self, method: str) -> pd.DataFrame:
@@ -397,8 +412,7 @@ class Study:
         return row | {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb}
 
 
-def _leaked(session: RepairSession, costs: Mapping[int, Tensor]) -> tuple[float, float]:
-    """Of all that a session has written: the largest leakage of the layers, and ‖ΔW‖ of all layers together."""
-    total = {layer: sum(result.deltas[layer] for result in session.results) for layer in session.spec.layers}
+def _leaked(total: Mapping[int, Tensor], costs: Mapping[int, Tensor]) -> tuple[float, float]:
+    """Of updates ``ΔW`` by layer: the largest leakage of the layers, and ‖ΔW‖ of all layers together."""
     norm = sum(delta.square().sum().item() for delta in total.values()) ** 0.5
     return max(leakage(delta, costs[layer]) for layer, delta in total.items()), norm

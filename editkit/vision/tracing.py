@@ -30,7 +30,7 @@ class TraceSpec(Parameters):
 
     num_ablations: Count = 8
     """Draws of the noise, which are averaged over."""
-    noise: Positive = 1.0
+    trace_noise: Positive = 1.0
     """Standard deviation of the noise, in those of the image's patch embeddings."""
     window: Count = 3
     """Layers whose MLPs (or attentions) are restored together."""
@@ -119,7 +119,7 @@ class _Traced:
         with capture({0: vit.layers[0]}, side="input") as embedded, capture(modules) as self.outputs:
             self.clean = self._probabilities().item()
         noisy = embedded[0].repeat(spec.num_ablations, 1, 1)
-        patches, scale = noisy[:, 1:], spec.noise * embedded[0][:, 1:].std()
+        patches, scale = noisy[:, 1:], spec.trace_noise * embedded[0][:, 1:].std()
         drawn = np.random.default_rng([spec.seed, int(part.indices[0])]).standard_normal(patches.shape)
         patches += torch.from_numpy(drawn).to(patches) * scale
         with resume(vit.layers, 0, noisy), capture(dict(enumerate(vit.layers)), side="input") as self.noisy:

@@ -123,34 +123,38 @@ def metrics(vit: VisionModel, data: ImageData) -> pd.DataFrame:
     return pd.DataFrame([{"split": n} | summary(part.labels, predict(vit, part)) for n, part in data.splits.items()])
 
 
-def save_checkpoint(vit: VisionModel, path: str | Path) -> Path:
-    """Write the model's weights to one safetensors file, with its name and the names of its classes."""
-    about = {"model": vit.name, "labels": json.dumps(vit.labels)}
+def save_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> Path:
+    """Write a model that was fine-tuned on ``data`` to one safetensors file: weights, classes, pixels, data's hash."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in vit.model.state_dict().items()}
+    about = {"model": vit.name, **_belongs_to(vit, data)}
     write_atomic(path := Path(path), save_tensors(tensors, {"editkit": json.dumps(about)}))
     return path
 
 
-def load_checkpoint(vit: VisionModel, path: str | Path) -> None:
-    """Put weights that :func:`save_checkpoint` wrote into the same model.
+def load_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> None:
+    """Put weights that :func:`save_checkpoint` wrote into the same model for the same data.
 
-    Raises ``ValueError`` for a file that is none or is damaged, and for another model or other classes; the model
-    is then as it was.
+    Raises ``ValueError`` for a file that is none or is damaged, and for another model, other classes, pixels or
+    splits (whose held-out images it may have learnt from); the model is then as it was.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["editkit"])
-            model, labels = about["model"], about["labels"]  # an editor's updates have no labels
+            found = {name: about[name] for name in ("model", "labels", "pixels", "data")}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, KeyError, ValueError) as problem:
         raise ValueError(f"{path} is not a checkpoint: {problem}") from None
     shapes = [{n: tuple(t.shape) for n, t in state.items()} for state in (tensors, vit.model.state_dict())]
-    if shapes[0] != shapes[1] or labels != json.dumps(vit.labels):
-        raise ValueError(
-            f"{path} is a checkpoint of another model: {model!r} for classes {labels}; this is "
-            f"{vit.name!r} for {json.dumps(vit.labels)}"
-        )
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{path} is a checkpoint of another model: {found['model']!r}, this is {vit.name!r}")
+    for name, here in json.loads(json.dumps(_belongs_to(vit, data))).items():
+        if found[name] != here:
+            raise ValueError(f"{path} is a checkpoint of another model: {name} {found[name]}, here {here}")
     vit.model.load_state_dict(tensors)
+
+
+def _belongs_to(vit: VisionModel, data: ImageData) -> dict:
+    return {"labels": vit.labels, "pixels": [vit.image_size, vit.mean, vit.std], "data": data.hash()}
 
 
 def best_epoch(history: list[dict]) -> int:

@@ -20,7 +20,7 @@ from editkit.figures import style
 from editkit.tracing import rank_layers
 from editkit.vision import stages, training
 from editkit.vision import study as module
-from editkit.vision.data import ImageSet
+from editkit.vision.data import ImageSet, load_images
 from editkit.vision.editing import leakage, repairs
 from editkit.vision.evaluation import predict
 from editkit.vision.study import CONTROLS, NO_EDIT, Study, StudySpec
@@ -30,6 +30,7 @@ from tests.unit.test_vision_data import write
 
 SMALL = dict(epochs=1, max_edits=4, num_ablations=1)
 ALL = (*METHODS, *CONTROLS)
+SEEDED = {"edit_log", "head_edit_log", "class_report", "predictions", "confusion_matrix"}
 TABLES = {
     "data_split_info": "index split label sha256",
     "training_history": "epoch loss seconds val_accuracy val_nll",
@@ -138,6 +139,7 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
     assert found.keys() == TABLES.keys()
     for name, columns in TABLES.items():
         more = [f"p({label})" for label in range(classes)] if name == "predictions" else []
+        more += ["seed"] * (name in SEEDED)
         assert set(found[name].columns) == {*columns.split(), *more}, name
     report, told = found["evaluation_report"].set_index("method"), found["predictions"]
     methods = [NO_EDIT, "alphaedit", "emmet", "memit", "rome", *CONTROLS]
@@ -244,7 +246,7 @@ def test_what_is_known_before_is_of_the_model_before_also_inside_a_session(study
 
 @pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}, {"replay": "buffer", "replay_rate": 1.0}])
 def test_one_image_after_another_ends_in_the_final_state(study, options):
-    done = study(sequential=True, edit_options=options, edit_layers=[1, 2]).repair("emmet")
+    done = study(sequential=True, edit_options=options, edit_layers=[1, 2], edit_method=["emmet"]).repair("emmet")
     log = done.log
     assert log.step.tolist() == [1, 2, 3, 4] and log["index"].nunique() == 4 and log.leakage.nunique() == 4
     assert log.after.iloc[-1] == log.final.iloc[-1] and log.leakage.iloc[-1] == done.leakage
@@ -340,24 +342,29 @@ def test_leakage_is_what_kept_keys_feel():
 def test_a_checkpoint_is_read_into_the_same_model_alone(folder, run, tmp_path):
     first, labels = folder(name="first"), ["a", "b", "c"]
     vit, other = load_vit(first, labels=labels, seed=1), load_vit(first, labels=labels, seed=2)
-    path = save_checkpoint(vit, tmp_path / "checkpoint.safetensors")
-    load_checkpoint(other, path)
+    data, else_divided = load_images(n_train=100), load_images(n_train=200)
+    path = save_checkpoint(vit, data, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(other, data, path)
     assert bits(other) == bits(vit)
     assert run("edit", edit_layers=1, edit_method="memit") == 0
     updates = tmp_path / "runs" / "vit-made" / "edits" / "memit.safetensors"
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-10])
     deep, renamed = load_vit(folder(layers=3, name="deep"), labels=labels), load_vit(first, labels=["a", "b", "d"])
-    for vit, file, message in (
-        (deep, path, f"'{first}' for classes .*; this is '{deep.name}' for"),
-        (renamed, path, r'classes \["a", "b", "c"\]; this is .* for \["a", "b", "d"\]'),
+    larger = load_vit(first, labels=labels, image_size=2 * vit.image_size)
+    for model, file, message in (
+        (deep, path, f"'{first}', this is '{deep.name}'"),
+        (renamed, path, r"labels \['a', 'b', 'c'\], here \['a', 'b', 'd'\]"),
+        (larger, path, rf"pixels \[{vit.image_size}, .* here \[{larger.image_size}, "),
         (other, updates, "memit.safetensors is not a checkpoint"),
         (other, tmp_path / "cut.safetensors", "cut.safetensors is not a checkpoint"),
         (other, tmp_path / "none", "none is not a checkpoint"),
     ):
-        before = bits(vit)
+        before = bits(model)
         with pytest.raises(ValueError, match=message):
-            load_checkpoint(vit, file)
-        assert bits(vit) == before
+            load_checkpoint(model, data, file)
+        assert bits(model) == before
+    with pytest.raises(ValueError, match=f"data {data.hash()}, here {else_divided.hash()}"):
+        load_checkpoint(other, else_divided, path)
 
 
 BAD = {

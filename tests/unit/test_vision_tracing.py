@@ -12,7 +12,7 @@ from editkit.vision.data import ImageSet
 from editkit.vision.evaluation import predict
 from editkit.vision.tracing import MODULES, TraceSpec, _Traced, cls_attention, heat_map, trace
 
-SPEC = TraceSpec(num_ablations=4, noise=2.0, window=1, max_samples=3)
+SPEC = TraceSpec(num_ablations=4, trace_noise=2.0, window=1, max_samples=3)
 FAMILIES = pytest.mark.parametrize("family", ["dinov2", "vit"])
 
 
