@@ -168,7 +168,7 @@ class Study:
             if max(value, default=-1) >= vit.n_layers if name == "edit_layers" else value > vit.n_layers:
                 raise ValueError(f"{name} = {value}: {vit.name} has {vit.n_layers} layers, counted from 0")
         for method in spec.edit_method:  # nothing is trained for options that no editor takes
-            check_spec(self._edit_spec(method, spec.edit_layers or None).resolve(vit))
+            check_spec(self._edit_spec(method, spec.edit_layers or None, {}).resolve(vit))
         if spec.checkpoint:
             load_checkpoint(vit, self.data, spec.checkpoint)
             return vit, None
@@ -268,7 +268,7 @@ class Study:
     def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
         """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
         _ = self.before  # of the model as it is
-        spec = self._edit_spec(method, self.layers[0], **changes)
+        spec = self._edit_spec(method, self.layers[0], changes)
         data = {"images": self.candidates, "kept": self.kept}
         session = RepairSession(self.vit, spec, **data, store=self.store, progress=False)
         try:
@@ -278,8 +278,8 @@ class Study:
             if session.adapters is not None:
                 session.adapters.close()
 
-    def _edit_spec(self, method: str, layers: list[int] | None, **changes: Any) -> EditSpec:
-        options = {"layers": layers, "seed": self.spec.seed} | self.spec.edit_options | changes
+    def _edit_spec(self, method: str, layers: list[int] | None, changes: Mapping[str, Any]) -> EditSpec:
+        options = {"layers": layers, "seed": self.spec.seed, **self.spec.edit_options, **changes}
         return EditSpec(method=method, **options)
 
     def costs(self, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -212,6 +212,15 @@ def test_given_layers_come_before_traced_ones_and_those_before_the_last_three(st
     assert study(num_edit_layers=0).layers == ([1, 2, 3], "the last three")
 
 
+def test_a_repair_takes_other_layers_than_the_studys(study):
+    one = study(edit_layers=[2], edit_method=["emmet"])
+    there, elsewhere = one.repair("emmet"), one.repair("emmet", layers=[0])
+    assert not np.array_equal(there.after["val"], elsewhere.after["val"])
+    assert np.array_equal(
+        elsewhere.after["val"], study(edit_layers=[0], edit_method=["emmet"]).repair("emmet").after["val"]
+    )
+
+
 @pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}], ids=["raw", "lora"])
 def test_every_repair_changes_the_model_and_puts_it_back_even_after_an_error(study, monkeypatch, options):
     one = study(edit_options=options, edit_layers=[1, 2])
