@@ -10,6 +10,7 @@ from editkit.figures.style import (
     SCORES,
     count,
     finish,
+    interval,
     look,
     method_colour,
     method_name,
@@ -39,12 +40,7 @@ def scores_by_batch(frame: pd.DataFrame, *, moment: str | None = None) -> go.Fig
             figure.add_scatter(
                 x=x,
                 y=mean,
-                error_y={
-                    "array": group.max() - mean,
-                    "arrayminus": mean - group.min(),
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                error_y=interval(mean, group.min(), group.max()),
                 customdata=mean.index,
                 hovertemplate="%{customdata} edits: %{y:.3f}",
                 mode="lines+markers",

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import COLOURS, SCORES, SERIES, finish, ramp
+from editkit.figures.style import COLOURS, SCORES, SERIES, finish, interval, ramp
 
 FITS = ("keys", "svd", "steps", "exact", "fine-tuning")
 
@@ -31,12 +31,7 @@ def lora_rank_vs_metrics(frame: pd.DataFrame, *, subtitle: str) -> go.Figure:
             figure.add_scatter(
                 x=rows["rank"] * 2 ** (0.06 * (place - (len(fits) - 1) / 2)),  # side by side, none hides another
                 y=rows.value,
-                error_y={
-                    "array": rows.high - rows.value,
-                    "arrayminus": rows.value - rows.low,
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                error_y=interval(rows.value, rows.low, rows.high),
                 customdata=rows["rank"],
                 hovertemplate="rank %{customdata}: %{y:.3f}",
                 mode="lines+markers",

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import COLOURS, OTHERS, SERIES, WIDTH, count, finish, look, method_name, methods_in
+from editkit.figures.style import COLOURS, OTHERS, SERIES, WIDTH, count, finish, interval, look, method_name, methods_in
 
 GALLERY = 12  # most images in a gallery
 COLUMNS = 4
@@ -116,7 +116,7 @@ def repair_bars(frame: pd.DataFrame) -> go.Figure:
             y=names,
             x=mean,
             orientation="h",
-            error_x={"array": high - mean, "arrayminus": mean - low, "thickness": 1.2, "width": 3},
+            error_x=interval(mean, low, high),
             marker={"color": [look["line"]["color"] for look in looks.values()], "opacity": 0.6},
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
             row=1,

@@ -143,6 +143,11 @@ def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450) -> g
     return figure
 
 
+def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict:
+    """Error bars from ``low`` to ``high``."""
+    return {"array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
+
+
 def methods_in(frame: pd.DataFrame) -> list[str]:
     present = set(frame["method"])
     known = [method for method in NAMES if method in present]

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import SERIES, count, finish
+from editkit.figures.style import SERIES, count, finish, interval
 
 KINDS = {"residual": "residual stream (CLS)", "mlp": "MLP", "attention": "attention"}
 COLUMNS = 4  # panels in a row
@@ -25,12 +25,7 @@ def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
         figure.add_bar(
             x=rows.layer,
             y=rows.value,
-            error_y={
-                "array": rows.high - rows.value,
-                "arrayminus": rows.value - rows.low,
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_y=interval(rows.value, rows.low, rows.high),
             name=name,
             marker={"color": colour},
             hovertemplate="layer %{x}: %{y:.3f}",

@@ -54,6 +54,11 @@ class VisionModel(EditableModel):
         """The classifier on top of the backbone."""
         return self.model.classifier
 
+    @property
+    def preprocessing(self) -> list:
+        """What decides how an image becomes the model's input: size, mean, std."""
+        return [self.image_size, self.mean, self.std]
+
     def pixels(self, images: np.ndarray) -> Tensor:
         """The model's input (n, 3, size, size) for images (n, h, w) or (n, h, w, 1 or 3), uint8.
 

@@ -27,7 +27,7 @@ from editkit.models import VisionModel
 from editkit.statistics import SecondMoment, stored_moments
 from editkit.vision.augment import augmented
 from editkit.vision.data import ImageSet
-from editkit.vision.evaluation import BATCH, predict
+from editkit.vision.evaluation import BATCH, predict, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +85,18 @@ class ImageReader:
 
     def keys(self, items: Sequence[Repair], layer: int) -> Tensor:
         """``K`` (d_k, n): the edited layer's input at CLS, averaged over an image and its copies."""
-        keys = self._read(self.variants(items), self.vit.mlp_out(layer), "input")[:, 0]
+        keys = read(self.vit, self.variants(items), self.vit.mlp_out(layer), "input")[:, 0]
         return keys.unflatten(0, (len(items), -1)).mean(1).T
 
     def hidden(self, items: Sequence[Repair], layer: int) -> Tensor:
         """Residual stream after ``layer`` at the CLS token of the image itself, (d, n)."""
         images = self.variants(items)[:: 1 + self.copies]
-        return self._read(images, self.vit.layers[layer], "output")[:, 0].T
+        return read(self.vit, images, self.vit.layers[layer], "output")[:, 0].T
 
     def states(self, items: Sequence[Repair], layer: int) -> Tensor:
         """Residual stream after ``layer`` of an image and its copies, (n, 1 + copies, positions, d)."""
-        found = self._read(self.variants(items), self.vit.layers[layer], "output")
+        found = read(self.vit, self.variants(items), self.vit.layers[layer], "output")
         return found.unflatten(0, (len(items), -1))
-
-    @torch.no_grad()
-    def _read(self, images: np.ndarray, module: torch.nn.Module, side: str) -> Tensor:
-        found = []
-        for begin in range(0, len(images), BATCH):
-            with capture({"here": module}, side=side, stop=True) as seen:
-                self.vit.forward(self.vit.pixels(images[begin : begin + BATCH]))
-            found.append(seen["here"])
-        return torch.cat(found)
 
 
 @dataclass
@@ -168,7 +159,7 @@ def kept_moments(
     All from one pass that stops after the last layer. Raises ``ValueError`` for held-out images and none.
     """
     kept.require_open("keeping what is right")
-    images, determines = kept.images, {"images": kept.hash(), "pixels": [vit.image_size, vit.mean, vit.std]}
+    images, determines = kept.images, {"images": kept.hash(), "pixels": vit.preprocessing}
 
     def accumulate(missing: list[int]) -> dict[int, SecondMoment]:
         statistics = {layer: SecondMoment(vit.d_k, vit.device) for layer in missing}

@@ -1,12 +1,14 @@
 """How good a classifier is, and what a change to it did."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from editkit.hooks import capture
@@ -29,6 +31,17 @@ def predict(vit: VisionModel, part: ImageSet, *, progress: bool = False) -> np.n
     return np.concatenate(found)
 
 
+@torch.no_grad()
+def read(vit: VisionModel, images: np.ndarray, module: torch.nn.Module, side: Literal["input", "output"]) -> Tensor:
+    """A module's input or output for each of ``images`` (n, h, w[, 3]), (n, …); what comes after it is not run."""
+    found = []
+    for begin in range(0, len(images), BATCH):
+        with capture({"here": module}, side=side, stop=True) as seen:
+            vit.forward(vit.pixels(images[begin : begin + BATCH]))
+        found.append(seen["here"])
+    return torch.cat(found)
+
+
 class Panel:
     """Images that are classified again and again while only the layers from one on change.
 
@@ -42,7 +55,7 @@ class Panel:
     @torch.no_grad()
     def __init__(self, vit: VisionModel, part: ImageSet, layer: int):
         self.vit, self.part, self.layer = vit, part, layer
-        self._inputs: list[torch.Tensor] = []  # (BATCH, positions, d) each; none where they would be too large
+        self._inputs: list[Tensor] = []  # (BATCH, positions, d) each; none where they would be too large
         for images in self._batches():
             with capture({0: vit.layers[layer]}, side="input", stop=True) as seen:
                 vit.forward(vit.pixels(images))

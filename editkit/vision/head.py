@@ -22,12 +22,11 @@ from torch.nn.functional import cross_entropy, one_hot
 from tqdm.auto import tqdm
 
 from editkit.config import Count, NonNegative, Parameters, Positive
-from editkit.hooks import capture
 from editkit.models import VisionModel
 from editkit.solvers import emmet, solve
 from editkit.statistics import SecondMoment
 from editkit.vision.data import ImageSet
-from editkit.vision.evaluation import BATCH
+from editkit.vision.evaluation import BATCH, read
 
 
 class HeadSpec(Parameters):
@@ -47,15 +46,11 @@ class HeadSpec(Parameters):
     """Added to the diagonal of C in closed, as a share of its mean."""
 
 
-@torch.no_grad()
 def features(vit: VisionModel, part: ImageSet) -> Tensor:
     """What the head sees of each image, (n, d)."""
-    found = [torch.empty(0, vit.head.in_features, device=vit.device, dtype=vit.head.weight.dtype)]
-    for begin in range(0, len(part), BATCH):
-        with capture({"x": vit.head}, side="input", stop=True) as seen:
-            vit.forward(vit.pixels(part.images[begin : begin + BATCH]))
-        found.append(seen["x"])
-    return torch.cat(found)
+    if not len(part):
+        return torch.empty(0, vit.head.in_features, device=vit.device, dtype=vit.head.weight.dtype)
+    return read(vit, part.images, vit.head, "input")
 
 
 @torch.no_grad()

@@ -34,7 +34,9 @@ from editkit.vision.tracing import TraceSpec, trace
 from editkit.vision.training import Training, TrainSpec, load_checkpoint, metrics, train
 
 NO_EDIT = "pre"
-CONTROLS = ("head, closed form", "head, EWC", "fine-tuning")
+HEADS = {"head, closed form": "closed", "head, EWC": "ewc"}
+FINE_TUNING = "fine-tuning"
+CONTROLS = (*HEADS, FINE_TUNING)
 WATCHED = 32  # kept images classified again after each step
 
 S = TypeVar("S", bound=Parameters)
@@ -163,10 +165,13 @@ class Study:
             seed=spec.seed,
             device=spec.device,
         )
-        for name in ("edit_layers", "num_edit_layers", "finetune_layers"):
-            value = getattr(spec, name)
-            if max(value, default=-1) >= vit.n_layers if name == "edit_layers" else value > vit.n_layers:
-                raise ValueError(f"{name} = {value}: {vit.name} has {vit.n_layers} layers, counted from 0")
+        needed = {name: getattr(spec, name) for name in ("num_edit_layers", "finetune_layers")}
+        needed["edit_layers"] = 1 + max(spec.edit_layers, default=0)
+        for name, layers in needed.items():
+            if layers > vit.n_layers:
+                raise ValueError(
+                    f"{name} = {getattr(spec, name)}: {vit.name} has {vit.n_layers} layers, counted from 0"
+                )
         for method in spec.edit_method:  # nothing is trained for options that no editor takes
             check_spec(self._edit_spec(method, spec.edit_layers or None, {}).resolve(vit))
         if spec.checkpoint:
@@ -218,7 +223,7 @@ class Study:
         spec = self.spec.part(TraceSpec)
         part = self.candidates.select(np.arange(min(len(self.candidates), spec.max_samples)))
         key = {"weights": self.vit.fingerprint(), "images": part.hash(), "code": source_hash()}
-        key |= {"pixels": [self.vit.image_size, self.vit.mean, self.vit.std], "spec": spec.model_dump()}
+        key |= {"pixels": self.vit.preprocessing, "spec": spec.model_dump()}
         if (found := self.store.get("trace", key)) is not None:
             return pd.DataFrame(from_json_tensor(found["json"]))
         said = predict(self.vit, part).argmax(1)
@@ -248,18 +253,21 @@ class Study:
             save: folder where an editor's updates are written: ``{method}.safetensors``, or an adapter's folder.
             changes: of an editor's hyperparameters.
 
-        Raises ``ValueError`` where there is nothing to repair.
+        Raises ``ValueError`` for another method, and where there is nothing to repair.
         """
+        if method not in (*METHODS, *CONTROLS):
+            raise ValueError(f"unknown method {method!r}: must be one of {', '.join((*METHODS, *CONTROLS))}")
         if not len(self.candidates):
             raise ValueError(f"{self.vit.name} misclassifies no training image of {self.data.name}: nothing to repair")
         _ = self.before  # of the model as it is
         reset_peak(self.vit.device)
         if method in METHODS:
             return self._edit(method, save, changes)
-        _ = self._kept_features  # statistics of what is kept are in nobody's seconds
+        if method in HEADS:
+            _ = self._kept_features  # statistics of what is kept are in nobody's seconds
+        changed = self.vit.n_layers - (max(1, self.spec.finetune_layers) if method == FINE_TUNING else 1)
         with restored(self.vit):
             start = time.perf_counter()
-            changed = self.vit.n_layers - (max(1, self.spec.finetune_layers) if method == "fine-tuning" else 1)
             log = self._control(method).assign(method=method, seed=self.spec.seed)
             seconds, memory = time.perf_counter() - start, peak_mb(self.vit.device)
             return Repaired(method, log, self._predictions(changed), float("nan"), seconds, memory)
@@ -275,8 +283,6 @@ class Study:
             yield session
         finally:
             session.undo()
-            if session.adapters is not None:
-                session.adapters.close()
 
     def _edit_spec(self, method: str, layers: list[int] | None, changes: Mapping[str, Any]) -> EditSpec:
         options = {"layers": layers, "seed": self.spec.seed, **self.spec.edit_options, **changes}
@@ -302,12 +308,12 @@ class Study:
                 changes = {"nullspace_threshold": threshold} if method == "alphaedit" else {}
                 with self.session(method, **changes) as session:
                     costs = self.costs(session.spec.layers)
-                    leaked, norm = _leaked(session.edit(repairs(self.candidates)).deltas, costs)
+                    made = session.edit(repairs(self.candidates)).deltas
                     val, edited = (self._panels[name].predict(session.spec.layers[0]) for name in ("val", "edited"))
                 success = float((edited.argmax(1) == self.candidates.labels).mean())
                 kept = compare(self.data.val.labels, self.before["val"], val)["locality"]
-                row = {"method": method, "threshold": threshold, "leakage": leaked, "success": success}
-                rows.append(row | {"kept": kept, "norm": norm})
+                row = {"method": method, "threshold": threshold, "leakage": _leaked(made, costs), "success": success}
+                rows.append(row | {"kept": kept, "norm": _norm(made)})
         return pd.DataFrame(rows)
 
     def report(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
@@ -317,29 +323,28 @@ class Study:
         predictions that were right and still are), fixed and broken images and McNemar's p on val and test, scores
         on test, and ``heldout_change`` of test accuracy in points.
         """
-        none = Repaired(NO_EDIT, pd.DataFrame(), self.before, float("nan"), 0.0, 0.0)
-        return pd.DataFrame([self._judged(one) for one in (none, *repaired)])
+        return pd.DataFrame([self._judged(one) for one in (self._untouched, *repaired)])
 
     def predictions(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
         """One row a held-out image and method (``pre`` first): index, true, said, and the classes' probabilities."""
         test = self.data.test
         frames = []
-        for method, found in [(NO_EDIT, self.before), *((one.method, one.after) for one in repaired)]:
-            said = [self.data.labels[i] for i in found["test"].argmax(1)]
+        for one in (self._untouched, *repaired):
+            said = [self.data.labels[i] for i in one.after["test"].argmax(1)]
             true = [self.data.labels[i] for i in test.labels]
-            frame = pd.DataFrame({"method": method, "index": test.indices, "true": true, "said": said})
-            frames.append(frame.join(pd.DataFrame(found["test"], columns=[f"p({name})" for name in self.data.labels])))
+            frame = pd.DataFrame({"method": one.method, "index": test.indices, "true": true, "said": said})
+            columns = [f"p({name})" for name in self.data.labels]
+            frames.append(frame.join(pd.DataFrame(one.after["test"], columns=columns)))
         return pd.concat(frames, ignore_index=True)
 
     def classes(self, repaired: Sequence[Repaired]) -> pd.DataFrame:
         """Precision, recall and F1 of each class on held-out images, a row a method (``pre`` first) and class."""
-        found = [(NO_EDIT, self.before), *((one.method, one.after) for one in repaired)]
         tables = [
-            per_class(self.data.test.labels, after["test"], self.data.labels)
+            per_class(self.data.test.labels, one.after["test"], self.data.labels)
             .rename_axis("class")
             .reset_index()
-            .assign(method=method)
-            for method, after in found
+            .assign(method=one.method)
+            for one in (self._untouched, *repaired)
         ]
         return pd.concat(tables, ignore_index=True)
 
@@ -348,6 +353,11 @@ class Study:
         found = (self.before["test"], one.after["test"])
         before, after = (confusion(self.data.test.labels, p, self.data.labels) for p in found)
         return before, after
+
+    @property
+    def _untouched(self) -> Repaired:
+        """The control without any edit."""
+        return Repaired(NO_EDIT, pd.DataFrame(), self.before, float("nan"), 0.0, 0.0)
 
     def _predictions(self, changed: int) -> dict[str, np.ndarray]:
         """Of all parts, where only layers from ``changed`` on are not those of the untouched model."""
@@ -363,9 +373,8 @@ class Study:
             for step, group in enumerate(steps, start=1):
                 made = session.edit(group).deltas
                 total = {layer: total.get(layer, 0) + delta for layer, delta in made.items()}
-                leaked, _ = _leaked(total, costs)
+                leaked, norm = _leaked(total, costs), _norm(made)
                 broken = float((predict(self.vit, watched).argmax(1) != watched.labels).mean())
-                norm = _leaked(made, costs)[1]
                 places = range(step - 1, step) if self.spec.sequential else range(len(items))
                 now = predict(self.vit, self.candidates.select(list(places)))
                 for place, p in zip(places, now, strict=True):
@@ -388,15 +397,13 @@ class Study:
         return Repaired(method, log, after, leaked, seconds, memory)
 
     def _control(self, method: str) -> pd.DataFrame:
-        if method == "fine-tuning":
+        if method == FINE_TUNING:
             options = {"layers": self.spec.finetune_layers, "lr": self.spec.finetune_lr}
             options |= {"steps": self.spec.finetune_steps, "seed": self.spec.seed}
             return finetune(self.vit, self.candidates, **options, progress=self.progress)
-        if method not in CONTROLS:
-            raise ValueError(f"unknown method {method!r}: must be one of {', '.join((*METHODS, *CONTROLS))}")
-        how = "ewc" if "EWC" in method else "closed"
+        images, spec = (self.candidates, self.kept), self.spec.part(HeadSpec)
         known = {"kept_features": self._kept_features, "progress": self.progress}
-        return edit_head(self.vit, self.candidates, self.kept, how, self.spec.part(HeadSpec), **known)
+        return edit_head(self.vit, *images, HEADS[method], spec, **known)
 
     def _judged(self, one: Repaired) -> dict[str, Any]:
         labels = {name: part.labels for name, part in self.parts.items()}
@@ -412,7 +419,11 @@ class Study:
         return row | {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb}
 
 
-def _leaked(total: Mapping[int, Tensor], costs: Mapping[int, Tensor]) -> tuple[float, float]:
-    """Of updates ``ΔW`` by layer: the largest leakage of the layers, and ‖ΔW‖ of all layers together."""
-    norm = sum(delta.square().sum().item() for delta in total.values()) ** 0.5
-    return max(leakage(delta, costs[layer]) for layer, delta in total.items()), norm
+def _leaked(total: Mapping[int, Tensor], costs: Mapping[int, Tensor]) -> float:
+    """The largest leakage of updates ``ΔW`` by layer."""
+    return max(leakage(delta, costs[layer]) for layer, delta in total.items())
+
+
+def _norm(total: Mapping[int, Tensor]) -> float:
+    """‖ΔW‖ of all layers together."""
+    return sum(delta.square().sum().item() for delta in total.values()) ** 0.5

@@ -75,7 +75,7 @@ def train(
     store = store or Store()
     key = {
         "weights": vit.fingerprint(),
-        "pixels": [vit.image_size, vit.mean, vit.std],
+        "pixels": vit.preprocessing,
         "data": data.hash(),
         "device": vit.device.type,
         "spec": spec.model_dump(),
@@ -154,7 +154,7 @@ def load_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> None
 
 
 def _belongs_to(vit: VisionModel, data: ImageData) -> dict:
-    return {"labels": vit.labels, "pixels": [vit.image_size, vit.mean, vit.std], "data": data.hash()}
+    return {"labels": vit.labels, "pixels": vit.preprocessing, "data": data.hash()}
 
 
 def best_epoch(history: list[dict]) -> int:
