@@ -2,13 +2,14 @@
 
 Two protocols. *official*: the data set's own splits, train for fine-tuning and for finding edits, val for
 choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and one
-fifth set aside, stratified, before anything else happens; the rest is train and val. Either way the test
-images are *held out*: :meth:`ImageSet.require_open` refuses them wherever something is learnt from images.
+fifth set aside, stratified, before anything else happens; the rest is train and val; images whose pixels are
+equal stay together. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them wherever something is learnt from images.
 """
 
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import warnings
 import zipfile
@@ -25,6 +26,7 @@ import pandas as pd
 SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2  # of all images under the held-out protocol, and then of the rest for val
 SIZES = (28, 64, 128, 224)  # pixels, of MedMNIST's files
+BLOCK = 1024  # images that noise is drawn for at once: it takes eight times their memory
 Protocol = Literal["official", "held-out"]
 
 
@@ -40,8 +42,8 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, which: np.ndarray | Sequence[int]) -> "ImageSet":
-        """The images at these places (or where a mask says so), which stay held out if they were."""
+    def select(self, which: np.ndarray | Sequence[int] | slice) -> "ImageSet":
+        """The images at these places (or where a mask says so), which stay held out if they were; no copy for a slice."""
         return replace(self, images=self.images[which], labels=self.labels[which], indices=self.indices[which])
 
     def hash(self) -> str:
@@ -141,23 +143,24 @@ def load_images(
         raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
     if not 0 <= noise < float("inf"):
         raise ValueError(f"noise = {noise}: must be 0 or more, and finite")
+    if (source == "digits" or source.endswith(".npz")) and (size != SIZES[0] or folder):
+        raise ValueError(f"size = {size}, folder = {folder}: these choose among MedMNIST's files; {source} is none")
     if source == "digits":
         name, labels, parts, about = _digits()
     elif source.endswith(".npz"):
         name, labels, parts, about = _npz(Path(source))
     else:
         name, labels, parts, about = _medmnist(source, size, folder)
-    whole = _join(parts)
-    _warn_of_copies(whole, name)
+    whole, ends = _join(parts), np.cumsum([len(part[1]) for part in parts])
+    del parts  # a data set of 224 × 224 pixels takes as much memory again
+    originals = _originals(whole.images)
     whole = replace(whole, images=_noisy(whole.images, noise, seed))
-    if protocol == "held-out" or len(parts) == 1:
-        rest, test = _divide(whole, HELD_OUT_SHARE, seed)
-        train, val = _divide(rest, HELD_OUT_SHARE, seed)
+    if protocol == "held-out" or len(ends) == 1:
+        rest, test = _divide(whole, HELD_OUT_SHARE, seed, originals)
+        train, val = _divide(rest, HELD_OUT_SHARE, seed, originals)
     else:
-        ends = np.cumsum([len(part[1]) for part in parts])
-        train, val, test = (
-            whole.select(np.arange(end - len(part[1]), end)) for part, end in zip(parts, ends, strict=True)
-        )
+        train, val, test = (whole.select(slice(*span)) for span in itertools.pairwise((0, *ends)))
+        _warn_of_copies(name, originals, (train, val, test))
     if n_train is not None:
         least, most = len(labels), len(train) - len(labels)  # drawn and left, one of each class
         if not least <= n_train <= most and n_train != len(train):
@@ -237,7 +240,7 @@ def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...],
             if missing := [name for name in wanted if name not in file]:
                 raise ValueError(f"it lacks {', '.join(missing)} and has {', '.join(file) or 'nothing'}")
             arrays = {name: file[name] for name in wanted}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         raise ValueError(f"{path} is not a file in MedMNIST's layout: {problem}") from None
     parts = []
     for split in SPLITS:
@@ -250,7 +253,11 @@ def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...],
             found = f"{labels.dtype} {labels.shape}"
             raise ValueError(f"{path}: {split}_labels must be {len(images)} integers, one an image, got {found}")
         parts.append((images, labels.reshape(-1).astype(np.int64)))
-    names = names or tuple(map(str, range(1 + max(int(labels.max(initial=0)) for _, labels in parts))))
+        if images.shape[1:] != parts[0][0].shape[1:]:
+            raise ValueError(
+                f"{path}: {split}_images must be like train_images, {parts[0][0].shape[1:]} each, got {images.shape[1:]}"
+            )
+    names = names or tuple(map(str, range(1 + int(parts[0][1].max(initial=0)))))
     _check_labels(path, parts, len(names))
     about = {"from": path.name, "bytes": path.stat().st_size, "md5": _md5(path)}
     return path.stem, names, parts, about
@@ -274,24 +281,45 @@ def _join(parts: Parts) -> ImageSet:
     return ImageSet(images, labels.astype(np.int64), np.arange(len(labels)))
 
 
-def _divide(part: ImageSet, share: float | int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The rest, and a stratified share (or number) of the images, each in the order of the data set."""
+def _originals(images: np.ndarray) -> np.ndarray:
+    """For each image the place of the first one with the same pixels, (n,)."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)
+    return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
+
+
+def _divide(
+    part: ImageSet, share: float | int, seed: int, originals: np.ndarray | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """The rest, and a stratified share (or number) of the images, each in the order of the data set.
+
+    With ``originals`` (of the whole data set) copies follow the first of their kind.
+    """
     from sklearn.model_selection import train_test_split
 
-    rest, taken = train_test_split(np.arange(len(part)), test_size=share, random_state=seed, stratify=part.labels)
-    return part.select(np.sort(rest)), part.select(np.sort(taken))
+    groups = np.arange(len(part)) if originals is None else originals[part.indices]
+    kinds, first = np.unique(groups, return_index=True)
+    try:
+        _, taken = train_test_split(kinds, test_size=share, random_state=seed, stratify=part.labels[first])
+    except ValueError as problem:
+        raise ValueError(f"the images cannot be split by class: {problem}") from None
+    taken = np.isin(groups, taken)
+    return part.select(~taken), part.select(taken)
 
 
 def _noisy(images: np.ndarray, noise: float, seed: int) -> np.ndarray:
     if not noise:
         return images
-    drawn = np.random.default_rng(seed).normal(scale=255 * noise, size=images.shape)
-    return np.clip(np.round(images + drawn), 0, 255).astype(np.uint8)
+    rng, noisy = np.random.default_rng(seed), np.empty_like(images)
+    for begin in range(0, len(images), BLOCK):
+        clean = images[begin : begin + BLOCK]
+        drawn = rng.normal(scale=255 * noise, size=clean.shape)
+        noisy[begin : begin + BLOCK] = np.clip(np.round(clean + drawn), 0, 255)
+    return noisy
 
 
-def _warn_of_copies(whole: ImageSet, name: str) -> None:
-    """Equal images may fall on both sides of a split."""
-    flat = np.ascontiguousarray(whole.images).reshape(len(whole), -1)
-    copies = len(flat) - len({hashlib.blake2b(row, digest_size=16).digest() for row in flat})
-    if copies:
-        warnings.warn(f"{name}: {copies} images are exact copies of others, possibly across splits", stacklevel=3)
+def _warn_of_copies(name: str, originals: np.ndarray, splits: Sequence[ImageSet]) -> None:
+    for split, part in zip(SPLITS, splits, strict=True):
+        others = np.concatenate([originals[other.indices] for other in splits if other is not part])
+        if copies := np.isin(originals[part.indices], others).sum():
+            warnings.warn(f"{name}: {copies} {split} images are exact copies of images in other splits", stacklevel=3)

@@ -93,8 +93,19 @@ def test_fewer_training_images_and_noise(tmp_path):
 def test_copies_are_warned_of(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
     path = write(tmp_path / "twice.npz", size=4, val_images=images, test_images=images)
-    with pytest.warns(UserWarning, match="20 images are exact copies"):
+    with pytest.warns(UserWarning) as warned:
         load_images(str(path), noise=0.1)
+    copies = "20 {} images are exact copies of images in other splits"
+    assert [str(one.message) for one in warned] == [f"twice: {copies.format(name)}" for name in ("val", "test")]
+
+
+def test_copies_stay_together_where_a_fifth_is_set_aside(tmp_path, recwarn):
+    images = np.random.default_rng(1).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    path = write(tmp_path / "twice.npz", size=4, val_images=images, test_images=images)
+    data = load_images(str(path), protocol="held-out")
+    pixels = [{image.tobytes() for image in data.splits[split].images} for split in SPLITS]
+    assert not recwarn and not (pixels[0] & pixels[1] or pixels[0] & pixels[2] or pixels[1] & pixels[2])
+    assert sum(map(len, pixels)) == 60 + 20 and sum(len(part) for part in data.splits.values()) == 60 + 40
 
 
 BAD = {
@@ -104,7 +115,9 @@ BAD = {
     "count": ({"test_labels": np.zeros((3, 1), np.uint8)}, "test_labels must be 20 integers"),
     "several": ({"test_labels": np.zeros((20, 14), np.uint8)}, "one an image"),
     "negative": ({"test_labels": -np.ones((20, 1), np.int64)}, "test_labels holds -1, out of range 0 to 8"),
-    "beyond": ({"test_labels": np.full((20, 1), 40)}, "no training image has label 9 of 0 to 40"),
+    "beyond": ({"test_labels": np.full((20, 1), 40)}, "test_labels holds 40, out of range 0 to 8"),
+    "gap": ({"train_labels": np.arange(60) % 9 // 2 * 2}, "no training image has label 1 of 0 to 8"),
+    "pixels": ({"test_images": np.zeros((20, 5, 4, 3), np.uint8)}, r"must be like train_images, \(4, 4, 3\) each"),
     "pickled": ({"val_labels": np.array([None] * 20, dtype=object)}, "layout: Object arrays cannot be loaded"),
 }
 
@@ -131,6 +144,12 @@ def test_missing_and_truncated_files_and_unknown_names(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="cut.npz is not a file in MedMNIST's layout"):
         load_images(str(path))
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="array.npz is not a file in MedMNIST's layout"):
+        load_images(str(tmp_path / "array.npz"))
+    with pytest.raises(ValueError, match="size = 64, folder = None: .*digits is none"):
+        load_images(size=64)
     with pytest.raises(ValueError, match="unknown data set 'pathmist'.*pathmnist"):
         load_images("pathmist")
     with pytest.raises(ValueError, match="unknown data set 'chestmnist'"):
