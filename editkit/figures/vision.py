@@ -45,19 +45,19 @@ def patch_heat_maps(
 
     Args:
         image: (h, w) or (h, w, 1 or 3) uint8.
-        maps: (all layers, side, side), on one scale around 0 (:func:`editkit.vision.tracing.heat_map`).
-        layers: those that are drawn.
+        maps: (n, side, side), on one scale around 0 (:func:`editkit.vision.tracing.heat_maps`).
+        layers: (n,) whose maps they are.
     """
     rows = -(-(1 + len(layers)) // COLUMNS)
     titles = ["image", *(f"after layer {layer}" for layer in layers)]
     figure = make_subplots(
         rows, COLUMNS, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.16 / max(1, rows - 1)
     )
-    for panel, layer in enumerate(layers, start=1):
+    for panel, (layer, values) in enumerate(zip(layers, maps, strict=True), start=1):
         where = {"row": panel // COLUMNS + 1, "col": panel % COLUMNS + 1}
         hover = f"layer {layer}, patch (%{{y}}, %{{x}}): %{{z:.3f}}<extra></extra>"
-        figure.add_heatmap(z=maps[layer], coloraxis="coloraxis", xgap=1, ygap=1, hovertemplate=hover, **where)
-    reach = float(np.abs(maps[list(layers)]).max()) or 1.0  # of all panels, so that colours can be compared
+        figure.add_heatmap(z=values, coloraxis="coloraxis", xgap=1, ygap=1, hovertemplate=hover, **where)
+    reach = float(np.abs(maps).max()) or 1.0  # of all panels, so that colours can be compared
     bar = {"title": {"text": "probability<br>recovered", "font": {"size": 12}}, "thickness": 14}
     figure.update_layout(coloraxis={"colorscale": "RdBu_r", "cmin": -reach, "cmax": reach, "colorbar": bar})
     figure.update_annotations(font_size=14)

@@ -3,7 +3,8 @@
 Two protocols. *official*: the data set's own splits, train for fine-tuning and for finding edits, val for
 choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and one
 fifth set aside, stratified, before anything else happens; the rest is train and val; images whose pixels are
-equal stay together. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them wherever something is learnt from images.
+equal stay together. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them
+wherever something is learnt from images.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class ImageSet:
         return len(self.labels)
 
     def select(self, which: np.ndarray | Sequence[int] | slice) -> "ImageSet":
-        """The images at these places (or where a mask says so), which stay held out if they were; no copy for a slice."""
+        """The images at these places (or where a mask says so), which stay held out if they were."""
         return replace(self, images=self.images[which], labels=self.labels[which], indices=self.indices[which])
 
     def hash(self) -> str:
@@ -255,7 +256,8 @@ def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...],
         parts.append((images, labels.reshape(-1).astype(np.int64)))
         if images.shape[1:] != parts[0][0].shape[1:]:
             raise ValueError(
-                f"{path}: {split}_images must be like train_images, {parts[0][0].shape[1:]} each, got {images.shape[1:]}"
+                f"{path}: {split}_images must be like train_images, {parts[0][0].shape[1:]} each, got "
+                f"{images.shape[1:]}"
             )
     names = names or tuple(map(str, range(1 + int(parts[0][1].max(initial=0)))))
     _check_labels(path, parts, len(names))

@@ -1,5 +1,6 @@
 """What each stage of a study writes: its tables and figures, by the names of their files."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from editkit.config import METHODS
 from editkit.results import Results
 from editkit.tracing import layer_statistics
 from editkit.vision.study import CONTROLS, Repaired, Study
-from editkit.vision.tracing import TraceSpec, cls_attention, heat_map
+from editkit.vision.tracing import TraceSpec, cls_attention, heat_maps
 from editkit.vision.training import save_checkpoint
 
 STAGES = ("data", "train", "locate", "edit", "eval")
@@ -56,8 +57,8 @@ def locate(study: Study) -> Output:
     statistics = layer_statistics(study.traced)
     one = study.candidates.select([0])
     said = int(study.before["edited"][0].argmax())
-    maps = heat_map(study.vit, one, said, study.spec.part(TraceSpec))
     layers = sorted({round(place) for place in np.linspace(0, study.vit.n_layers - 1, 7)})
+    maps = heat_maps(study.vit, one, said, layers, study.spec.part(TraceSpec), progress=study.progress)
     names = study.data.labels
     subtitle = (
         f"image {one.indices[0]}, of class {names[one.labels[0]]}: probability of {names[said]}, which the model says, "
@@ -72,8 +73,29 @@ def locate(study: Study) -> Output:
     )
 
 
+def repair(study: Study, methods: Sequence[str], save: Path | None = None) -> list[Repaired]:
+    """What each method did; one whose numbers leave the finite ones is left out, with a warning, unless all do.
+
+    Args:
+        save: folder for each editor's updates, see :meth:`editkit.vision.study.Study.repair`.
+    """
+    repaired = []
+    for method in methods:
+        try:
+            repaired.append(study.repair(method, save=save if method in METHODS else None))
+        except FloatingPointError as problem:
+            if method == methods[-1] and not repaired:
+                raise
+            warnings.warn(f"{method} is left out: {problem}", stacklevel=2)
+    return repaired
+
+
 def edit(repaired: Sequence[Repaired]) -> Output:
-    """``edit_log``: one row an edit and editor; ``head_edit_log``: one row a step of the controls."""
+    """``edit_log``: one row an edit and editor; ``head_edit_log``: one row a step of the controls.
+
+    An edit is told before and after its step and at the end. What is of a step, not of an edit, stands in each of its
+    rows: ``delta_norm`` (‖ΔW‖), ``leakage`` of all updates so far, ``kept_broken`` (share of ``kept_watched`` images).
+    """
     logs = {
         name: [one.log for one in repaired if one.method in methods]
         for name, methods in {"edit_log": METHODS, "head_edit_log": CONTROLS}.items()
@@ -125,6 +147,7 @@ def run(study: Study, stage: str, folder: Path) -> list[str]:
         data(study).save(results, **about)
         sizes = [f"{len(part)} {name}" for name, part in (study.data.splits | {"pool": study.data.pool}).items()]
         told.append(f"{study.data.name}: {len(study.data.labels)} classes, images: {', '.join(sizes)}")
+        told.append(", ".join(f"{name} {value}" for name, value in study.data.about.items()))
     if "train" in wanted:
         table = train(study).save(results, **about).tables["baseline_metrics"]
         save_checkpoint(study.vit, study.data, folder / "checkpoint.safetensors")
@@ -136,8 +159,7 @@ def run(study: Study, stage: str, folder: Path) -> list[str]:
     if set(wanted) & {"locate", "edit"}:
         told.append(f"{len(study.candidates)} images to repair; layers to edit: {study.layers[0]} ({study.layers[1]})")
     if set(wanted) & {"edit", "eval"}:
-        methods = (*study.spec.edit_method, *CONTROLS)
-        repaired = [study.repair(m, save=folder / "edits" if m in METHODS else None) for m in methods]
+        repaired = repair(study, (*study.spec.edit_method, *CONTROLS), folder / "edits")
         if "edit" in wanted:
             edit(repaired).save(results, **about)
         if "eval" in wanted:

@@ -37,7 +37,7 @@ NO_EDIT = "pre"
 HEADS = {"head, closed form": "closed", "head, EWC": "ewc"}
 FINE_TUNING = "fine-tuning"
 CONTROLS = (*HEADS, FINE_TUNING)
-WATCHED = 32  # kept images classified again after each step
+WATCHED = 256  # kept images, at most, that are classified again after each step
 
 S = TypeVar("S", bound=Parameters)
 
@@ -104,6 +104,7 @@ class Repaired:
     """What one method did to the model."""
 
     method: str
+    layers: list[int]  # whose weights it changes, besides the head's for controls
     log: pd.DataFrame  # editors: one row an edit; controls: one row a step
     after: dict[str, np.ndarray]  # probabilities (n, labels) of val, test, edited, copies
     leakage: float  # ‖ΔW K₀‖ / (‖ΔW‖ ‖K₀‖), the largest of the edited layers; nan for controls
@@ -173,7 +174,10 @@ class Study:
                     f"{name} = {getattr(spec, name)}: {vit.name} has {vit.n_layers} layers, counted from 0"
                 )
         for method in spec.edit_method:  # nothing is trained for options that no editor takes
-            check_spec(self._edit_spec(method, spec.edit_layers or None, {}).resolve(vit))
+            try:
+                check_spec(self._edit_spec(method, sorted(spec.edit_layers) or None, {}).resolve(vit))
+            except ValueError as problem:
+                raise ValueError(f"edit_method {method} with edit_options {spec.edit_options}: {problem}") from None
         if spec.checkpoint:
             load_checkpoint(vit, self.data, spec.checkpoint)
             return vit, None
@@ -206,12 +210,16 @@ class Study:
     @cached_property
     def before(self) -> dict[str, np.ndarray]:
         """Probabilities before any edit, by the names of :attr:`parts`."""
-        return self._predictions(0)
+        return self._predictions(self.layers[0][0])
 
     @cached_property
     def _panels(self) -> dict[str, Panel]:
-        lowest = min(*self.layers[0], max(0, self.vit.n_layers - max(1, self.spec.finetune_layers)))
-        return {name: Panel(self.vit, part, lowest) for name, part in self.parts.items()}
+        return {name: Panel(self.vit, part, self.layers[0][0]) for name, part in self.parts.items()}
+
+    @cached_property
+    def _watched(self) -> Panel:
+        drawn = np.random.default_rng(self.spec.seed).permutation(len(self.kept))[:WATCHED]
+        return Panel(self.vit, self.kept.select(drawn), self.layers[0][0])
 
     @cached_property
     def _kept_features(self) -> Tensor:
@@ -260,22 +268,24 @@ class Study:
         if not len(self.candidates):
             raise ValueError(f"{self.vit.name} misclassifies no training image of {self.data.name}: nothing to repair")
         _ = self.before  # of the model as it is
-        reset_peak(self.vit.device)
         if method in METHODS:
             return self._edit(method, save, changes)
         if method in HEADS:
-            _ = self._kept_features  # statistics of what is kept are in nobody's seconds
-        changed = self.vit.n_layers - (max(1, self.spec.finetune_layers) if method == FINE_TUNING else 1)
+            _ = self._kept_features  # the pass over what is kept is in nobody's seconds
+        n = self.vit.n_layers
+        layers = list(range(n - self.spec.finetune_layers, n)) if method == FINE_TUNING else []
         with restored(self.vit):
+            reset_peak(self.vit.device)
             start = time.perf_counter()
             log = self._control(method).assign(method=method, seed=self.spec.seed)
             seconds, memory = time.perf_counter() - start, peak_mb(self.vit.device)
-            return Repaired(method, log, self._predictions(changed), float("nan"), seconds, memory)
+            after = self._predictions(min(layers, default=n))
+            return Repaired(method, layers, log, after, float("nan"), seconds, memory)
 
     @contextmanager
     def session(self, method: str, **changes: Any) -> Iterator[RepairSession]:
         """A session that repairs candidates by a method, with the study's layers and options; undone afterwards."""
-        _ = self.before  # of the model as it is
+        _ = self.before, self._watched  # of the model as it is
         spec = self._edit_spec(method, self.layers[0], changes)
         data = {"images": self.candidates, "kept": self.kept}
         session = RepairSession(self.vit, spec, **data, store=self.store, progress=False)
@@ -293,7 +303,9 @@ class Study:
         return kept_moments(self.vit, self.kept, layers, store=self.store, progress=self.progress)
 
     def leakages(self, thresholds: Sequence[float], methods: Sequence[Method]) -> pd.DataFrame:
-        """Leakage and success of each method, AlphaEdit at each threshold: method, threshold (nan), leakage, success.
+        """Leakage and success of each method, AlphaEdit at each threshold, all images edited at once.
+
+        Columns method, threshold (nan for the others), leakage, success, kept and norm.
 
         ``kept`` is the share of right val predictions that stay, ``norm`` is ‖ΔW‖ of all layers together. A threshold
         below which some layer has no eigenvalue is left out, with a warning.
@@ -357,7 +369,7 @@ class Study:
     @property
     def _untouched(self) -> Repaired:
         """The control without any edit."""
-        return Repaired(NO_EDIT, pd.DataFrame(), self.before, float("nan"), 0.0, 0.0)
+        return Repaired(NO_EDIT, [], pd.DataFrame(), self.before, float("nan"), 0.0, 0.0)
 
     def _predictions(self, changed: int) -> dict[str, np.ndarray]:
         """Of all parts, where only layers from ``changed`` on are not those of the untouched model."""
@@ -366,15 +378,16 @@ class Study:
     def _edit(self, method: str, save: Path | None, changes: dict[str, Any]) -> Repaired:
         items = repairs(self.candidates)
         steps = [[item] for item in items] if self.spec.sequential else [items]
-        watched = self.kept.select(np.random.default_rng(self.spec.seed).permutation(len(self.kept))[:WATCHED])
         names, labels, rows, total = self.data.labels, self.candidates.labels, [], {}
         with self.session(method, **changes) as session:
-            costs = self.costs(session.spec.layers)
+            layers = session.spec.layers
+            costs = self.costs(layers)
             for step, group in enumerate(steps, start=1):
                 made = session.edit(group).deltas
                 total = {layer: total.get(layer, 0) + delta for layer, delta in made.items()}
                 leaked, norm = _leaked(total, costs), _norm(made)
-                broken = float((predict(self.vit, watched).argmax(1) != watched.labels).mean())
+                said = self._watched.predict(layers[0]).argmax(1)
+                broken = float((said != self._watched.part.labels).mean())
                 places = range(step - 1, step) if self.spec.sequential else range(len(items))
                 now = predict(self.vit, self.candidates.select(list(places)))
                 for place, p in zip(places, now, strict=True):
@@ -382,10 +395,10 @@ class Study:
                     first, true = self.before["edited"][place], labels[place]
                     row |= {"true": names[true], "before": names[first.argmax()], "p_true_before": first[true]}
                     row |= {"after": names[p.argmax()], "p_true_after": p[true], "delta_norm": norm}
-                    rows.append(row | {"leakage": leaked, "kept_broken": broken})
+                    rows.append(row | {"leakage": leaked, "kept_broken": broken, "kept_watched": len(said)})
             seconds = sum(result.seconds["total"] for result in session.results)
             memory = max(result.peak_memory_mb for result in session.results)
-            after = self._predictions(session.spec.layers[0])
+            after = self._predictions(layers[0])
             if save and session.adapters is None:
                 session.save(save / f"{method}.safetensors")
             elif save:
@@ -393,8 +406,8 @@ class Study:
         final = after["edited"]
         log = pd.DataFrame(rows).assign(final=[names[i] for i in final.argmax(1)])
         log["p_true_final"] = final[np.arange(len(labels)), labels]
-        log["seed"] = self.spec.seed
-        return Repaired(method, log, after, leaked, seconds, memory)
+        log["seed"], log["layers"] = self.spec.seed, str(layers)
+        return Repaired(method, layers, log, after, leaked, seconds, memory)
 
     def _control(self, method: str) -> pd.DataFrame:
         if method == FINE_TUNING:
@@ -410,7 +423,8 @@ class Study:
         edited, copies = ((one.after[n].argmax(1) == labels[n]).mean() for n in ("edited", "copies"))
         val, test = (compare(labels[n], self.before[n], one.after[n]) for n in ("val", "test"))
         scores, was = (summary(labels["test"], found["test"]) for found in (one.after, self.before))
-        row = {"method": one.method, "seed": self.spec.seed, "n_edits": len(self.candidates)}
+        row = {"method": one.method, "seed": self.spec.seed, "model": self.vit.name, "dataset": self.data.name}
+        row |= {"layers": str(one.layers), "n_edits": len(self.candidates)}
         row |= {"fixed": edited, "generalisation": copies, "kept": val["locality"]}
         row |= {f"val_{name}": val[name] for name in ("fixed", "broken", "mcnemar_p")}
         row |= {f"test_{name}": test[name] for name in ("fixed", "broken", "mcnemar_p")}

@@ -5,6 +5,7 @@ stream is restored at the CLS token alone (at every position it would recover ev
 positions in a window of layers, since an edit of their weights acts on all; the heat map restores single patches.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -72,8 +73,10 @@ def trace(
     return frame
 
 
-def heat_map(vit: VisionModel, part: ImageSet, label: int, spec: TraceSpec) -> np.ndarray:
-    """Probability of a class recovered by the residual state of one patch after one layer, (layers, side, side).
+def heat_maps(
+    vit: VisionModel, part: ImageSet, label: int, layers: Sequence[int], spec: TraceSpec, *, progress: bool = True
+) -> np.ndarray:
+    """Probability of a class recovered by the residual state of one patch after each of ``layers``, (n, side, side).
 
     Args:
         part: one image. Raises ``ValueError`` for more or none, a held-out one, and a class the model lacks.
@@ -85,8 +88,9 @@ def heat_map(vit: VisionModel, part: ImageSet, label: int, spec: TraceSpec) -> n
     at = patches.repeat_interleave(spec.num_ablations)[:, None] == torch.arange(run.positions, device=vit.device)
     draws = torch.arange(spec.num_ablations, device=vit.device).repeat(len(patches))
     batches = list(zip(at.split(BATCH), draws.split(BATCH), strict=True))
-    found = [torch.cat([run.restored("residual", layer, *rows) for rows in batches]) for layer in range(vit.n_layers)]
-    recovered = torch.stack(found).view(vit.n_layers, *_grid(vit), spec.num_ablations).mean(-1) - run.corrupted
+    bar = tqdm(layers, desc="tracing patches", unit="layer", disable=not progress)
+    found = [torch.cat([run.restored("residual", layer, *rows) for rows in batches]) for layer in bar]
+    recovered = torch.stack(found).view(len(found), *_grid(vit), spec.num_ablations).mean(-1) - run.corrupted
     return recovered.cpu().numpy()
 
 

@@ -61,7 +61,7 @@ def train(
 
     After each epoch weights, optimiser and history are stored, so a call that was stopped goes on after its
     last whole epoch, with the same result; one made before for the same data, model and parameters is read.
-    Warns where val or test accuracy passes ``TOO_GOOD``.
+    Warns as :func:`metrics` does.
 
     Raises ``ValueError`` for held-out images, an empty split, another number of classes than the model's and
     more layers than it has; ``FloatingPointError`` where the loss leaves the finite numbers. On any error the
@@ -108,19 +108,22 @@ def train(
         raise
     finally:
         vit.model.eval().requires_grad_(False)
-    table = metrics(vit, data)
-    if high := table.split[(table.split != "train") & (table.accuracy > TOO_GOOD)].tolist():
-        warnings.warn(
-            f"accuracy on {' and '.join(high)} is above {TOO_GOOD:.0%}: the task is too easy to need repairs, or the "
-            "splits share images",
-            stacklevel=2,
-        )
-    return Training(pd.DataFrame(history), table, best_epoch(history))
+    return Training(pd.DataFrame(history), metrics(vit, data), best_epoch(history))
 
 
 def metrics(vit: VisionModel, data: ImageData) -> pd.DataFrame:
-    """:func:`editkit.vision.evaluation.summary` of each split, one row a split."""
-    return pd.DataFrame([{"split": n} | summary(part.labels, predict(vit, part)) for n, part in data.splits.items()])
+    """:func:`editkit.vision.evaluation.summary` of each split, one row a split.
+
+    Warns where val or test accuracy passes ``TOO_GOOD``.
+    """
+    rows = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
+    if high := [row["split"] for row in rows if row["split"] != "train" and row["accuracy"] > TOO_GOOD]:
+        warnings.warn(
+            f"accuracy on {' and '.join(high)} is above {TOO_GOOD:.0%}: the task is too easy to need repairs, or the "
+            "splits share images",
+            stacklevel=3,
+        )
+    return pd.DataFrame(rows)
 
 
 def save_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> Path:

@@ -37,13 +37,13 @@ TABLES = {
     "baseline_metrics": "split n accuracy macro_f1 nll ece",
     "layer_importance": "index class layer kind clean corrupted restored recovered share",
     "layer_statistics": "kind layer value low high n",
-    "edit_log": "method step index true before p_true_before after p_true_after delta_norm leakage kept_broken final "
-    "p_true_final",
+    "edit_log": "method step index true before p_true_before after p_true_after delta_norm leakage kept_broken "
+    "kept_watched final p_true_final layers",
     "head_edit_log": "step loss edited_accuracy penalty kept_accuracy change seconds method",
     "predictions": "method index true said",
-    "evaluation_report": "method seed n_edits fixed generalisation kept val_fixed val_broken val_mcnemar_p test_fixed "
-    "test_broken test_mcnemar_p test_accuracy test_macro_f1 test_nll test_ece heldout_change leakage seconds "
-    "peak_memory_mb",
+    "evaluation_report": "method seed model dataset layers n_edits fixed generalisation kept val_fixed val_broken "
+    "val_mcnemar_p test_fixed test_broken test_mcnemar_p test_accuracy test_macro_f1 test_nll test_ece heldout_change "
+    "leakage seconds peak_memory_mb",
     "class_report": "class precision recall f1 images method",
     "confusion_matrix": "true said before after difference method",
 }
@@ -208,8 +208,32 @@ def test_given_layers_come_before_traced_ones_and_those_before_the_last_three(st
     monkeypatch.setattr(module, "trace", lambda *_, **__: frame)
     assert study(num_edit_layers=2).layers == ([0, 2], "traced")
     monkeypatch.setattr(module, "trace", refuse)
-    assert study(edit_layers=[3, 1]).layers == ([1, 3], "given")
     assert study(num_edit_layers=0).layers == ([1, 2, 3], "the last three")
+    one = study(edit_layers=[3, 1])
+    assert one.layers == ([1, 3], "given")
+    report = one.report([one.repair("emmet"), one.repair("fine-tuning"), one.repair("head, EWC")])
+    assert report.layers.tolist() == ["[]", "[1, 3]", "[1, 2, 3]", "[]"]
+
+
+def test_options_that_one_editor_does_not_take_are_refused_with_its_name_before_training(study, monkeypatch):
+    monkeypatch.setattr(module, "train", refuse)
+    with pytest.raises(ValueError, match="edit_method rome with edit_options {'replay': 'hold'}: .*one fact at a time"):
+        _ = study(edit_options={"replay": "hold"}).vit
+
+
+def test_a_method_that_diverges_is_left_out_and_the_others_are_told(study):
+    one = study(edit_layers=[2], finetune_lr=1e30)
+    with pytest.warns(UserWarning, match="fine-tuning is left out: fine-tuning, lr 1e.30: diverged"):
+        repaired = stages.repair(one, ["emmet", "fine-tuning"])
+    assert [done.method for done in repaired] == ["emmet"]
+    with pytest.raises(FloatingPointError, match="diverged"):
+        stages.repair(one, ["fine-tuning"])
+
+
+def test_a_log_tells_what_a_step_did_to_kept_images(study, monkeypatch):
+    monkeypatch.setattr(module, "WATCHED", 3)
+    log = study(edit_layers=[2]).repair("emmet").log
+    assert set(log.kept_watched) == {3} and (log.kept_broken * 3 % 1 == 0).all()
 
 
 def test_a_repair_takes_other_layers_than_the_studys(study):
@@ -294,13 +318,13 @@ def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
     learning = ("trace", "repairs", "RepairSession", "kept_moments", "edit_head", "finetune")
     for name in learning:
         spy(module, name)
-    spy(stages, "heat_map")
+    spy(stages, "heat_maps")
     one = study(protocol=protocol, n_train=30, max_edits=0, max_samples=2)
     stages.locate(one)
     repaired = [one.repair(method) for method in ALL]
     one.leakages([0.5], ["alphaedit"])
     closed, wide = set(one.data.test.indices), set(one.data.open.indices)
-    assert seen.keys() == {*learning, "heat_map"} and set.union(*seen.values()) == wide and not wide & closed
+    assert seen.keys() == {*learning, "heat_maps"} and set.union(*seen.values()) == wide and not wide & closed
     assert (
         set(one.candidates.indices) | set(one.kept.indices) == wide == {*one.data.train.indices, *one.data.pool.indices}
     )

@@ -10,7 +10,7 @@ from editkit.hooks import capture
 from editkit.tracing import layer_statistics, mean_interval, rank_layers, restore, resume, window
 from editkit.vision.data import ImageSet
 from editkit.vision.evaluation import predict
-from editkit.vision.tracing import MODULES, TraceSpec, _Traced, cls_attention, heat_map, trace
+from editkit.vision.tracing import MODULES, TraceSpec, _Traced, cls_attention, heat_maps, trace
 
 SPEC = TraceSpec(num_ablations=4, trace_noise=2.0, window=1, max_samples=3)
 FAMILIES = pytest.mark.parametrize("family", ["dinov2", "vit"])
@@ -51,9 +51,9 @@ def test_the_residual_at_every_position_recovers_everything(tiny_vit, part, fami
     assert run.clean == pytest.approx(predict(vit, part)[1, 2]) and abs(run.clean - run.corrupted) > 0.01
     everywhere, nowhere = torch.ones(1, 17, dtype=torch.bool), torch.zeros(1, 17, dtype=torch.bool)
     for layer in range(3):
-        assert run.restored("residual", layer, everywhere).tolist() == pytest.approx([run.clean] * 4, abs=1e-6)
+        assert run.restored("residual", layer, everywhere).tolist() == pytest.approx([run.clean] * 4, abs=1e-5)
         for kind in MODULES:
-            assert run.restored(kind, layer, nowhere).mean().item() == pytest.approx(run.corrupted, abs=1e-6)
+            assert run.restored(kind, layer, nowhere).mean().item() == pytest.approx(run.corrupted, abs=1e-5)
 
 
 @FAMILIES
@@ -75,11 +75,11 @@ def test_restored_runs_equal_passes_written_out(tiny_vit, part, family):
             x = block(family, layer, x, **(stand_in if number == 1 else {}))
         return probability(family, vit, x, 1).mean().item()
 
-    assert rows.clean.iloc[0] == pytest.approx(probability(family, vit, states[-1], 1).item(), abs=1e-6)
-    assert rows.corrupted.iloc[0] == pytest.approx(run(), abs=1e-6)
-    assert rows.restored["mlp", 1] == pytest.approx(run(mlp=seen["mlp"]), abs=1e-6)
-    assert rows.restored["residual", 1] == pytest.approx(run(cls=states[1][:, :1]), abs=1e-6)
-    assert len({round(value, 6) for value in (run(), run(mlp=seen["mlp"]), run(cls=states[1][:, :1]))}) == 3
+    assert rows.clean.iloc[0] == pytest.approx(probability(family, vit, states[-1], 1).item(), abs=1e-5)
+    assert rows.corrupted.iloc[0] == pytest.approx(run(), abs=1e-5)
+    assert rows.restored["mlp", 1] == pytest.approx(run(mlp=seen["mlp"]), abs=1e-5)
+    assert rows.restored["residual", 1] == pytest.approx(run(cls=states[1][:, :1]), abs=1e-5)
+    assert len({round(value, 4) for value in (run(), run(mlp=seen["mlp"]), run(cls=states[1][:, :1]))}) == 3
 
 
 @FAMILIES
@@ -133,7 +133,7 @@ def test_a_window_is_centred_and_ends_with_the_model(tiny_vit, part):
 def test_nothing_stays_installed_also_after_an_error(tiny_vit, part, monkeypatch):
     vit = tiny_vit()
     trace(vit, part, part.labels, SPEC, progress=False)
-    heat_map(vit, part.select([0]), 0, SPEC)
+    heat_maps(vit, part.select([0]), 0, [0], SPEC, progress=False)
     cls_attention(vit, part.images)
     assert hooks(vit) == 0
     run = _Traced(vit, part.select([0]), 0, SPEC)
@@ -160,15 +160,15 @@ def test_what_cannot_be_traced_is_refused(tiny_vit, part):
     with pytest.raises(ValueError, match="4 held-out images .* must not be used for locating"):
         trace(vit, held_out, part.labels, SPEC)
     with pytest.raises(ValueError, match="must not be used for locating"):
-        heat_map(vit, held_out.select([0]), 0, SPEC)
+        heat_maps(vit, held_out.select([0]), 0, [0], SPEC)
     with pytest.raises(ValueError, match="no images to trace"):
         trace(vit, part.select([]), part.labels[:0], SPEC)
     with pytest.raises(ValueError, match=r"classes has shape \(3,\): must be \(4,\)"):
         trace(vit, part, part.labels[:3], SPEC)
     with pytest.raises(ValueError, match="class 3: must be 0 to 2, tiny-dinov2's labels"):
-        heat_map(vit, part.select([0]), 3, SPEC)
+        heat_maps(vit, part.select([0]), 3, [0], SPEC)
     with pytest.raises(ValueError, match="part has 4 images: a heat map is of one"):
-        heat_map(vit, part, 0, SPEC)
+        heat_maps(vit, part, 0, [0], SPEC)
     with pytest.raises(ValueError, match="window = 0"):
         TraceSpec(window=0)
 
@@ -179,13 +179,13 @@ def test_a_heat_map_restores_one_patch_at_a_time(tiny_vit, part, family, monkeyp
     forward = vit.head.forward
     monkeypatch.setattr(vit.head, "forward", lambda x: rows.append(len(x)) or forward(x))
     spec = SPEC.model_copy(update={"num_ablations": 5})
-    maps = heat_map(vit, part.select([3]), 1, spec)
-    assert maps.shape == (3, 4, 4) and rows == [1, 5] + [64, 16] * 3
+    maps = heat_maps(vit, part.select([3]), 1, [1, 2], spec, progress=False)
+    assert maps.shape == (2, 4, 4) and rows == [1, 5] + [64, 16] * 2
     run = _Traced(vit, part.select([3]), 1, spec)
     patch = torch.arange(17)[None] == 1 + 4 * 2 + 3
-    assert maps[1, 2, 3] == pytest.approx(run.restored("residual", 1, patch).mean().item() - run.corrupted, abs=1e-6)
+    assert maps[0, 2, 3] == pytest.approx(run.restored("residual", 1, patch).mean().item() - run.corrupted, abs=1e-5)
     reads_patches = family == "dinov2"
-    assert np.allclose(maps[2], 0, atol=1e-7) != reads_patches, "after the last layer only DINOv2's head reads patches"
+    assert np.allclose(maps[1], 0, atol=1e-5) != reads_patches, "after the last layer only DINOv2's head reads patches"
 
 
 @FAMILIES
@@ -229,13 +229,13 @@ def test_figures_draw_what_they_are_given():
         assert list(bar.x) == [0, 1] and list(bar.y) == [0, 0.1]
         assert np.allclose(bar.error_y.array, 0.02) and np.allclose(bar.error_y.arrayminus, 0.05)
     assert len({bar.marker.color for bar in figure.data}) == 3 and "3 images" in figure.layout.title.subtitle.text
-    maps = np.arange(-8, 40).reshape(3, 4, 4) / 100
+    maps = np.arange(-8, 24).reshape(2, 4, 4) / 100
     figure = patch_heat_maps(np.full((8, 8), 7, np.uint8), maps, [0, 2], subtitle="made up")
     *heats, image = figure.data
     assert np.array_equal(image.z, np.full((8, 8, 3), 7))
-    assert [np.array_equal(heat.z, maps[layer]) for heat, layer in zip(heats, (0, 2), strict=True)] == [True, True]
-    assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == pytest.approx(0.39)
+    assert [np.array_equal(heat.z, values) for heat, values in zip(heats, maps, strict=True)] == [True, True]
+    assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == pytest.approx(0.23)
     assert all(axis.autorange == "reversed" for axis in figure.select_yaxes())
     assert [note.text for note in figure.layout.annotations] == ["image", "after layer 0", "after layer 2"]
     colour = np.zeros((8, 6, 3), np.uint8)
-    assert np.array_equal(patch_heat_maps(colour, maps, range(3), subtitle="").data[-1].z, colour)
+    assert np.array_equal(patch_heat_maps(colour, maps, range(2), subtitle="").data[-1].z, colour)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pandas.testing import assert_frame_equal
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
 from editkit import VisionModel
@@ -11,7 +12,7 @@ from editkit.models.vision import IMAGENET_MEAN, IMAGENET_STD
 from editkit.vision import training
 from editkit.vision.data import ImageData, ImageSet
 from editkit.vision.evaluation import calibration_error, compare, confusion, per_class, predict, summary
-from editkit.vision.training import TrainSpec, best_epoch, train
+from editkit.vision.training import TrainSpec, best_epoch, metrics, train
 
 NAMES = ("dark", "grey", "bright")
 
@@ -70,6 +71,8 @@ def test_it_learns_and_keeps_the_best_epoch(learnt, vit, data):
     model, result = learnt
     scores = result.metrics.set_index("split")
     assert list(scores.index) == ["train", "val", "test"] and (scores.accuracy > 0.95).all()
+    with pytest.warns(UserWarning, match="above 98%"):  # a checkpoint's, too
+        assert_frame_equal(metrics(model, data), result.metrics)
     assert result.history.epoch.tolist() == [1, 2, 3, 4] and result.history.loss.iloc[-1] < result.history.loss.iloc[0]
     assert result.history.val_accuracy[result.best_epoch - 1] == result.history.val_accuracy.max()
     assert scores.accuracy["val"] == result.history.val_accuracy.max()
