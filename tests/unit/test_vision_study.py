@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
@@ -17,6 +18,8 @@ from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, 
 from editkit import METHODS, VisionModel, load_vit
 from editkit.cli import main
 from editkit.figures import style
+from editkit.findings import vision_findings
+from editkit.report import build_report
 from editkit.tracing import rank_layers
 from editkit.vision import stages, training
 from editkit.vision import study as module
@@ -27,6 +30,8 @@ from editkit.vision.study import CONTROLS, NO_EDIT, Study, StudySpec
 from editkit.vision.training import load_checkpoint, save_checkpoint
 from tests.conftest import SHARED
 from tests.unit.test_vision_data import write
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = dict(epochs=1, max_edits=4, num_ablations=1)
 ALL = (*METHODS, *CONTROLS)
@@ -332,14 +337,20 @@ def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
     assert set(one.predictions(repaired)["index"]) == closed
 
 
-@pytest.mark.filterwarnings("ignore:accuracy on")
-def test_a_perfect_model_is_told_and_left_alone(run, study, tmp_path, capsys):
+@pytest.fixture
+def easy(tmp_path):
+    """Dark and bright images: every model learns to tell them."""
     rng, parts = np.random.default_rng(0), {}
-    for split, n in (("train", 60), ("val", 20), ("test", 20)):  # dark and bright: every model learns to tell them
+    for split, n in (("train", 60), ("val", 20), ("test", 20)):
         parts[f"{split}_labels"] = labels = np.arange(n) % 2
         parts[f"{split}_images"] = (rng.integers(0, 60, (n, 28, 28)) + 190 * labels[:, None, None]).astype(np.uint8)
     np.savez(tmp_path / "easy.npz", **parts)
-    options = dict(data=str(tmp_path / "easy.npz"), epochs=4, lr=0.003, fresh_head_lr=0.01)
+    return str(tmp_path / "easy.npz")
+
+
+@pytest.mark.filterwarnings("ignore:accuracy on")
+def test_a_perfect_model_is_told_and_left_alone(run, study, easy, tmp_path, capsys):
+    options = dict(data=easy, epochs=4, lr=0.003, fresh_head_lr=0.01)
     assert run(**options) == 0
     assert "misclassifies no training image of easy: nothing to repair" in capsys.readouterr().out
     path = tmp_path / "runs" / "vit-easy"
@@ -348,6 +359,50 @@ def test_a_perfect_model_is_told_and_left_alone(run, study, tmp_path, capsys):
     for method in ("emmet", "fine-tuning"):
         with pytest.raises(ValueError, match="nothing to repair"):
             study(**options).repair(method)
+
+
+def test_findings_on_repairs_say_what_the_tables_say():
+    columns = ["method", "seed", "n_edits", "fixed", "kept", "generalisation", "test_accuracy", "heldout_change"]
+    rows = [("pre", 0, 20, 0.0, 1.0, 0.25, 0.9, 0.0), ("pre", 1, 30, 0.0, 1.0, 0.35, 0.92, 0.0)]
+    rows += [("memit", 0, 20, 1.0, 0.98, 0.6, 0.91, 1.0), ("memit", 1, 30, 0.9, 1.0, 0.8, 0.9, -2.0)]
+    traced = pd.DataFrame(
+        [("mlp", 0, 0.1), ("mlp", 1, 0.3), ("residual", 0, 0.2), ("residual", 1, 0.9)],
+        columns=["kind", "layer", "value"],
+    )
+    places = pd.DataFrame(
+        [("memit", "[1]", "traced", 1.0, 0.9, -1.0)],
+        columns=["method", "layers", "chosen", "fixed", "kept", "heldout_change"],
+    )
+    nan = float("nan")
+    leaks = pd.DataFrame(
+        [("memit", nan, 0.01, 0.9, 2.0), ("alphaedit", 0.1, 0.02, 1.0, 1.0), ("alphaedit", 0.01, 0.004, 0.5, 1.0)],
+        columns=["method", "threshold", "leakage", "success", "norm"],
+    )
+    first, memit, tracing, where, leak = vision_findings(pd.DataFrame(rows, columns=columns), traced, places, leaks)
+    assert "accuracy is 91.0%; 20 to 30 misclassified" in first and "(2 seeds)" in first and "30% are right" in first
+    assert "MEMIT fixes 95% of them (worst seed 90%) and gets 70%" in memit
+    assert "keeps 99.0%" in memit and "(98.0%)" in memit and "by -0.5 points (-2.0)" in memit
+    assert tracing.endswith("restoring: mlp at layer 1 (+0.30); residual at layer 0 (+0.20).")
+    assert where.endswith("MEMIT: layers [1] (traced) 100% fixed, 90.0% kept, -1.0 points.")
+    assert (
+        "MEMIT's, 0.01 at success 90%" in leak and "0.02, at threshold 0.1: not lower" in leak and "0.50 times" in leak
+    )
+    (leak,) = vision_findings(pd.DataFrame(rows, columns=columns), traced, places[:0], leaks[[True, False, True]])[3:]
+    assert leak.endswith("AlphaEdit reaches that success at no threshold tried.")
+
+
+@pytest.mark.slow
+def test_the_chapter_says_that_nothing_is_misclassified_and_shows_the_rest(folder, easy, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "04_vit_alphaedit.ipynb", tmp_path / "notebooks")
+    params = {"vit_data": easy, "vit_model": folder(), "vit_n_train": 0, "vit_epochs": 10, "vit_lr": 0.003}
+    params |= {"vit_image_noise": 0.0, "vit_edit_layers": [1], "vit_trained_layers": None, "vit_num_edit_layers": 2}
+    (tmp_path / "easy.yaml").write_text(json.dumps(params))  # JSON is YAML
+    report = build_report(tmp_path / "easy.yaml", tmp_path / "report", notebooks=tmp_path / "notebooks")
+    assert report.ok, report.chapters[0].failure
+    said = tables(report.folder)["vit_findings"].finding.tolist()
+    assert said == ["No image was misclassified, so nothing was repaired."]
+    assert "nothing is repaired, and the sections below stay empty" in report.html.read_text()
 
 
 def test_alphaedit_leaks_less_the_lower_its_threshold(study):
