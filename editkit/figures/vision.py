@@ -41,7 +41,7 @@ def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
 def patch_heat_maps(
     image: np.ndarray, maps: np.ndarray, layers: Sequence[int], *, title: str = "Which patches carry it", subtitle: str
 ) -> go.Figure:
-    """An image, and beside it the probability that each patch recovers after some layers.
+    """An image, and over it the probability that each patch recovers after some layers.
 
     Args:
         image: (h, w) or (h, w, 1 or 3) uint8.
@@ -53,10 +53,12 @@ def patch_heat_maps(
     figure = make_subplots(
         rows, COLUMNS, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.16 / max(1, rows - 1)
     )
-    for panel, (layer, values) in enumerate(zip(layers, maps, strict=True), start=1):
-        where = {"row": panel // COLUMNS + 1, "col": panel % COLUMNS + 1}
-        hover = f"layer {layer}, patch (%{{y}}, %{{x}}): %{{z:.3f}}<extra></extra>"
-        figure.add_heatmap(z=values, coloraxis="coloraxis", xgap=1, ygap=1, hovertemplate=hover, **where)
+    places = [{"row": panel // COLUMNS + 1, "col": panel % COLUMNS + 1} for panel in range(1 + len(layers))]
+    dy, dx = (pixels / cells for pixels, cells in zip(image.shape, maps.shape[1:], strict=False))  # of a patch
+    cover = {"x0": (dx - 1) / 2, "y0": (dy - 1) / 2, "dx": dx, "dy": dy, "opacity": 0.7}
+    for where, layer, values in zip(places[1:], layers, maps, strict=True):
+        hover = f"layer {layer}: %{{z:.3f}}<extra></extra>"
+        figure.add_heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, **cover, **where)
     reach = float(np.abs(maps).max()) or 1.0  # of all panels, so that colours can be compared
     bar = {"title": {"text": "probability<br>recovered", "font": {"size": 12}}, "thickness": 14}
     figure.update_layout(coloraxis={"colorscale": "RdBu_r", "cmin": -reach, "cmax": reach, "colorbar": bar})
@@ -64,7 +66,8 @@ def patch_heat_maps(
     finish(figure, title, subtitle, height=128 + 175 * rows)
     # Only now: ``finish`` counts entries of the legend, and an image has no such property.
     channels = image.reshape(*image.shape[:2], -1)
-    figure.add_image(z=np.broadcast_to(channels, (*channels.shape[:2], 3)), hoverinfo="skip", row=1, col=1)
+    for where in places:
+        figure.add_image(z=np.broadcast_to(channels, (*channels.shape[:2], 3)), hoverinfo="skip", **where)
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, constrain="domain", constraintoward="top", autorange="reversed")
     for axis in figure.select_yaxes():

@@ -26,8 +26,8 @@ def test_both_sides_of_every_ratio_agree(tiny, facts, full_spec, monkeypatch):
     specs = {mode: full_spec("emmet", target_mode=mode).resolve(lm) for mode in ("exact", "fast")}
     found = ratios.targets(lm, facts, specs, ["a b c . "], repeats=2)
     assert set(found) == {"targets_exact", "targets_fast", "targets_single"}
-    assert found["targets_exact"]["largest_relative_error"] <= 1e-5
-    assert found["targets_exact"]["largest_loss_difference"] <= 1e-4
+    assert found["targets_exact"]["largest_relative_error"] <= 1e-3
+    assert found["targets_exact"]["largest_loss_difference"] <= 1e-3
     found |= ratios.scoring(lm, facts, repeats=2) | ratios.statistics(lm, TEXTS, repeats=1)
     assert found["scoring"]["largest_difference"] <= 1e-4
     found |= ratios.batch(lm, facts, spec, [], TEXTS, found)

@@ -231,8 +231,9 @@ def test_figures_draw_what_they_are_given():
     assert len({bar.marker.color for bar in figure.data}) == 3 and "3 images" in figure.layout.title.subtitle.text
     maps = np.arange(-8, 24).reshape(2, 4, 4) / 100
     figure = patch_heat_maps(np.full((8, 8), 7, np.uint8), maps, [0, 2], subtitle="made up")
-    *heats, image = figure.data
-    assert np.array_equal(image.z, np.full((8, 8, 3), 7))
+    heats, pictures = figure.data[:2], figure.data[2:]
+    assert [np.array_equal(one.z, np.full((8, 8, 3), 7)) for one in pictures] == [True] * 3, "alone, and under each map"
+    assert [(one.x0, one.dx, one.y0, one.dy) for one in heats] == [(0.5, 2, 0.5, 2)] * 2, "a patch is 2 × 2 pixels"
     assert [np.array_equal(heat.z, values) for heat, values in zip(heats, maps, strict=True)] == [True, True]
     assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == pytest.approx(0.23)
     assert all(axis.autorange == "reversed" for axis in figure.select_yaxes())
