@@ -11,7 +11,8 @@ A saved adapter is read by ``peft.PeftModel.from_pretrained`` like any other.
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Adapter:
     """What an adapter adds: ``weight · left · right`` at each of its layers, where it is switched on."""
 
     factors: Factors  # float32 on the model's device
+    holds: tuple[str, ...]  # names under which its parts were added: its own, or those of the adapters combined in it
     weight: float = 1.0
     enabled: bool = True
 
@@ -51,8 +53,8 @@ class AdapterStack:
         if lm.has_adapters:
             raise ValueError(f"{lm.name} already carries adapters: use their AdapterStack, or close() it first")
         self.lm, self.alpha = lm, alpha
-        self.base = lm.fingerprint()  # of the weights without adapters
         self._adapters: dict[str, Adapter] = {}
+        self._base = ""
         self._peft = None
         self._unmerged: dict[int, Tensor] = {}
 
@@ -72,6 +74,11 @@ class AdapterStack:
         return self._adapters[name]
 
     @property
+    def base(self) -> str:
+        """Fingerprint of the weights without adapters; while there are none, somebody may edit the weights."""
+        return self._base if self._adapters else self.lm.fingerprint()
+
+    @property
     def enabled(self) -> list[str]:
         """Names of the adapters that are switched on."""
         return [name for name, adapter in self._adapters.items() if adapter.enabled]
@@ -80,8 +87,15 @@ class AdapterStack:
     def merged(self) -> bool:
         return bool(self._unmerged)
 
-    def add(self, name: str, factors: Factors) -> None:
+    def holder(self, batch: str) -> Adapter | None:
+        """The adapter that holds what was added under a name: that one, or what it was combined into."""
+        return next((adapter for adapter in self._adapters.values() if batch in adapter.holds), None)
+
+    def add(self, name: str, factors: Factors, *, holds: Sequence[str] = ()) -> None:
         """Add an adapter, switched on; one of the same name is replaced and keeps its weight and switch.
+
+        Args:
+            holds: names of what lies in it, where that is not its own alone.
 
         Raises ``FloatingPointError`` for factors that are not finite and ``ValueError`` for a layer or shape
         that is not the model's; nothing is changed then.
@@ -89,13 +103,12 @@ class AdapterStack:
         self.check_unmerged()
         self._check(name, factors)
         stored = {layer: tuple(side.to(self.lm.device, torch.float32) for side in factors[layer]) for layer in factors}
-        if not self._adapters:
-            self.base = self.lm.fingerprint()
+        self._base = self.base
         before = self._adapters.get(name)
         self._uninstall(name)
         try:
-            old = before or Adapter({})
-            self._adapters[name] = Adapter(stored, old.weight, old.enabled)
+            old = before or Adapter({}, (name,))
+            self._adapters[name] = Adapter(stored, tuple(holds) or old.holds, old.weight, old.enabled)
             self._install(name)
         except BaseException:
             del self._adapters[name]
@@ -123,6 +136,18 @@ class AdapterStack:
     def disable(self, *names: str) -> None:
         self._set(names, enabled=False)
 
+    @contextmanager
+    def switched(self, *, on: Collection[str] = (), off: Collection[str] = ()) -> Iterator[None]:
+        """Some adapters switched on and others off for now; afterwards each is as it was, whatever happens."""
+        before = {name: self[name].enabled for name in (*on, *off) if self[name].enabled != (name in on)}
+        try:
+            for name in before:
+                self._set([name], enabled=name in on)
+            yield
+        finally:
+            for name, enabled in before.items():
+                self._set([name], enabled=enabled)
+
     def weigh(self, name: str, weight: float) -> None:
         """Let an adapter count more or less; 1 is the edit as solved, and a negative weight works against it."""
         if not math.isfinite(weight):
@@ -135,9 +160,12 @@ class AdapterStack:
         return sum((a.weight * a.factors[layer][0].double() @ a.factors[layer][1].double() for a in parts), 0.0)
 
     def joined(self, *names: str) -> Factors:
-        """Adapters side by side as one, weights taken in: exactly their sum, and as high a rank as all together."""
+        """Adapters side by side as one, weights taken in: exactly their sum, and as high a rank as all together.
+
+        A name given twice counts once.
+        """
         joined: dict[int, tuple[Tensor, Tensor]] = {}
-        for adapter in [self[name] for name in names]:
+        for adapter in [self[name] for name in dict.fromkeys(names)]:
             for layer, (left, right) in adapter.factors.items():
                 pair = adapter.weight * left, right
                 joined[layer] = side_by_side(joined[layer], pair) if layer in joined else pair
@@ -168,8 +196,9 @@ class AdapterStack:
                 moved = T @ metrics[layer].to(T) if metrics else T
                 factors[layer] = truncate(L, T, moved @ T.T, rank)
         self._check(into, factors)
+        holds = dict.fromkeys(batch for name in names for batch in self[name].holds)
         self.remove(*names)
-        self.add(into, factors)
+        self.add(into, factors, holds=tuple(holds))
 
     def merge(self) -> None:
         """Write what is in force into the base weights, of which a copy is kept for :meth:`unmerge`."""

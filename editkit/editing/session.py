@@ -44,7 +44,7 @@ class EditResult:
     """What one call of :meth:`Session.edit` did."""
 
     items: list[Item]
-    adapter: str  # the name it was written to; empty for raw edits
+    adapter: str  # the name it was written to; empty for raw edits, and where there was nothing to write
     updates: list[LayerUpdate]  # as written; none where the step was rolled back
     targets: Targets
     old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
@@ -151,14 +151,16 @@ class Session:
         ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
         were. A step below the trust threshold is undone, scaled down or warned of, see
-        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch.
+        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch, and ``RuntimeError`` where replay
+        would edit in again what was taken out of :attr:`adapters` by hand.
         """
         items = list(items)
         if not items:
             raise ValueError(f"an edit needs at least one {self.item.__name__.lower()}, got an empty batch")
         start = time.perf_counter()
         reset_peak(self.lm.device)
-        self._weights.begin()
+        self._weights.begin({name for name, _ in self._pairs()})
+        self._check_remembered()
         if self._editor is None:
             with self._base_in_force():
                 self._editor = self._prepare()
@@ -192,15 +194,18 @@ class Session:
         self._written = self._weights.read()
         seconds["total"] = time.perf_counter() - start
         peak = peak_mb(self.lm.device)
-        adapter = self._weights.current
+        adapter = self._weights.current if self._weights.current in (self.adapters or ()) else ""
         self.results.append(EditResult(items, adapter, updates, targets, old_residual, trust, seconds, peak))
         return self.results[-1]
 
     def undo(self, last: int | None = None) -> None:
         """Take back the ``last`` edits, or all of them: the weights are then what they were, bit for bit.
 
+        An adapter that was removed from :attr:`adapters` stays removed.
+
         Raises ``ValueError`` for more edits than were made since :meth:`settle`, and ``RuntimeError`` where
-        the weights were changed by somebody else since: undoing would lose that change.
+        the weights were changed by somebody else since: undoing would lose that change. The same for edits
+        that were combined into one adapter with edits that are to stay.
         """
         everything = last is None
         last = len(self.results) if everything else last
@@ -209,6 +214,7 @@ class Session:
         if self._written is not None and (what := self._weights.changed_since(self._written)):
             raise RuntimeError(f"{what} was changed outside this session; undo that first")
         kept = self.results[: len(self.results) - last]
+        self._check_apart(len(kept), everything)
         if everything:
             settled, memory, mark = None, make_memory(self.spec), self._original
         elif last:
@@ -265,10 +271,11 @@ class Session:
     def save_adapter(self, directory: str | Path, *names: str) -> Path:
         """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
 
-        The card shows method, the items of these adapters, and their scores on the model as it stands.
+        The card shows method, the items of these adapters, and their scores where these adapters alone are in
+        force, with their weights: what a reader of the folder gets.
 
         Args:
-            names: adapters of :attr:`adapters`; all that are in force where not given.
+            names: adapters of :attr:`adapters`; all that are switched on where not given.
 
         Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes.
         """
@@ -278,7 +285,8 @@ class Session:
         items = self._edited(names)
         notes = self._provenance(items) if items else {}
         if items:
-            notes |= {"edited": [item.describe() for item in items], "scores": self._scores(items)}
+            with self.adapters.switched(on=names, off=[name for name in self.adapters if name not in names]):
+                notes |= {"edited": [item.describe() for item in items], "scores": self._scores(items)}
         return self.adapters.save(directory, *names, notes=notes)
 
     @classmethod
@@ -316,14 +324,18 @@ class Session:
         return session
 
     def state_dict(self) -> State:
-        """What a new session on the untouched model needs to go on from here: edits, memory, items edited."""
-        written = self._weights.read() if self._written is None else self._written
+        """What a new session on the untouched model needs to go on from here: edits, memory, items edited.
+
+        Adapters are taken as they are now: what was removed, weighted or switched off stays so.
+        """
+        written = self._weights.read() if self._written is None or self.adapters is not None else self._written
         state = {f"edits.{name}": tensor for name, tensor in written.items()}
         state["session"] = json_tensor(
             {
                 "edit_mode": self.spec.edit_mode,
                 "layers": self.spec.layers,
                 "items": [(adapter, asdict(item)) for adapter, item in self._pairs()],
+                "settings": self._weights.settings(),
             }
         )
         if self.memory is not None:
@@ -351,7 +363,7 @@ class Session:
         self._editor = self._prepare()
         memory = None if self.memory is None else type(self.memory).from_state_dict(part("memory."), self.item)
         original = self._weights.read()
-        self._weights.put(part("edits."))
+        self._weights.load(part("edits."), about["settings"])
         self.memory, self._original, self._written = memory, original, self._weights.read()
         self._settled = (self._written, [(adapter, self.item(**entry)) for adapter, entry in about["items"]])
 
@@ -395,11 +407,44 @@ class Session:
         self._weights.put(weights)
         self.memory = memory
 
+    def _check_remembered(self) -> None:
+        """Raises ``RuntimeError`` where replay would undo what was done to an adapter by hand.
+
+        What is replayed is corrected towards its target under the weights in force. With ``hold`` it is not.
+        """
+        if not self.memory or self.adapters is None or self.spec.replay == "hold":
+            return
+        for name in dict.fromkeys(name for name, _ in self._pairs() if name):
+            holder = self.adapters.holder(name)
+            if holder is None or (holder.weight, holder.enabled) != (1.0, True):
+                state = "removed" if holder is None else f"weighted {holder.weight:g}" if holder.enabled else "disabled"
+                raise RuntimeError(
+                    f"adapter {name!r} is {state}: replay would edit its items in again; enable it with weight 1, or "
+                    "begin a new session on the same stack (adapters=session.adapters)"
+                )
+
+    def _check_apart(self, kept: int, everything: bool) -> None:
+        """Raises ``RuntimeError`` where undoing all but ``kept`` results would split a combined adapter."""
+        settled = {name for name, _ in self._settled[1]} if self._settled else set()
+        stay = {result.adapter for result in self.results[:kept]} | (set() if everything else settled)
+        undone = {result.adapter for result in self.results[kept:]} | (settled if everything else set())
+        for name in self.adapters or ():
+            parts = {*self.adapters[name].holds}
+            if parts & undone and parts != {name} and not parts <= undone - stay:
+                raise RuntimeError(f"adapter {name!r} joins edits that are to be undone with others: they cannot part")
+
     def _edited(self, adapters: Sequence[str] | None = None) -> list[Item]:
-        """Every item edited so far, or those in some adapters; rolled-back ones left out."""
-        return [item for adapter, item in self._pairs() if adapters is None or adapter in adapters]
+        """Items edited so far, those in some adapters or in all that are switched on; rolled-back ones left out.
+
+        Items that are in no adapter always count where none is named: nothing can take them out.
+        """
+        if self.adapters is None:
+            return [item for _, item in self._pairs()]
+        chosen = self.adapters.enabled if adapters is None else adapters
+        held = {batch for name in chosen for batch in self.adapters[name].holds} | ({""} if adapters is None else set())
+        return [item for name, item in self._pairs() if name in held]
 
     def _pairs(self) -> list[tuple[str, Item]]:
-        """The same, each with its adapter's name."""
+        """Every item edited so far with its adapter's name; rolled-back ones left out."""
         settled = self._settled[1] if self._settled else []
         return settled + [(result.adapter, item) for result in self.results if result.updates for item in result.items]

@@ -3,9 +3,10 @@
 Both do the same things under the same names, so that a session does not need to know which it has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class RawWeights:
     def n_parameters(self) -> int:
         return sum(self.lm.weight(layer).numel() for layer in self.layers)
 
-    def begin(self) -> None:
+    def begin(self, taken: Collection[str] = ()) -> None:
         """The next updates belong to a new batch; ``ValueError`` where the model carries adapters."""
         if self.lm.has_adapters:
             raise ValueError(
@@ -66,6 +67,14 @@ class RawWeights:
         for name, weight in state.items():
             self.lm.weight(int(name.removeprefix("weight."))).copy_(weight)
 
+    def settings(self) -> dict[str, Any]:
+        """What else there is to say of what :meth:`read` returns, as plain values: nothing."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+        """Take over what another one's :meth:`read` and :meth:`settings` returned."""
+        self.put(state)
+
     def mark(self) -> None:
         """What undoing needs to come back here: nothing, the same additions in the same order give the same bits."""
 
@@ -90,25 +99,28 @@ class Overlay:
 
     def __init__(self, lm: EditableModel, spec: EditSpec, stack: AdapterStack):
         self.lm, self.spec, self.stack = lm, spec, stack
-        self._names: list[str] = []  # of the session's own adapters
+        self._names: list[str] = []  # under which the session wrote; what others combined keeps them, see _own
         self.current = ""  # the one that is written to
 
     @property
     def n_parameters(self) -> int:
         return sum(adapter.n_parameters for adapter in self._own().values())
 
-    def begin(self) -> None:
+    def begin(self, taken: Collection[str] = ()) -> None:
         """The next updates belong to a new batch.
+
+        Args:
+            taken: names of earlier batches, which a new adapter does not get even where theirs was removed.
 
         Raises ``RuntimeError`` while the adapters are merged, and where the one to be extended is not in force
         as it was solved: the new edits would not be either.
         """
         self.stack.check_unmerged()
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"
-        own = list(self._own())
-        free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack)
-        self.current = own[0] if own and kind == "edits" else free
-        adapter = self._own().get(self.current)
+        own, used = [name for name in self._names if name in self.stack], {*self.stack, *taken}
+        free = next(name for number in count(1) if (name := f"{kind}_{number}") not in used)
+        self.current = own[-1] if own and kind == "edits" else free
+        adapter = self.stack[self.current] if own and kind == "edits" else None
         if adapter and (adapter.weight, adapter.enabled) != (1.0, True):
             raise RuntimeError(f"adapter {self.current!r} is switched off or weighted: enable it with weight 1 first")
 
@@ -152,46 +164,64 @@ class Overlay:
         }
 
     def put(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`read` returned."""
-        adapters: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-        for key in state:
-            name, layer, side = key.split(".")
-            if side == "left":
-                adapters.setdefault(name, {})[int(layer)] = state[key], state[f"{name}.{layer}.right"]
-        self.stack.remove(*(name for name in self._own() if name not in adapters))
-        self._names = sorted(adapters, key=lambda name: (len(name), name))  # batch_2 before batch_10
-        for name in self._names:
-            self.stack.add(name, adapters[name])
+        """Put back what :meth:`read` returned; an adapter that was removed by hand since stays removed."""
+        adapters = _adapters(state)
+        gone = {name: adapter.holds for name, adapter in self._own().items() if name not in adapters}
+        self.stack.remove(*gone)
+        self._names = [name for name in self._names if not any(name in holds for holds in gone.values())]
+        for name in adapters:
+            if name in self.stack:
+                self.stack.add(name, adapters[name])
 
-    @contextmanager
-    def put_for_now(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+    def settings(self) -> dict[str, Any]:
+        """Switches, weights and contents of the adapters that :meth:`read` returns, as plain values."""
+        return {name: {"weight": a.weight, "enabled": a.enabled, "holds": a.holds} for name, a in self._own().items()}
+
+    def load(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+        """Take over what another one's :meth:`read` and :meth:`settings` returned."""
+        adapters = _adapters(state)
+        for name, how in settings.items():
+            self.stack.add(name, adapters[name], holds=how["holds"])
+            self.stack.weigh(name, how["weight"])
+            self._names += how["holds"]
+        self.stack.disable(*(name for name, how in settings.items() if not how["enabled"]))
+
+    def put_for_now(self, state: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """What :meth:`read` returned, and afterwards what there is now again; ``state`` must be of now's adapters."""
-        kept = {key.split(".")[0] for key in state}
-        off = [name for name, adapter in self._own().items() if adapter.enabled and name not in kept]
-        try:
-            self.stack.disable(*off)
-            yield
-        finally:
-            self.stack.enable(*off)
+        kept = _adapters(state)
+        return self.stack.switched(off=[name for name in self._own() if name not in kept])
 
     mark = read  # what undoing needs to come back here
 
     def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
-        """What is not as :meth:`read` returned it, if anything. Switches and weights are the user's own affair."""
-        now = self.read()
-        keys = sorted(now.keys() ^ state.keys()) or [key for key in now if not torch.equal(now[key], state[key])]
+        """What is not as :meth:`read` returned it, if anything.
+
+        Switches, weights and the removal of a whole adapter are the user's own affair.
+        """
+        now, here = self.read(), {*self.stack, *(batch for a in self._own().values() for batch in a.holds)}
+        then = {key: tensor for key, tensor in state.items() if key.split(".")[0] in here}
+        keys = sorted(now.keys() ^ then.keys()) or [key for key in now if not torch.equal(now[key], then[key])]
         return f"adapter {keys[0].split('.')[0]!r}" if keys else None
 
     def _own(self) -> dict[str, Adapter]:
-        return {name: self.stack[name] for name in self._names if name in self.stack}
+        """Adapters that hold edits of the session, also where somebody combined them with others."""
+        return {name: self.stack[name] for name in self.stack if {*self.stack[name].holds} & {*self._names}}
 
     def _factors(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        own = self._own()
-        pair = own[self.current].factors.get(layer) if self.current in own else None
+        pair = self.stack[self.current].factors.get(layer) if self.current in self.stack else None
         return (pair[0].double(), pair[1].double()) if pair else None
 
     def _put(self, layer: int, left: Tensor, right: Tensor) -> None:
-        own = self._own()
-        before = own[self.current].factors if self.current in own else {}
+        before = self.stack[self.current].factors if self.current in self.stack else {}
         self.stack.add(self.current, {**before, layer: (left, right)})
-        self._names = list(self._own() | {self.current: None})
+        self._names = list(dict.fromkeys([*self._names, self.current]))
+
+
+def _adapters(state: Mapping[str, Tensor]) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
+    """Factors of each adapter in what :meth:`Overlay.read` returned."""
+    adapters: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+    for key in state:
+        name, layer, side = key.split(".")
+        if side == "left":
+            adapters.setdefault(name, {})[int(layer)] = state[key], state[f"{name}.{layer}.right"]
+    return adapters

@@ -94,15 +94,8 @@ def test_batches_stack_undo_and_resume(tiny, facts, start, stack, replay):
         marks.append(logits(lm))
         assert (result.diagnostics()["rank"] >= 1).all()
     ranks = {name: session.adapters[name].factors[2][1].shape[0] for name in session.adapters}
-    more = replay == "buffer"  # replayed edits bring residuals of their own, which a rank of 1 must hold too
-    assert (
-        ranks
-        == {
-            "grow": {"edits_1": 4},
-            "batch": {f"batch_{i}": 1 for i in range(1, 5)},
-            "fixed": {"edits_1": 1},
-        }[stack]
-    ), more
+    expected = {"grow": {"edits_1": 4}, "batch": {f"batch_{i}": 1 for i in range(1, 5)}, "fixed": {"edits_1": 1}}
+    assert ranks == expected[stack]
     session.undo(2)
     assert torch.equal(logits(lm), marks[2])
     state = session.state_dict()
@@ -301,17 +294,157 @@ def test_new_edits_do_not_go_where_they_would_not_count(tiny, facts, start):
     session.edit(facts[1:2])
 
 
-def test_what_was_done_to_the_stack_by_hand_is_not_undone_behind_ones_back(tiny, facts, start):
-    for change in (lambda s: s.remove("batch_2"), lambda s: s.combine("batch_1", "batch_2", into="both")):
-        session = start(tiny(), lora_stack="batch")
-        for fact in facts[:3]:
-            session.edit([fact])
-        change(session.adapters)
-        before = logits(session.lm)
-        for last in (1, None):
-            with pytest.raises(RuntimeError, match="adapter 'batch_[12]' was changed outside this session"):
-                session.undo(last)
-        assert torch.equal(logits(session.lm), before)
+def edit_each(session, facts):
+    for fact in facts:
+        session.edit([fact])
+    return session
+
+
+def test_an_adapter_that_was_removed_by_hand_stays_removed(tiny, facts, start):
+    session = edit_each(start(tiny(), lora_stack="batch"), facts[:2])
+    plain, alone = logits(tiny()), edit_each(start(tiny(), lora_stack="batch"), facts[:1])
+    session.adapters.remove("batch_2")
+    session.undo(1)
+    assert list(session.adapters) == ["batch_1"] and torch.equal(logits(session.lm), logits(alone.lm))
+    session.undo()
+    assert torch.equal(logits(session.lm), plain)
+
+    edit_each(session, facts[:3])
+    session.adapters.remove("batch_2")
+    session.edit(facts[3:])
+    assert list(session.adapters) == ["batch_1", "batch_3", "batch_4"], "a name in the session's record is not reused"
+    session.undo(2)
+    assert list(session.adapters) == ["batch_1"] and torch.equal(logits(session.lm), logits(alone.lm))
+    session.undo()
+    assert torch.equal(logits(session.lm), plain) and not session.lm.has_adapters
+
+
+@pytest.mark.parametrize("stack", ["grow", "fixed"])
+def test_one_adapter_of_many_batches_that_was_removed_stays_removed(tiny, facts, start, stack):
+    session = edit_each(start(tiny(), lora_stack=stack), facts[:2])
+    plain = logits(tiny())
+    session.adapters.remove("edits_1")
+    session.undo(1)
+    assert torch.equal(logits(session.lm), plain) and len(session.results) == 1
+    edit_each(session, facts[2:])
+    assert list(session.adapters) == ["edits_2"]
+    session.undo(1)
+    assert list(session.adapters) == ["edits_2"] and len(session.results) == 2
+    session.undo()
+    assert torch.equal(logits(session.lm), plain) and not session.lm.has_adapters
+
+
+def test_combined_adapters_are_undone_together_or_not_at_all(tiny, facts, start):
+    session = edit_each(start(tiny(), lora_stack="batch", targets_from="base"), facts[:3])
+    alone = edit_each(start(tiny(), lora_stack="batch"), facts[:1])
+    session.adapters.combine("batch_2", "batch_3", into="both")
+    before = logits(session.lm)
+    for last in (1, None):
+        with pytest.raises(RuntimeError, match="adapter 'batch_2' was changed outside this session"):
+            session.undo(last)
+    targets = session.edit(facts[3:]).targets.values
+    torch.testing.assert_close(targets, start(tiny(), edit_mode="raw").edit(facts[3:]).targets.values, rtol=0, atol=0)
+    after = logits(session.lm)
+    with pytest.raises(RuntimeError, match="'both' joins edits that are to be undone with others"):
+        session.undo(2)
+    assert torch.equal(logits(session.lm), after) and len(session.results) == 4
+    session.undo(1)
+    torch.testing.assert_close(logits(session.lm), before)
+    session.edit(facts[3:])
+    session.undo(3)
+    assert list(session.adapters) == ["batch_1"] and torch.equal(logits(session.lm), logits(alone.lm))
+
+
+def test_an_adapter_that_holds_only_some_of_its_batches_is_not_taken_for_all(tiny, facts, start):
+    session = edit_each(start(tiny()), facts[:2])
+    session.adapters.combine("edits_1", into="slim", rank=1)
+    session.edit(facts[2:3])
+    with pytest.raises(RuntimeError, match="'slim' joins"):
+        session.undo(2)
+    session.undo()
+    assert not session.lm.has_adapters
+
+
+def test_replay_does_not_edit_removed_batches_in_again(tiny, facts, start):
+    def change(session, name):
+        return {
+            "removed": lambda: session.adapters.remove(name),
+            "disabled": lambda: session.adapters.disable(name),
+            "weighted 0.5": lambda: session.adapters.weigh(name, 0.5),
+        }
+
+    for replay in ("buffer", "history"):
+        for how in ("removed", "disabled", "weighted 0.5"):
+            session = edit_each(start(tiny(), lora_stack="batch", replay=replay), facts[:3])
+            change(session, "batch_2")[how]()
+            before, names = logits(session.lm), list(session.adapters)
+            with pytest.raises(RuntimeError, match=f"adapter 'batch_2' is {how}: replay would edit its items in again"):
+                session.edit(facts[3:])
+            assert torch.equal(logits(session.lm), before) and list(session.adapters) == names
+            assert len(session.memory) == 3 and len(session.results) == 3
+        session.adapters.weigh("batch_2", 1.0)
+        session.edit(facts[3:])
+        session.adapters.remove("batch_2")
+        other = EditSession(session.lm, session.spec, texts=TEXTS, progress=False, adapters=session.adapters)
+        other.edit(facts[1:2])
+        session = edit_each(start(tiny(), lora_stack="batch", replay=replay), facts[:2])
+        session.adapters.combine("batch_1", "batch_2", into="both")
+        session.edit(facts[2:3])
+        session.adapters.disable("both")
+        with pytest.raises(RuntimeError, match="adapter 'batch_1' is disabled"):
+            session.edit(facts[3:])
+    session = edit_each(start(tiny(), "alphaedit", lora_stack="batch", replay="hold"), facts[:2])
+    session.adapters.remove("batch_1")
+    session.edit(facts[2:3])  # held where they are, removed as they are
+    session = start(tiny(), lora_stack="batch", replay="history", v_num_grad_steps=1)
+    edit_each(session, facts[:2])  # these ask for nothing, so that nothing is there to be removed
+    assert [result.adapter for result in session.results] == ["", ""]
+
+
+def test_trust_looks_only_at_edits_in_force(tiny, facts, start, monkeypatch):
+    session = start(tiny(), lora_stack="batch", trust_enable=True, trust_heldout_samples=2)
+    edit_each(session, facts[:2])
+    seen = []
+    judge = type(session._trust).judge
+    monkeypatch.setattr(
+        type(session._trust),
+        "judge",
+        lambda self, lm, earlier, *rest: seen.append(earlier) or judge(self, lm, earlier, *rest),
+    )
+    session.edit(facts[2:3])
+    session.undo(1)
+    session.adapters.disable("batch_1")
+    session.edit(facts[2:3])
+    session.undo(1)
+    session.adapters.remove("batch_1")
+    session.edit(facts[2:3])
+    assert seen == [facts[:2], facts[1:2], facts[1:2]]
+
+
+def test_a_state_holds_what_was_done_to_the_stack_by_hand(tiny, facts, start):
+    session = edit_each(start(tiny(), lora_stack="batch", targets_from="base"), facts)
+    stack = session.adapters
+    stack.remove("batch_1")
+    stack.weigh("batch_2", 0.5)
+    stack.disable("batch_3")
+    other = start(tiny(), lora_stack="batch", targets_from="base")
+    other.load_state_dict(session.state_dict())
+    assert repr(other.adapters) == repr(stack) == "AdapterStack(batch_2: 0.5, batch_3: 0, batch_4: 1)"
+    assert torch.equal(logits(other.lm), logits(session.lm))
+    for one in (session, other):
+        one.adapters.enable("batch_3")
+        one.edit(facts[:1])
+        assert list(one.adapters)[-1] == "batch_5"
+    assert torch.equal(logits(other.lm), logits(session.lm))
+    stack.combine("batch_2", "batch_3", into="both")
+    again = start(tiny(), lora_stack="batch")
+    again.load_state_dict(session.state_dict())
+    assert torch.equal(logits(again.lm), logits(session.lm)) and again.adapters["both"].holds == ("batch_2", "batch_3")
+    again.undo()
+    assert not again.lm.has_adapters
+
+
+def test_weights_and_switches_are_not_undone_behind_ones_back(tiny, facts, start):
     session = start(tiny(), lora_stack="batch", targets_from="base")
     for fact in facts[:3]:
         session.edit([fact])
@@ -448,7 +581,66 @@ def test_a_saved_adapter_is_read_by_plain_peft_in_a_fresh_process(tiny, facts, s
     session.adapters.remove("batch_1")
     card = (session.save_adapter(folder) / "README.md").read_text()
     assert facts[0].text not in card and all(fact.text in card for fact in facts[1:])
+    session.edit(facts[:1])
+    with pytest.raises(ValueError, match="no adapter 'batch_9'"):
+        session.save_adapter(folder, "batch_9")
     assert not list(tmp_path.glob(".partial*"))
+
+
+def test_the_card_shows_the_named_adapters_alone(tiny, facts, start, tmp_path, monkeypatch):
+    session = edit_each(start(tiny(), lora_stack="batch"), facts[:3])
+    stack, alone, seen = session.adapters, start(tiny(), lora_stack="batch"), []
+    alone.edit(facts[:1])
+    stack.disable("batch_1")
+    stack.weigh("batch_3", 0.5)
+    before = repr(stack)
+
+    def scores(items):
+        seen.append((items, repr(stack), logits(session.lm)))
+        return {"ES": 0.125}
+
+    monkeypatch.setattr(session, "_scores", scores)
+    card = (session.save_adapter(tmp_path / "one", "batch_1") / "README.md").read_text()
+    assert "| ES | 0.125 |" in card and repr(stack) == before
+    assert seen[-1][:2] == (facts[:1], "AdapterStack(batch_1: 1, batch_2: 0, batch_3: 0)")
+    assert torch.equal(seen[-1][2], logits(alone.lm))
+    session.save_adapter(tmp_path / "three", "batch_3", "batch_1")
+    assert seen[-1][:2] == ([facts[0], facts[2]], "AdapterStack(batch_1: 1, batch_2: 0, batch_3: 0.5)")
+    monkeypatch.setattr(session, "_scores", lambda items: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.save_adapter(tmp_path / "none", "batch_1")
+    assert repr(stack) == before and not (tmp_path / "none").exists()
+
+
+def test_the_card_of_a_combined_adapter_shows_what_was_combined(tiny, facts, start, tmp_path):
+    session = edit_each(start(tiny(), lora_stack="batch"), facts[:3])
+    session.adapters.combine("batch_1", "batch_2", into="both")
+    session.adapters.combine("both", "batch_3", into="all")
+    card = (session.save_adapter(tmp_path / "all", "all") / "README.md").read_text()
+    assert all(fact.text in card for fact in facts[:3]) and "| ES |" in card and "| method | memit |" in card
+
+
+def test_a_name_given_twice_counts_once(tiny, facts, start, tmp_path):
+    session = edit_each(start(tiny(), lora_stack="batch"), facts[:1])
+    stack = session.adapters
+    before = stack.delta(2)
+    folder = stack.save(tmp_path / "one", "batch_1", "batch_1")
+    other = AdapterStack(tiny())
+    other.load(folder, "again")
+    torch.testing.assert_close(other.delta(2), before)
+    stack.combine("batch_1", "batch_1", into="once")
+    torch.testing.assert_close(stack.delta(2), before)
+
+
+def test_an_adapter_for_the_weights_as_they_were_is_refused(tiny, facts, start, tmp_path):
+    session = start(tiny())
+    session.edit(facts[:1])
+    folder = session.save_adapter(tmp_path / "adapter")
+    stack = AdapterStack(tiny())
+    start(stack.lm, edit_mode="raw").edit(facts[1:2])
+    with pytest.raises(ValueError, match="made for another base model"):
+        stack.load(folder, "edits")
+    assert not stack.lm.has_adapters
 
 
 def test_adapters_come_back_from_their_folders(tiny, facts, start, tmp_path):
