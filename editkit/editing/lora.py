@@ -18,7 +18,8 @@ number of edits, and up to that rank the factors are taken as they are (``exact`
 edit is wanted. The solver minimises ``tr(ΔW A_cost ΔWᵀ) + Σ d_i ‖ΔW k_i − r_i‖²``; completing the square,
 this is ``‖(ΔW − ΔW*) G^{1/2}‖²`` plus a constant, ``ΔW*`` being the update at full rank. So ``keys`` solves
 the editing problem under the constraint of the rank (reduced-rank regression), and never needs ``G`` itself:
-only ``T G Tᵀ``, n × n. Where edits ask for equality (d = ∞), 1 stands for d.
+only ``T G Tᵀ``, n × n. Where edits ask for equality (d = ∞), the largest finite d of the batch stands for it,
+and at least 1: nothing is wanted more strictly.
 """
 
 import warnings
@@ -41,7 +42,8 @@ class Problem(NamedTuple):
 
     def gram(self, right: Tensor) -> Tensor:
         """``T G Tᵀ`` (m, m) for ``T`` = right (m, d_k)."""
-        weight = torch.where(self.slack > 0, 1 / self.slack, 1.0)
+        finite = 1 / self.slack[self.slack > 0]
+        weight = torch.where(self.slack > 0, 1 / self.slack, max([1.0, *finite.tolist()]))
         seen = right @ self.K
         return right @ self.precision.cost(right.T) + (seen * weight) @ seen.T
 

@@ -129,10 +129,14 @@ def test_fallback_doubles_the_rank_until_the_tolerance_holds(full_spec):
     assert fit(update, made, full_spec(lora_tolerance=1.0, **chosen)).left.shape[1] == 1, "and no warning"
 
 
-def test_equality_counts_as_weight_one():
-    made, _, cost = problem(slack=0.0)
+@pytest.mark.parametrize("others, weight", [([], 1.0), ([4.0, 2.0], 1.0), ([0.5, 0.1], 10.0)])
+def test_equality_counts_as_the_strictest_finite_wish_and_at_least_one(others, weight):
+    made, _, cost = problem()
+    slack = torch.zeros(6, dtype=torch.float64)
+    slack[: len(others)] = torch.tensor(others)
+    d = torch.tensor([1 / other for other in others] + [weight] * (6 - len(others))).double()
     T = torch.randn(3, D_K, generator=torch.Generator().manual_seed(1)).double()
-    torch.testing.assert_close(made.gram(T), T @ (cost + made.K @ made.K.T) @ T.T)
+    torch.testing.assert_close(made._replace(slack=slack).gram(T), T @ (cost + (made.K * d) @ made.K.T) @ T.T)
 
 
 def test_null_space_updates_are_measured_by_the_cost_inside_the_null_space():
