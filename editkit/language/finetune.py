@@ -40,7 +40,7 @@ def finetune(
 
     Returns one row a step: ``step``, ``loss`` (nats a token), ``seconds`` since the start.
     Raises ``ValueError`` for no facts or layers, a rank or steps below 1 and a taken name, and
-    ``FloatingPointError`` where the loss leaves the finite numbers; the adapter is then removed.
+    ``FloatingPointError`` where the loss or the factors leave the finite numbers; the adapter is then removed.
     """
     if not facts or not layers or rank < 1 or steps < 1:
         raise ValueError(
@@ -80,10 +80,10 @@ def finetune(
             if loss.item() < STOP_LOSS:
                 break
             optimiser.step()
+        scaling = modules[0].scaling[name]
+        pairs = ((scaling * m.lora_B[name].weight.detach(), m.lora_A[name].weight.detach()) for m in modules)
+        stack.add(name, dict(zip(layers, pairs, strict=True)))
     except BaseException:
         stack.remove(name)
         raise
-    scaling = modules[0].scaling[name]
-    pairs = ((scaling * m.lora_B[name].weight.detach(), m.lora_A[name].weight.detach()) for m in modules)
-    stack.add(name, dict(zip(layers, pairs, strict=True)))
     return pd.DataFrame(history)

@@ -148,6 +148,14 @@ def test_finetuning_stops_when_it_has_learnt_and_refuses_to_diverge(tiny, facts,
     assert list(stack) == ["tuned"]
 
 
+def test_finetuning_whose_last_step_leaves_the_finite_numbers_comes_off_again(tiny, facts):
+    stack = AdapterStack(tiny(), alpha=1e3)
+    mark = stack.lm.fingerprint()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        finetune(stack, "tuned", facts[:1], layers=[2], rank=2, lr=1e37, steps=1, progress=False)
+    assert not stack.lm.has_adapters and stack.lm.fingerprint() == mark
+
+
 def test_finetuning_refuses_what_it_cannot_train_before_it_touches_the_model(tiny, facts):
     stack = AdapterStack(tiny())
     stack.add("mine", {2: (torch.ones(16, 1), torch.ones(1, 24))})
