@@ -145,7 +145,8 @@ class EditSpec(Parameters):
     """How an update of higher rank is brought down: not at all (an error); truncated SVD; the editing problem solved
     under the bound on the rank; the same by alternating least squares. At most lora_rank edits are always exact."""
     lora_rank: Count = 32
-    """Rank of a batch's update at most; with lora_stack fixed, of all of them together."""
+    """Rank of a batch's update at most; with lora_stack fixed, of all of them together. For rome every fact is a batch
+    of its own, so the rank of an adapter that takes in several is their number, unless lora_stack is fixed."""
     lora_alpha: NonNegative = 0.0
     """LoRA's alpha: factors are stored divided by lora_alpha / rank; 0 takes the rank, so that this scaling is 1."""
     lora_scale: Positive = 1.0
