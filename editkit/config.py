@@ -195,7 +195,8 @@ class EditSpec(Parameters):
                 f"lora_dropout = {spec.lora_dropout:g}: must be 0; closed-form factors are not trained, so there is "
                 "nothing that dropout could regularise"
             )
-        if spec.edit_mode == "lora" and spec.lora_stack == "fixed" and spec.trust_action == "scale":
+        share = spec.trust_enable and spec.trust_action == "scale"
+        if share and spec.edit_mode == "lora" and spec.lora_stack == "fixed":
             raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
         if spec.v_loss_layer < spec.layers[-1]:
             raise ValueError(f"v_loss_layer = {spec.v_loss_layer}: must not lie below layer {spec.layers[-1]}")

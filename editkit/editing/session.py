@@ -299,7 +299,8 @@ class Session:
         Args:
             options: further arguments of the session.
 
-        Raises ``ValueError``, before anything is written, for a file that is none, and for another model.
+        Raises ``ValueError``, before anything is written, for a file that is none, and for another model;
+        ``FloatingPointError`` for an update that is not finite. On any error the model is as it was.
         """
         try:
             with safe_open(path, framework="pt", device=str(lm.device)) as file:
@@ -307,7 +308,11 @@ class Session:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             items, known = [cls.item(**entry) for entry in about["items"]], cls._options(about)
             spec, model, weights = EditSpec(**about["spec"]), about["model"], about["weights"]
-        except (OSError, SafetensorError, KeyError, TypeError) as problem:
+            order = sorted({tuple(map(int, name.split(".")[:2])) for name in tensors})
+            wanted = {f"{number}.{layer}.{side}" for number, layer in order for side in ("left", "right")}
+            if odd := sorted(wanted ^ tensors.keys()) or sorted({layer for _, layer in order} - {*spec.layers}):
+                raise ValueError(f"{odd[0]} does not belong to a pair of factors for one of layers {spec.layers}")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"{path} does not hold the edits of such a session: {problem}") from None
         session = cls(lm, spec, **known | options)
         if weights != session._base:
@@ -317,8 +322,12 @@ class Session:
             )
         session._original = session._weights.read()
         session._weights.begin()
-        for number, layer in sorted({tuple(map(int, name.split(".")[:2])) for name in tensors}):
-            session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
+        try:
+            for number, layer in order:
+                session._weights.add(layer, tensors[f"{number}.{layer}.left"], tensors[f"{number}.{layer}.right"])
+        except BaseException:
+            session._weights.put(session._original)
+            raise
         session._written = session._weights.read()
         session._settled = (session._written, [("", item) for item in items])
         return session

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from editkit import AdapterStack, EditSession, evaluate, summarize
 from editkit.language.trust import TrustDecision
@@ -275,7 +277,8 @@ def test_parameters_that_cannot_be_are_refused(tiny, start):
     with pytest.raises(ValueError, match="lora_dropout = 0.1: must be 0"):
         start(tiny(), lora_dropout=0.1)
     with pytest.raises(ValueError, match="trust_action = 'scale'"):
-        start(tiny(), lora_stack="fixed", trust_action="scale")
+        start(tiny(), lora_stack="fixed", trust_action="scale", trust_enable=True)
+    start(tiny(), lora_stack="fixed", trust_action="scale")  # nothing is judged, so nothing is scaled
     with pytest.raises(ValueError, match="lora_fit"):
         start(tiny(), lora_fit="magic")
 
@@ -724,3 +727,25 @@ def test_saved_updates_make_the_same_edits_on_another_copy(tiny, facts, start, t
     (tmp_path / "text").write_text("no edits")
     with pytest.raises(ValueError, match="does not hold the edits"):
         EditSession.load(lm, tmp_path / "text")
+
+
+def test_a_damaged_file_of_updates_leaves_the_model_as_it_was(tiny, facts, start, tmp_path):
+    session = start(tiny(), edit_mode="raw")
+    session.edit(facts[:2])
+    path = session.save(tmp_path / "edits.safetensors")
+    with safe_open(path, framework="pt") as file:
+        about, good = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    last = good["1.2.left"]
+    lm = tiny()
+    mark = lm.fingerprint()
+    for problem, message, tensors in (
+        (FloatingPointError, "layer 2", good | {"1.2.left": torch.full_like(last, torch.inf)}),
+        (ValueError, "1.2.right does not belong to a pair", {n: t for n, t in good.items() if n != "1.2.right"}),
+        (ValueError, "2.1.left does not belong", good | {"2.1.right": good["1.2.right"]}),
+        (ValueError, "3 does not belong .* layers", good | {"0.3.left": last, "0.3.right": good["1.2.right"]}),
+        (ValueError, "does not hold the edits", good | {"one.two": last}),
+    ):
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, about)
+        with pytest.raises(problem, match=message):
+            EditSession.load(lm, path)
+        assert lm.fingerprint() == mark
