@@ -112,11 +112,14 @@ def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
     assert final["history"].ES >= 0.97 and final["history"].PS > final["none"].PS
 
 
-def test_an_adapter_of_enough_rank_is_the_raw_edit_and_keys_beat_svd_below(lm, known, untouched):
+@pytest.mark.parametrize("source", ["counterfact", "known"])
+def test_an_adapter_of_enough_rank_is_the_raw_edit_and_keys_beat_svd_below(lm, request, untouched, source):
+    facts = request.getfixturevalue(source)
+
     def scores(**changes):
         session = ek.EditSession(lm, ek.EditSpec(method="emmet", **changes), progress=False)
-        row = session.edit(known).diagnostics().iloc[0]
-        found = ek.summarize(ek.evaluate(lm, known))
+        row = session.edit(facts).diagnostics().iloc[0]
+        found = ek.summarize(ek.evaluate(lm, facts))
         session.undo()
         return found, row
 
