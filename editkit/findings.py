@@ -134,11 +134,16 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     """Sentences about edits as low-rank adapters.
 
     Args:
-        ablation: columns batch_size, replay, lora_rank (``full`` for raw edits), lora_fit, S, retention, parameters.
+        ablation: columns batch_size, replay, lora_rank (``full`` for raw edits), lora_fit, S, retention (nan where no
+            edit held at first), parameters; one row a configuration and seed.
         gaps: columns rank, score, value, low, high: of keys minus svd at the largest batch.
         share: columns rank, share: of ‖ΔW‖² in so many singular values of the largest batch.
-        tuned: columns rank, lr, S, seconds: LoRA fine-tuning with its best learning rate; may be empty.
+        tuned: columns rank, lr, S, seconds: LoRA fine-tuning with its best learning rate, one row a rank and seed;
+            may be empty.
     """
+    configuration = ["batch_size", "replay", "lora_rank", "lora_fit"]
+    ablation = ablation.groupby(configuration, sort=False).mean(numeric_only=True).reset_index()
+    tuned = tuned.groupby("rank").mean(numeric_only=True).reset_index()
     size = ablation.batch_size.max()
     most = ablation[(ablation.batch_size == size) & (ablation.replay == "none")].set_index("lora_fit")
     raw, exact = most.loc["raw"], most.loc["exact"]
@@ -166,7 +171,10 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
             f"the best closed form at that rank {closed:.3f}."
         )
     for (batch, kind), rows in ablation[ablation.batch_size < size].groupby(["batch_size", "replay"]):
-        kept = ", ".join(f"{r.lora_fit} {r.lora_rank} {r.S:.3f} ({r.retention:.0%})" for r in rows.itertuples())
+        kept = ", ".join(
+            f"{r.lora_fit} {r.lora_rank} {r.S:.3f}" + (f" ({r.retention:.0%})" if r.retention == r.retention else "")
+            for r in rows.itertuples()
+        )
         sentences.append(f"In steps of {batch}, replay {kind}: final S (share of immediate ES kept) {kept}.")
     return sentences
 

@@ -179,19 +179,24 @@ def test_findings_on_low_rank_say_what_the_tables_say():
         (8, "none", "8", "exact", 0.90, 1.0, 100),
         (8, "none", "4", "svd", 0.40, 1.0, 50),
         (8, "none", "4", "keys", 0.60, 1.0, 50),
-        (2, "hold", "full", "raw", 0.85, 0.9, 1000),
+        (2, "hold", "full", "raw", 0.80, 0.8, 1000),
+        (2, "hold", "full", "raw", 0.90, 1.0, 1000),
+        (2, "hold", "1", "svd", 0.30, float("nan"), 10),
+        (2, "hold", "1", "keys", 0.50, float("nan"), 10),
+        (2, "hold", "1", "keys", 0.60, 0.7, 10),
     ]
     columns = ["batch_size", "replay", "lora_rank", "lora_fit", "S", "retention", "parameters"]
     gaps = pd.DataFrame({"rank": [4], "score": ["ES"], "value": [0.2], "low": [0.1], "high": [0.3]})
     share = pd.DataFrame({"rank": [4, 8], "share": [0.55, 1.0]})
-    tuned = pd.DataFrame({"rank": [4, 8], "lr": [0.01] * 2, "S": [0.7, 0.8], "seconds": [9.0, 9.0]})
+    tuned = pd.DataFrame({"rank": [4, 4, 8], "lr": [0.01] * 3, "S": [0.6, 0.8, 0.8], "seconds": [8.0, 10.0, 9.0]})
     text = "\n".join(lora_findings(pd.DataFrame(rows, columns=columns), gaps, share, tuned))
     assert "Steps of 8 edits need rank 8" in text and "10.0% of the numbers" in text
     assert "Rank 4 for such a step: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
     assert "At rank 4, fitting where the keys live (keys) keeps more edits than truncated SVD: ES +0.200" in text
-    assert "S 0.700; the best closed form at that rank 0.600" in text
+    assert "rank 4 (best learning rate 0.01, 9 s): S 0.700; the best closed form at that rank 0.600" in text
     assert "S 0.800; the best closed form at that rank 0.900" in text
-    assert "In steps of 2, replay hold: final S (share of immediate ES kept) raw full 0.850 (90%)" in text
+    kept = "In steps of 2, replay hold: final S (share of immediate ES kept) raw full 0.850 (90%), "
+    assert kept + "svd 1 0.300, keys 1 0.550 (70%)." in text
     unsure = lora_findings(pd.DataFrame(rows, columns=columns), gaps.assign(low=-0.1), share, tuned[:0])
     assert any("no surely different share" in sentence for sentence in unsure)
     assert not any("fine-tuning" in sentence for sentence in unsure)
