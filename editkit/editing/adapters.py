@@ -343,7 +343,9 @@ class AdapterStack:
             self._peft.unload()
             self._peft = None
         else:
-            self._peft.delete_adapter(name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Adapter .* was active")  # which is next, _switch decides
+                self._peft.delete_adapter(name)
 
     def _switch(self) -> None:
         """Bring peft's switches and scalings to what the adapters say; freeze everything."""

@@ -520,6 +520,17 @@ def test_two_owners_of_one_model_are_told_apart(tiny, facts, start):
         EditSession(tiny(), one.spec, texts=TEXTS, adapters=other.adapters)
 
 
+@pytest.mark.filterwarnings("error")
+def test_removing_the_only_one_that_is_on_leaves_the_others_off(tiny):
+    stack = AdapterStack(tiny())
+    before = logits(stack.lm)
+    for name in ("off", "on"):
+        stack.add(name, {1: (torch.ones(16, 1), torch.ones(1, 24))})
+    stack.disable("off")
+    stack.remove("on")
+    assert stack.enabled == [] and torch.equal(logits(stack.lm), before)
+
+
 BAD = {
     "none": ("a", {1: (16, 0, 0, 24)}, "does not fit"),
     "has_dot": ("a.b", {1: (16, 2, 2, 24)}, "must not be empty or hold a dot"),
