@@ -11,7 +11,7 @@
 
 from editkit.config import METHODS, EditSpec, RunParams
 from editkit.editing.adapters import AdapterStack
-from editkit.editing.session import EditResult
+from editkit.editing.result import EditResult
 from editkit.facts import Fact, load_facts
 from editkit.language.generation import complete
 from editkit.language.metrics import evaluate, summarize

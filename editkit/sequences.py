@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from editkit.cache import Store, from_json_tensor, json_tensor
 from editkit.config import EditSpec
-from editkit.editing.session import EditResult
+from editkit.editing.result import EditResult
 from editkit.experiments import check_batches, measurement_key, untouched, warm_targets
 from editkit.facts import Fact, data_hash
 from editkit.figures import NAMES

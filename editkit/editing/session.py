@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -17,6 +16,7 @@ from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
 from editkit.config import EditSpec
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.replay import Item, Moments, ReplayBuffer, make_memory
+from editkit.editing.result import EditResult, TrustDecision
 from editkit.editing.spread import Editor, LayerUpdate
 from editkit.editing.targets import Targets
 from editkit.editing.weights import Overlay, RawWeights
@@ -24,67 +24,6 @@ from editkit.memory import peak_mb, reset_peak
 from editkit.models import EditableModel
 
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrustDecision:
-    """What was found after a step, and what was done."""
-
-    score: float  # weighted mean of the parts
-    parts: dict[str, float]  # each in [0, 1]; 1 is no harm
-    action: str  # accept, rollback, scale or warn
-    reasons: list[str]  # where the action is not accept: the parts below the threshold, worst first
-
-    def __str__(self) -> str:
-        return f"trust {self.score:.2f}: {self.action}" + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """What one call of :meth:`Session.edit` did."""
-
-    items: list[Item]
-    adapter: str  # the name it was written to; empty for raw edits, and where there was nothing to write
-    updates: list[LayerUpdate]  # as written; none where the step was rolled back
-    targets: Targets
-    old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
-    trust: TrustDecision | None
-    seconds: dict[str, float]  # targets, keys, solve, total
-    peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
-
-    @property
-    def deltas(self) -> dict[int, Tensor]:
-        """ΔW (d_v, d_k) per layer, float64."""
-        total: dict[int, Tensor] = {}
-        for item in self.updates:
-            total[item.layer] = total.get(item.layer, 0) + item.update.delta
-        return total
-
-    def diagnostics(self) -> pd.DataFrame:
-        """One row per weight update.
-
-        Layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``; ``fit_residual``
-        is what a low rank lost), disturbance of ordinary outputs, condition numbers and ridge.
-        """
-        return pd.DataFrame(
-            {
-                "layer": item.layer,
-                "edits": item.edits,
-                "replayed": item.replayed,
-                "delta_norm": item.norm,
-                "weight_norm": item.weight_norm,
-                "growth": item.growth,
-                "disturbance": item.disturbance,
-                "rank": item.update.left.shape[1],
-                "residual": item.update.residual,
-                "fit_residual": item.update.fit_residual,
-                "condition_before": item.update.condition_before,
-                "condition": item.update.condition,
-                "ridge": item.update.ridge,
-                "cost_ridge": item.update.cost_ridge,
-            }
-            for item in self.updates
-        )
 
 
 @dataclass
@@ -157,13 +96,13 @@ class Session:
         items = list(items)
         if not items:
             raise ValueError(f"an edit needs at least one {self.item.__name__.lower()}, got an empty batch")
-        start = time.perf_counter()
-        reset_peak(self.lm.device)
         self._weights.begin({name for name, _ in self._pairs()})
         self._check_remembered()
-        if self._editor is None:
+        if self._editor is None:  # what is computed once, or read from the cache, is in no edit's seconds
             with self._base_in_force():
                 self._editor = self._prepare()
+        start = time.perf_counter()
+        reset_peak(self.lm.device)
         editor, targets = self._editor, self._targets(items)
         seconds = {"targets": targets.seconds, "keys": 0.0, "solve": 0.0}
         before, mark = self._weights.read(), self._weights.mark()

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from editkit.editing.session import Session, TrustDecision
+from editkit.editing.result import TrustDecision
+from editkit.editing.session import Session
 from editkit.editing.spread import Editor, LayerUpdate
 from editkit.editing.targets import Targets
 from editkit.facts import Fact

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from editkit.config import EditSpec
-from editkit.editing.session import TrustDecision
+from editkit.editing.result import TrustDecision
 from editkit.facts import Fact
 from editkit.language.drift import TextProbe, held_out
 from editkit.language.metrics import scored_prompts

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from editkit import AdapterStack, EditSession, evaluate, summarize
-from editkit.language.trust import TrustDecision
+from editkit.editing.result import TrustDecision
 from editkit.statistics import second_moments
 from tests.conftest import FAMILIES, TEXTS
 
