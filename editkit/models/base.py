@@ -91,10 +91,18 @@ class EditableModel:
         return weight.T if self.family.transposed else weight
 
     def gain(self, layer: int) -> Tensor:
-        """(d_v, 1) or (1, 1) float64: by how much each output of the edited layer changes the residual stream."""
+        """(d_v, 1) or (1, 1) float64: by how much each output of the edited layer changes the residual stream.
+
+        Raises ``ValueError`` where that is 0: no edit of this layer would reach the target.
+        """
         if self.family.scale is None:
             return torch.ones(1, 1, dtype=torch.float64, device=self.device)
-        return self.layers[layer].get_parameter(self.family.scale).data.double()[:, None]
+        gain = self.layers[layer].get_parameter(self.family.scale).data.double()[:, None]
+        if closed := int((gain == 0).sum()):
+            raise ValueError(
+                f"layer {layer} of {self.name}: {self.family.scale} is 0 in {closed} of {len(gain)} outputs"
+            )
+        return gain
 
     def fingerprint(self) -> str:
         """Hash of the weights as they are now, so that what is cached for them is not used for others.

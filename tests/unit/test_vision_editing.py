@@ -118,6 +118,15 @@ def test_one_layer_with_equality_puts_the_cls_token_on_its_target(scaled_vit, st
     assert (distance() > 0.01) == (family == "dinov2"), "LayerScale matters where there is one"
 
 
+def test_a_layer_whose_outputs_are_scaled_to_nothing_is_refused_before_it_is_written(scaled_vit, start):
+    vit = scaled_vit("dinov2")
+    vit.layers[1].layer_scale2.lambda1.data[:3] = 0
+    mark = vit.fingerprint()
+    with pytest.raises(ValueError, match="layer 1 of .* cannot be edited: layer_scale2.lambda1 is 0 in 3 of 16 outputs"):
+        start(vit, layers=[1]).edit(others(vit))
+    assert vit.fingerprint() == mark
+
+
 @FAMILIES
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layers", [[2], [1, 2]])
