@@ -54,6 +54,7 @@ class AdapterStack:
             raise ValueError(f"{lm.name} already carries adapters: use their AdapterStack, or close() it first")
         self.lm, self.alpha = lm, alpha
         self._adapters: dict[str, Adapter] = {}
+        self.names: set[str] = set()  # of all that were ever added: no session takes a name for the second time
         self._base = ""
         self._peft = None
         self._unmerged: dict[int, Tensor] = {}
@@ -87,10 +88,6 @@ class AdapterStack:
     def merged(self) -> bool:
         return bool(self._unmerged)
 
-    def holder(self, batch: str) -> Adapter | None:
-        """The adapter that holds what was added under a name: that one, or what it was combined into."""
-        return next((adapter for adapter in self._adapters.values() if batch in adapter.holds), None)
-
     def add(self, name: str, factors: Factors, *, holds: Sequence[str] = ()) -> None:
         """Add an adapter, switched on; one of the same name is replaced and keeps its weight and switch.
 
@@ -110,6 +107,7 @@ class AdapterStack:
             old = before or Adapter({}, (name,))
             self._adapters[name] = Adapter(stored, tuple(holds) or old.holds, old.weight, old.enabled)
             self._install(name)
+            self.names.add(name)
         except BaseException:
             del self._adapters[name]
             if before:
@@ -139,14 +137,14 @@ class AdapterStack:
     @contextmanager
     def switched(self, *, on: Collection[str] = (), off: Collection[str] = ()) -> Iterator[None]:
         """Some adapters switched on and others off for now; afterwards each is as it was, whatever happens."""
-        before = {name: self[name].enabled for name in (*on, *off) if self[name].enabled != (name in on)}
+        on, off = [name for name in on if not self[name].enabled], [name for name in off if self[name].enabled]
         try:
-            for name in before:
-                self._set([name], enabled=name in on)
+            self._set(on, enabled=True)
+            self._set(off, enabled=False)
             yield
         finally:
-            for name, enabled in before.items():
-                self._set([name], enabled=enabled)
+            self._set(off, enabled=True)
+            self._set(on, enabled=False)
 
     def weigh(self, name: str, weight: float) -> None:
         """Let an adapter count more or less; 1 is the edit as solved, and a negative weight works against it."""
@@ -174,7 +172,7 @@ class AdapterStack:
     def combine(
         self, *names: str, into: str, rank: int | None = None, metrics: Mapping[int, Tensor] | None = None
     ) -> None:
-        """Make one adapter of several that are in force, which it replaces.
+        """Make one adapter of several that are in force, which it replaces, with their weights taken in for good.
 
         Raises ``ValueError`` for one that is switched off and for a taken name; nothing is changed then.
 
@@ -286,6 +284,8 @@ class AdapterStack:
                 raise FloatingPointError(f"layer {layer}: the update is not finite; the adapters stay as they were")
 
     def _set(self, names: Sequence[str], **changes: Any) -> None:
+        if not names:
+            return
         self.check_unmerged()
         for adapter in [self[name] for name in names]:
             for field, value in changes.items():

@@ -96,7 +96,7 @@ class Session:
         items = list(items)
         if not items:
             raise ValueError(f"an edit needs at least one {self.item.__name__.lower()}, got an empty batch")
-        self._weights.begin({name for name, _ in self._pairs()})
+        self._weights.begin()
         self._check_remembered()
         if self._editor is None:  # what is computed once, or read from the cache, is in no edit's seconds
             with self._base_in_force():
@@ -151,7 +151,8 @@ class Session:
         if not 0 <= last <= len(self.results):
             raise ValueError(f"cannot undo {last} edits: this session made {len(self.results)}")
         if self._written is not None and (what := self._weights.changed_since(self._written)):
-            raise RuntimeError(f"{what} was changed outside this session; undo that first")
+            way = "undo that first" if self.adapters is None else "undo that first, or remove the adapter"
+            raise RuntimeError(f"{what} was changed outside this session; {way}")
         kept = self.results[: len(self.results) - last]
         self._check_apart(len(kept), everything)
         if everything:
@@ -216,7 +217,8 @@ class Session:
         Args:
             names: adapters of :attr:`adapters`; all that are switched on where not given.
 
-        Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes.
+        Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes, and ``RuntimeError`` where
+        adapters are merged that would have to be switched.
         """
         if self.adapters is None:
             raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
@@ -362,8 +364,10 @@ class Session:
         """
         if not self.memory or self.adapters is None or self.spec.replay == "hold":
             return
-        for name in dict.fromkeys(name for name, _ in self._pairs() if name):
-            holder = self.adapters.holder(name)
+        items = {record.item.id for record in self.memory} if isinstance(self.memory, ReplayBuffer) else None
+        holders = {batch: self.adapters[name] for name in self.adapters for batch in self.adapters[name].holds}
+        for name in dict.fromkeys(n for n, item in self._pairs() if n and (items is None or item.id in items)):
+            holder = holders.get(name)
             if holder is None or (holder.weight, holder.enabled) != (1.0, True):
                 state = "removed" if holder is None else f"weighted {holder.weight:g}" if holder.enabled else "disabled"
                 raise RuntimeError(

@@ -3,7 +3,7 @@
 Both do the same things under the same names, so that a session does not need to know which it has.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
@@ -33,7 +33,7 @@ class RawWeights:
     def n_parameters(self) -> int:
         return sum(self.lm.weight(layer).numel() for layer in self.layers)
 
-    def begin(self, taken: Collection[str] = ()) -> None:
+    def begin(self) -> None:
         """The next updates belong to a new batch; ``ValueError`` where the model carries adapters."""
         if self.lm.has_adapters:
             raise ValueError(
@@ -106,19 +106,16 @@ class Overlay:
     def n_parameters(self) -> int:
         return sum(adapter.n_parameters for adapter in self._own().values())
 
-    def begin(self, taken: Collection[str] = ()) -> None:
+    def begin(self) -> None:
         """The next updates belong to a new batch.
-
-        Args:
-            taken: names of earlier batches, which a new adapter does not get even where theirs was removed.
 
         Raises ``RuntimeError`` while the adapters are merged, and where the one to be extended is not in force
         as it was solved: the new edits would not be either.
         """
         self.stack.check_unmerged()
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"
-        own, used = [name for name in self._names if name in self.stack], {*self.stack, *taken}
-        free = next(name for number in count(1) if (name := f"{kind}_{number}") not in used)
+        own = [name for name in self._names if name in self.stack]
+        free = next(name for number in count(1) if (name := f"{kind}_{number}") not in self.stack.names)
         self.current = own[-1] if own and kind == "edits" else free
         adapter = self.stack[self.current] if own and kind == "edits" else None
         if adapter and (adapter.weight, adapter.enabled) != (1.0, True):
@@ -174,17 +171,21 @@ class Overlay:
                 self.stack.add(name, adapters[name])
 
     def settings(self) -> dict[str, Any]:
-        """Switches, weights and contents of the adapters that :meth:`read` returns, as plain values."""
-        return {name: {"weight": a.weight, "enabled": a.enabled, "holds": a.holds} for name, a in self._own().items()}
+        """Switches, weights and contents of the adapters that :meth:`read` returns, and the names that are taken."""
+        own = {name: {"weight": a.weight, "enabled": a.enabled, "holds": a.holds} for name, a in self._own().items()}
+        return {"adapters": own, "names": sorted(self.stack.names)}
 
     def load(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
         """Take over what another one's :meth:`read` and :meth:`settings` returned."""
-        adapters = _adapters(state)
-        for name, how in settings.items():
-            self.stack.add(name, adapters[name], holds=how["holds"])
+        factors, adapters = _adapters(state), settings["adapters"]
+        for name in adapters:
+            self.stack.check_free(name)
+        for name, how in adapters.items():
+            self.stack.add(name, factors[name], holds=how["holds"])
             self.stack.weigh(name, how["weight"])
             self._names += how["holds"]
-        self.stack.disable(*(name for name, how in settings.items() if not how["enabled"]))
+        self.stack.disable(*(name for name, how in adapters.items() if not how["enabled"]))
+        self.stack.names.update(settings["names"])
 
     def put_for_now(self, state: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """What :meth:`read` returned, and afterwards what there is now again; ``state`` must be of now's adapters."""
@@ -201,11 +202,15 @@ class Overlay:
         now, here = self.read(), {*self.stack, *(batch for a in self._own().values() for batch in a.holds)}
         then = {key: tensor for key, tensor in state.items() if key.split(".")[0] in here}
         keys = sorted(now.keys() ^ then.keys()) or [key for key in now if not torch.equal(now[key], then[key])]
-        return f"adapter {keys[0].split('.')[0]!r}" if keys else None
+        if not keys:
+            return None
+        name = keys[0].split(".")[0]
+        return f"adapter {name!r}" + ("" if name in self.stack else " (combined with others)")
 
     def _own(self) -> dict[str, Adapter]:
         """Adapters that hold edits of the session, also where somebody combined them with others."""
-        return {name: self.stack[name] for name in self.stack if {*self.stack[name].holds} & {*self._names}}
+        mine = {*self._names}
+        return {name: self.stack[name] for name in self.stack if not mine.isdisjoint(self.stack[name].holds)}
 
     def _factors(self, layer: int) -> tuple[Tensor, Tensor] | None:
         pair = self.stack[self.current].factors.get(layer) if self.current in self.stack else None

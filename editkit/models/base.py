@@ -99,9 +99,8 @@ class EditableModel:
             return torch.ones(1, 1, dtype=torch.float64, device=self.device)
         gain = self.layers[layer].get_parameter(self.family.scale).data.double()[:, None]
         if closed := int((gain == 0).sum()):
-            raise ValueError(
-                f"layer {layer} of {self.name}: {self.family.scale} is 0 in {closed} of {len(gain)} outputs"
-            )
+            what = f"{self.family.scale} is 0 in {closed} of {len(gain)} outputs"
+            raise ValueError(f"layer {layer} of {self.name} cannot be edited: {what}")
         return gain
 
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 Two protocols. *official*: the data set's own splits, train for fine-tuning and for finding edits, val for
 choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and one
 fifth set aside, stratified, before anything else happens; the rest is train and val; images whose pixels are
-equal stay together. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them
+equal are in one of the three. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them
 wherever something is learnt from images.
 """
 

@@ -17,9 +17,11 @@ from tests.conftest import FAMILIES, TEXTS
 
 @pytest.fixture
 def start(store, full_spec):
-    def build(lm, method="memit", **changes):
-        changes = dict(edit_mode="lora", layers=[1, 2], n_contexts=0, mom2_update_weight=0.1) | changes
-        return EditSession(lm, full_spec(method, **changes), texts=TEXTS, store=store, progress=False)
+    def build(lm, method="memit", *, adapters=None, **changes):
+        spec = full_spec(
+            method, **dict(edit_mode="lora", layers=[1, 2], n_contexts=0, mom2_update_weight=0.1) | changes
+        )
+        return EditSession(lm, spec, texts=TEXTS, store=store, progress=False, adapters=adapters)
 
     return build
 
@@ -313,13 +315,40 @@ def test_an_adapter_that_was_removed_by_hand_stays_removed(tiny, facts, start):
     assert torch.equal(logits(session.lm), plain)
 
     edit_each(session, facts[:3])
-    session.adapters.remove("batch_2")
+    session.adapters.remove("batch_4")
     session.edit(facts[3:])
-    assert list(session.adapters) == ["batch_1", "batch_3", "batch_4"], "a name in the session's record is not reused"
+    assert list(session.adapters) == ["batch_3", "batch_5", "batch_6"], "a name is not given twice"
     session.undo(2)
-    assert list(session.adapters) == ["batch_1"] and torch.equal(logits(session.lm), logits(alone.lm))
+    assert list(session.adapters) == ["batch_3"] and torch.equal(logits(session.lm), logits(alone.lm))
     session.undo()
     assert torch.equal(logits(session.lm), plain) and not session.lm.has_adapters
+
+
+@pytest.mark.parametrize("stack, kind", [("grow", "edits"), ("batch", "batch")])
+def test_two_sessions_on_one_stack_never_take_each_others_adapters_for_their_own(tiny, facts, start, stack, kind):
+    first = edit_each(start(tiny(), lora_stack=stack, replay="buffer", replay_rate=1.0), facts[:1])
+    first.adapters.remove(f"{kind}_1")
+    second = edit_each(start(first.lm, lora_stack=stack, adapters=first.adapters), facts[1:2])
+    assert list(first.adapters) == [f"{kind}_2"]
+    with pytest.raises(RuntimeError, match=f"adapter '{kind}_1' is removed"):
+        first.edit(facts[2:3])
+    first.undo()
+    assert list(first.adapters) == [f"{kind}_2"], "it is the second's"
+    state, mark = second.state_dict(), first.lm.fingerprint()
+    with pytest.raises(ValueError, match=f"there is an adapter '{kind}_2' already"):
+        start(first.lm, lora_stack=stack, adapters=first.adapters).load_state_dict(state)
+    assert list(first.adapters) == [f"{kind}_2"] and first.lm.fingerprint() == mark
+    second.undo()
+    assert not first.lm.has_adapters
+
+
+def test_what_a_buffer_has_forgotten_is_nobody_s_hindrance(tiny, facts, start):
+    session = start(tiny(), lora_stack="batch", replay="buffer", replay_rate=1.0, replay_max_items=1)
+    edit_each(session, facts[:2]).adapters.remove("batch_1")
+    session.edit(facts[2:3])
+    session.adapters.remove("batch_3")
+    with pytest.raises(RuntimeError, match="adapter 'batch_3' is removed: replay would edit its items in again"):
+        session.edit(facts[3:])
 
 
 @pytest.mark.parametrize("stack", ["grow", "fixed"])
@@ -343,7 +372,7 @@ def test_combined_adapters_are_undone_together_or_not_at_all(tiny, facts, start)
     session.adapters.combine("batch_2", "batch_3", into="both")
     before = logits(session.lm)
     for last in (1, None):
-        with pytest.raises(RuntimeError, match="adapter 'batch_2' was changed outside this session"):
+        with pytest.raises(RuntimeError, match=r"'batch_2' \(combined with others\) was changed .* remove the adapter"):
             session.undo(last)
     targets = session.edit(facts[3:]).targets.values
     torch.testing.assert_close(targets, start(tiny(), edit_mode="raw").edit(facts[3:]).targets.values, rtol=0, atol=0)
