@@ -9,7 +9,19 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import COLOURS, OTHERS, SERIES, WIDTH, count, finish, interval, look, method_name, methods_in
+from editkit.figures.style import (
+    COLOURS,
+    OTHERS,
+    SERIES,
+    WIDTH,
+    count,
+    cover,
+    finish,
+    interval,
+    look,
+    method_name,
+    methods_in,
+)
 
 GALLERY = 12  # most images in a gallery
 COLUMNS = 4
@@ -234,7 +246,9 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
         left, top = number % COLUMNS, number // COLUMNS * tall + head
         colour = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
         for layer in range(layers):
-            figure.add_image(z=colour, hoverinfo="skip", **_place(left, top + layer * IMAGE, image.shape, image.shape))
+            figure.add_image(
+                z=colour, hoverinfo="skip", **cover(left, top + layer * IMAGE, IMAGE, image.shape, image.shape)
+            )
         if maps is not None:
             figure.add_heatmap(
                 z=maps[number],
@@ -242,7 +256,7 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
                 opacity=0.55,
                 showscale=False,
                 hovertemplate="%{z:.3g}<extra></extra>",
-                **_place(left, top + IMAGE, image.shape, maps[number].shape),
+                **cover(left, top + IMAGE, IMAGE, image.shape, maps[number].shape),
             )
         words = {"text": "<br>".join(caption), "align": "left", "font_size": 11, "showarrow": False}
         figure.add_annotation(x=left, y=top, xanchor="left", yanchor="bottom", **words)
@@ -250,12 +264,6 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
     figure.update_yaxes(visible=False, range=[total, 0], constrain="domain")
     margin = {"l": MARGIN, "r": MARGIN, "t": 80, "b": 10}
     return figure.update_layout(showlegend=False, margin=margin)
-
-
-def _place(left: float, top: float, image: tuple[int, ...], cells: tuple[int, ...]) -> dict[str, float]:
-    """Where to put so many rows and columns of cells to cover an image of this shape, its longer side ``IMAGE``."""
-    dy, dx = (IMAGE * image[axis] / max(image[:2]) / cells[axis] for axis in (0, 1))
-    return {"x0": left + dx / 2, "y0": top + dy / 2, "dx": dx, "dy": dy}
 
 
 def _looks(frame: pd.DataFrame) -> dict[str, dict]:

@@ -148,6 +148,12 @@ def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict:
     return {"array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
 
 
+def cover(left: float, top: float, side: float, image: tuple[int, ...], cells: tuple[int, ...]) -> dict[str, float]:
+    """Where so many rows and columns of cells lie that cover an image of this shape, its longer side ``side``."""
+    dy, dx = (side * image[axis] / max(image[:2]) / cells[axis] for axis in (0, 1))
+    return {"x0": left + dx / 2, "y0": top + dy / 2, "dx": dx, "dy": dy}
+
+
 def methods_in(frame: pd.DataFrame) -> list[str]:
     present = set(frame["method"])
     known = [method for method in NAMES if method in present]

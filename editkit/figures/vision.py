@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import SERIES, count, finish, interval
+from editkit.figures.style import SERIES, count, cover, finish, interval
 
 KINDS = {"residual": "residual stream (CLS)", "mlp": "MLP", "attention": "attention"}
 COLUMNS = 4  # panels in a row
@@ -54,11 +54,10 @@ def patch_heat_maps(
         rows, COLUMNS, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.16 / max(1, rows - 1)
     )
     places = [{"row": panel // COLUMNS + 1, "col": panel % COLUMNS + 1} for panel in range(1 + len(layers))]
-    dy, dx = (pixels / cells for pixels, cells in zip(image.shape, maps.shape[1:], strict=False))  # of a patch
-    cover = {"x0": (dx - 1) / 2, "y0": (dy - 1) / 2, "dx": dx, "dy": dy, "opacity": 0.7}
+    patches = cover(-0.5, -0.5, max(image.shape[:2]), image.shape, maps.shape[1:])  # in pixels, whose centres are whole
     for where, layer, values in zip(places[1:], layers, maps, strict=True):
         hover = f"layer {layer}: %{{z:.3f}}<extra></extra>"
-        figure.add_heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, **cover, **where)
+        figure.add_heatmap(z=values, coloraxis="coloraxis", opacity=0.7, hovertemplate=hover, **patches, **where)
     reach = float(np.abs(maps).max()) or 1.0  # of all panels, so that colours can be compared
     bar = {"title": {"text": "probability<br>recovered", "font": {"size": 12}}, "thickness": 14}
     figure.update_layout(coloraxis={"colorscale": "RdBu_r", "cmin": -reach, "cmax": reach, "colorbar": bar})
