@@ -4,9 +4,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from editkit.models.hooks import returns_tuple
 
 FOLD = 4093  # words summed over in a fingerprint; prime, so that no row of a weight falls onto itself
 
@@ -64,6 +67,16 @@ class EditableModel:
     def n_layers(self) -> int:
         return len(self.layers)
 
+    @cached_property
+    def tuple_layers(self) -> bool:
+        """Whether a layer returns a tuple (transformers 4, GPT-J) or a tensor."""
+        with torch.no_grad():
+            return returns_tuple(self.layers[0], self.probe)
+
+    def probe(self) -> Tensor:
+        """The shortest forward pass there is."""
+        raise NotImplementedError
+
     @property
     def d_k(self) -> int:
         """Dimension of a key: the input of the edited linear layer."""
@@ -102,6 +115,11 @@ class EditableModel:
             what = f"{self.family.scale} is 0 in {closed} of {len(gain)} outputs"
             raise ValueError(f"layer {layer} of {self.name} cannot be edited: {what}")
         return gain
+
+    def identity(self) -> dict[str, Any]:
+        """What determines everything that the model computes, for :func:`editkit.cache.entry_key`."""
+        config = {k: v for k, v in self.model.config.to_dict().items() if not k.startswith("_")}
+        return {"weights": self.fingerprint(), "config": config, "device": self.device.type}
 
     def fingerprint(self) -> str:
         """Hash of the weights as they are now, so that what is cached for them is not used for others.

