@@ -1,10 +1,12 @@
 """A content-addressed store on disk: what determines a result is its name.
 
-An entry is one safetensors file, named by the hash of its key (a JSON-able dict of everything that
-determines the tensors) and carrying key and checksum in its metadata. Writes are atomic; a damaged or
-foreign file is reported, and the caller computes again.
+An entry is one safetensors file, named by the hash of its key (:func:`entry_key`) and carrying key and
+checksum in its metadata. Writes are atomic; a damaged or foreign file is reported, and the caller computes
+again.
 """
 
+import ast
+import functools
 import hashlib
 import json
 import os
@@ -13,13 +15,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "tokenizers")  # whose version may change a result
+TIMEOUT = 60  # seconds without an answer after which a download has failed
 
 
 def cache_root() -> Path:
@@ -71,10 +78,80 @@ def replace_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def source_hash() -> str:
-    """Hash of this package's own source, for results that depend on the code as a whole."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return digest([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
+class Identified(Protocol):
+    """A model that tells what determines everything it computes."""
+
+    def identity(self) -> dict[str, Any]: ...
+
+
+def entry_key(code: str, model: Identified | None = None, **determines: Any) -> dict[str, Any]:
+    """The key of an entry: everything that determines it.
+
+    Args:
+        code: dotted name of the module that computes the entry. Its source counts, and that of every module of
+            this package it imports, directly or not: an edit elsewhere recomputes nothing.
+        model: what computes it; weights, configuration, tokenizer or pixels, and device count.
+        determines: whatever else the entry depends on, JSON-able.
+    """
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return determines | {"code": code_hash(code), "versions": versions, "model": model.identity() if model else None}
+
+
+def code_hash(module: str) -> str:
+    """Hash of the source of a module and of every module of this package that it imports, directly or not."""
+    found, open_ = set(), [module]
+    while open_:
+        if (name := open_.pop()) not in found:
+            found.add(name)
+            open_ += _source(name)[1]
+    return digest(sorted((name, _source(name)[0]) for name in found))
+
+
+@functools.cache
+def _source(module: str) -> tuple[str, tuple[str, ...]]:
+    """Hash of a module's source, and the modules of this package that it imports when it runs."""
+    text = _file(module).read_text(encoding="utf-8")
+    nodes, imported = [ast.parse(text)], set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= {name if _file(name) else node.module for name in names}
+        nodes += ast.iter_child_nodes(node)
+    return hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(name for name in imported if _file(name)))
+
+
+def _file(module: str) -> Path | None:
+    """The source file of a module of this package; None for what is none."""
+    package, *parts = module.split(".")
+    if package != PACKAGE.name:
+        return None
+    path = PACKAGE.joinpath(*parts)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def download(url: str, path: Path, *, md5: str | None = None) -> Path:
+    """Fetch a file to ``path``, unless it is there (with that md5, where one is given).
+
+    Raises ``ConnectionError`` where it cannot be fetched or is another file: the message says where to get it and
+    where to put it.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        downloader = pooch.HTTPDownloader(timeout=TIMEOUT)
+        pooch.retrieve(url, md5 and f"md5:{md5}", fname=path.name, path=path.parent, downloader=downloader)
+        path.chmod(0o644)  # a temporary file's 0600 would hide it from other users
+    except (OSError, ValueError) as problem:
+        raise ConnectionError(
+            f"{url} could not be downloaded ({problem}): without a network, get it elsewhere and put it at {path}"
+        ) from None
+    return path
 
 
 def json_tensor(value: Any) -> Tensor:
