@@ -1,4 +1,4 @@
-"""Closed-form weight edits: one equation, four methods.
+"""Closed-form weight edits: one equation for every method.
 
 For a linear layer ``W`` (d_v × d_k), an edit wants the outputs of some keys ``K`` (d_k × n) changed by
 ``R`` (d_v × n) and everything else disturbed as little as possible:
@@ -6,15 +6,7 @@ For a linear layer ``W`` (d_v × d_k), an edit wants the outputs of some keys ``
     min over ΔW of  tr(ΔW A ΔWᵀ) + Σ_i d_i ‖ΔW k_i − r_i‖²
     ⇒ ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M,   M = A⁻¹ (or A⁻¹ restricted to an allowed subspace)
 
-| method    | A                                                 | D⁻¹              | source           |
-|-----------|---------------------------------------------------|------------------|------------------|
-| ROME      | C, n = 1                                          | 0 (equality)     | arXiv 2202.05262 |
-| EMMET     | mom2_update_weight·C + update_norm_lambda·I       | emmet_lambda·I   | arXiv 2403.14236 |
-| MEMIT     | mom2_update_weight·C                              | I                | arXiv 2210.07229 |
-| AlphaEdit | l2·I + K_p K_pᵀ in the null space of C, ∞ outside | I                | arXiv 2410.02355 |
-
-``C`` is the uncentred second moment of the layer's keys over ordinary text, ``K_p`` the keys of earlier
-edits. A method is therefore a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
+A method (:mod:`editkit.methods`) is a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
 reused) and a *slack* ``D⁻¹``. The system solved is n × n, in float64. A matrix that is only positive
 semi-definite gets the smallest ridge that lets it be factored, and the result says how much that was.
 
@@ -70,8 +62,8 @@ class Update(NamedTuple):
     cost_ridge: float  # the same for A
     condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
     condition: float  # the same of the matrix that was solved
-    residual: float  # ‖ΔW K − R‖ / ‖R‖: the part of the wish that was not granted
-    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.editing.lora
+    residual: float  # ‖ΔW K − R‖ / ‖R‖: the share of what was asked for that is missing
+    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.editing.lowrank
 
     @property
     def delta(self) -> Tensor:
@@ -175,24 +167,17 @@ def _condition(matrix: Tensor, ridge: float = 0.0) -> float:
     return largest / smallest if smallest > noise else float("inf")
 
 
-def rome(C: Tensor) -> tuple[Precision, float]:
-    """Precision and slack of ROME, arXiv 2202.05262 eq. 2 (one edit at a time)."""
-    return inverse_precision(C), 0.0
+def null_space(C: Tensor, threshold: float) -> Subspace:
+    """Span of the eigenvectors of ``C`` (d_k, d_k) whose eigenvalue is below ``threshold``.
 
-
-def emmet(
-    C: Tensor, mom2_update_weight: float, update_norm_lambda: float, emmet_lambda: float
-) -> tuple[Precision, float]:
-    """Precision and slack of EMMET, arXiv 2403.14236 eq. 9; ``emmet_lambda`` 0 asks for equality."""
-    identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
-    return inverse_precision(mom2_update_weight * C.double() + update_norm_lambda * identity), emmet_lambda
-
-
-def memit(C: Tensor, mom2_update_weight: float) -> tuple[Precision, float]:
-    """Precision and slack of MEMIT, arXiv 2210.07229 eq. 14."""
-    return inverse_precision(mom2_update_weight * C.double()), 1.0
-
-
-def alphaedit(space: Subspace, l2: float) -> tuple[Precision, float]:
-    """Precision and slack of AlphaEdit, arXiv 2410.02355 eq. 14; ``space`` is the null space of ``C``."""
-    return null_space_precision(space, l2), 1.0
+    AlphaEdit, arXiv 2410.02355 section 3.1: changes confined to it leave the kept keys' outputs alone.
+    Raises ``ValueError`` where no eigenvalue is that small.
+    """
+    values, vectors = torch.linalg.eigh(C.double())
+    if values[0] >= threshold:
+        raise ValueError(
+            f"nullspace_threshold = {threshold:g}: no eigenvalue is below it, the smallest is {values[0]:.3g}"
+        )
+    small = values < threshold
+    complement = bool(2 * small.sum() > len(C))
+    return Subspace(vectors[:, ~small if complement else small], complement)

@@ -1,0 +1,137 @@
+"""The editors: one row each. Everything that names, chooses, runs or draws a method reads these rows.
+
+A method is a precision ``M`` and a slack ``D⁻¹`` of the one equation in :mod:`editkit.solvers`. To add a closed
+form, add a row (its hyperparameters to :class:`SolverSpec`) and its defaults to ``hparams/*.yaml``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from editkit.config import NonNegative, Parameters, Positive
+from editkit.solvers import Precision, inverse_precision, null_space, null_space_precision
+
+UNTOUCHED = "pre"  # the model before any edit, among methods and among moments
+
+
+class SolverSpec(Parameters):
+    """Hyperparameters of the closed forms; those left out take the model's default."""
+
+    mom2_update_weight: Positive | None = None
+    """λ: weight of the second moment C (memit, emmet)."""
+    update_norm_lambda: NonNegative | None = None
+    """Ridge added to the weighted second moment (emmet)."""
+    emmet_lambda: NonNegative | None = None
+    """Slack of emmet's equality; 0 asks for equality, and a single edit always gets it."""
+    nullspace_threshold: Positive | None = None
+    """Eigenvalues of C below this span the null space (alphaedit)."""
+    l2: Positive | None = None
+    """Ridge inside the null space (alphaedit)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How results show a method."""
+
+    label: str
+    colour: str  # of Okabe and Ito's palette, distinct for colour-blind readers too
+    marker: str
+
+
+@dataclass(frozen=True)
+class Method(Look):
+    """An editor.
+
+    ``cost`` and ``slack_formula`` are ``A`` and ``D⁻¹`` as the documentation prints them.
+    """
+
+    cost: str
+    slack_formula: str
+    source: str
+    precision: Callable[[Tensor, SolverSpec], Precision]  # from C (d_k, d_k) and a resolved spec
+    slack: Callable[[SolverSpec], float]
+    one_at_a_time: bool = False  # every edit is a batch of its own
+    equality_alone: bool = False  # a single edit gets equality, whatever the slack of a batch
+    replay: str = "none"  # how earlier edits take part as published
+
+
+def _emmet(C: Tensor, spec: SolverSpec) -> Precision:
+    identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
+    return inverse_precision(spec.mom2_update_weight * C.double() + spec.update_norm_lambda * identity)
+
+
+METHODS: dict[str, Method] = {
+    "rome": Method(
+        "ROME",
+        "#D55E00",
+        "circle",
+        cost="$C$, one edit at a time",
+        slack_formula="$0$ (equality)",
+        source="arXiv 2202.05262, eq. 2",
+        precision=lambda C, spec: inverse_precision(C),
+        slack=lambda spec: 0.0,
+        one_at_a_time=True,
+    ),
+    "memit": Method(
+        "MEMIT",
+        "#0072B2",
+        "square",
+        cost=r"$\lambda C$",
+        slack_formula="$I$",
+        source="arXiv 2210.07229, eq. 14",
+        precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
+        slack=lambda spec: 1.0,
+    ),
+    "emmet": Method(
+        "EMMET",
+        "#009E73",
+        "diamond",
+        cost=r"$\lambda C + \mu I$",
+        slack_formula=r"$\nu I$ (equality for a single edit)",
+        source="arXiv 2403.14236, eq. 9",
+        precision=_emmet,
+        slack=lambda spec: spec.emmet_lambda,
+        equality_alone=True,
+    ),
+    "alphaedit": Method(
+        "AlphaEdit",
+        "#CC79A7",
+        "triangle-up",
+        cost=r"$l_2 I + K_p K_p^\top$ in the null space of $C$, $\infty$ outside",
+        slack_formula="$I$",
+        source="arXiv 2410.02355, eq. 14",
+        precision=lambda C, spec: null_space_precision(null_space(C, spec.nullspace_threshold), spec.l2),
+        slack=lambda spec: 1.0,
+        replay="hold",
+    ),
+}
+MethodName = Literal[*METHODS]
+BatchMethodName = Literal[*(name for name, method in METHODS.items() if not method.one_at_a_time)]
+CONTROLS: dict[str, Look] = {  # what editors are compared with
+    UNTOUCHED: Look("no edit", "#7F858D", "x"),
+    "finetuning": Look("fine-tuning", "#E69F00", "circle"),
+    "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
+    "head_closed": Look("head, closed form", "#000000", "circle"),
+}
+
+
+def look(name: str) -> Look:
+    """The look of a method or control. Raises ``ValueError`` for an unknown name."""
+    looks = METHODS | CONTROLS
+    if name not in looks:
+        raise ValueError(f"unknown method {name!r}: must be one of {', '.join(looks)}")
+    return looks[name]
+
+
+def label(name: str) -> str:
+    """What a method or control is called where people read it; any other name stays as it is."""
+    return look(name).label if name in METHODS | CONTROLS else name
+
+
+def table() -> str:
+    """The methods as a Markdown table: ``A``, ``D⁻¹`` and source."""
+    rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in METHODS.values()]
+    return "\n".join(["| method | $A$ | $D^{-1}$ | source |", "|---|---|---|---|", *rows])
