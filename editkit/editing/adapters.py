@@ -1,6 +1,6 @@
 """Edits beside the weights: named LoRA adapters of ``peft`` on exactly the edited modules.
 
-    stack = session.adapters          # or AdapterStack(lm) and stack.load(folder)
+    stack = session.adapters          # or AdapterStack(model) and stack.load(folder)
     stack.disable("batch_2")          # as if that batch had not been made
     stack.weigh("batch_1", 0.5)
     stack.combine("batch_1", "batch_3", into="both", rank=8)
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from editkit.editing.adapter_files import read_adapter, write_adapter
-from editkit.editing.lora import truncate
+from editkit.editing.lowrank import truncate
 from editkit.models import EditableModel
 
 Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right (r, d_k)
@@ -45,14 +45,14 @@ class AdapterStack:
     """The adapters of one model, each under its name; the base weights stay as they are.
 
     Args:
-        lm: a model without adapters; ``ValueError`` where it has some already.
+        model: a model without adapters; ``ValueError`` where it has some already.
         alpha: LoRA's alpha; 0 takes the rank, and so a scaling of 1.
     """
 
-    def __init__(self, lm: EditableModel, alpha: float = 0.0):
-        if lm.has_adapters:
-            raise ValueError(f"{lm.name} already carries adapters: use their AdapterStack, or close() it first")
-        self.lm, self.alpha = lm, alpha
+    def __init__(self, model: EditableModel, alpha: float = 0.0):
+        if model.has_adapters:
+            raise ValueError(f"{model.name} already carries adapters: use their AdapterStack, or close() it first")
+        self.model, self.alpha = model, alpha
         self._adapters: dict[str, Adapter] = {}
         self.names: set[str] = set()  # of all that were ever added: no session takes a name for the second time
         self._base = ""
@@ -77,7 +77,7 @@ class AdapterStack:
     @property
     def base(self) -> str:
         """Fingerprint of the weights without adapters; while there are none, somebody may edit the weights."""
-        return self._base if self._adapters else self.lm.fingerprint()
+        return self._base if self._adapters else self.model.fingerprint()
 
     @property
     def enabled(self) -> list[str]:
@@ -99,7 +99,9 @@ class AdapterStack:
         """
         self.check_unmerged()
         self._check(name, factors)
-        stored = {layer: tuple(side.to(self.lm.device, torch.float32) for side in factors[layer]) for layer in factors}
+        stored = {
+            layer: tuple(side.to(self.model.device, torch.float32) for side in factors[layer]) for layer in factors
+        }
         self._base = self.base
         before = self._adapters.get(name)
         self._uninstall(name)
@@ -204,7 +206,7 @@ class AdapterStack:
         if self._peft is None:
             raise ValueError("there is no adapter to merge")
         layers = {layer for adapter in self._adapters.values() for layer in adapter.factors}
-        self._unmerged = {layer: self.lm.weight(layer).clone() for layer in layers}
+        self._unmerged = {layer: self.model.weight(layer).clone() for layer in layers}
         if self.enabled:
             self._peft.merge_adapter()
 
@@ -214,7 +216,7 @@ class AdapterStack:
             if self.enabled:
                 self._peft.unmerge_adapter()
             for layer, weight in self._unmerged.items():
-                self.lm.weight(layer).copy_(weight)
+                self.model.weight(layer).copy_(weight)
             self._unmerged = {}
 
     def check_unmerged(self) -> None:
@@ -240,10 +242,10 @@ class AdapterStack:
             raise ValueError("nothing to save: no adapter is in force")
         tensors = {}
         for layer, (left, right) in factors.items():
-            module = f"base_model.model.{self.lm.mlp_out_name(layer)}"
+            module = f"base_model.model.{self.model.mlp_out_name(layer)}"
             scaling = self._scaling(right.shape[0])
             tensors |= {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": left / scaling}
-        about = dict(notes or {}) | {"model": self.lm.name, "weights": self.base}
+        about = dict(notes or {}) | {"model": self.model.name, "weights": self.base}
         return write_adapter(Path(directory), self._config(factors, inference_mode=True), tensors, about)
 
     def load(self, directory: str | Path, name: str) -> None:
@@ -253,11 +255,11 @@ class AdapterStack:
         for, where the folder is no such adapter, and where a file is damaged.
         """
         self.check_free(name)
-        config, tensors = read_adapter(Path(directory), self.lm.name, self.base)
+        config, tensors = read_adapter(Path(directory), self.model.name, self.base)
         factors = {}
         try:
             for layer in config["layers_to_transform"]:
-                module = self.lm.mlp_out_name(layer)
+                module = self.model.mlp_out_name(layer)
                 left, right = (tensors[f"base_model.model.{module}.lora_{side}.weight"] for side in "BA")
                 rank = config["rank_pattern"].get(module, config["r"])
                 alpha = config["alpha_pattern"].get(module, config["lora_alpha"])
@@ -272,13 +274,13 @@ class AdapterStack:
         if not factors:
             raise ValueError(f"adapter {name!r} has no layers")
         for layer, (left, right) in factors.items():
-            if not 0 <= layer < self.lm.n_layers:
-                raise ValueError(f"adapter {name!r}: layer {layer} is out of range 0 to {self.lm.n_layers - 1}")
+            if not 0 <= layer < self.model.n_layers:
+                raise ValueError(f"adapter {name!r}: layer {layer} is out of range 0 to {self.model.n_layers - 1}")
             shape = left.shape[0], right.shape[1]
-            if not left.shape[1] or left.shape[1] != right.shape[0] or shape != tuple(self.lm.weight(layer).shape):
+            if not left.shape[1] or left.shape[1] != right.shape[0] or shape != tuple(self.model.weight(layer).shape):
                 raise ValueError(
                     f"adapter {name!r}, layer {layer}: {tuple(left.shape)} × {tuple(right.shape)} does not fit a "
-                    f"weight {tuple(self.lm.weight(layer).shape)}"
+                    f"weight {tuple(self.model.weight(layer).shape)}"
                 )
             if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
                 raise FloatingPointError(f"layer {layer}: the update is not finite; the adapters stay as they were")
@@ -300,18 +302,18 @@ class AdapterStack:
 
         ranks = {layer: right.shape[0] for layer, (_, right) in factors.items()}
         highest = max(ranks.values())
-        lower = {self.lm.mlp_out_name(layer): rank for layer, rank in ranks.items() if rank < highest}
+        lower = {self.model.mlp_out_name(layer): rank for layer, rank in ranks.items() if rank < highest}
         return LoraConfig(
-            base_model_name_or_path=self.lm.name,
-            task_type=self.lm.peft_task,
+            base_model_name_or_path=self.model.name,
+            task_type=self.model.peft_task,
             r=highest,
             lora_alpha=self._scaling(highest) * highest,
             rank_pattern=lower,
             alpha_pattern={module: self._scaling(rank) * rank for module, rank in lower.items()},
-            target_modules=[self.lm.family.mlp_out],
+            target_modules=[self.model.family.mlp_out],
             layers_to_transform=sorted(factors),
-            layers_pattern=self.lm.family.layers.rpartition(".")[2],
-            fan_in_fan_out=self.lm.family.transposed,
+            layers_pattern=self.model.family.layers.rpartition(".")[2],
+            fan_in_fan_out=self.model.family.transposed,
             lora_dropout=0.0,
             bias="none",
             **options,
@@ -320,18 +322,18 @@ class AdapterStack:
     def _install(self, name: str) -> None:
         from peft import PeftModel
 
-        if self._peft is None and self.lm.has_adapters:
-            raise ValueError(f"{self.lm.name} carries adapters of another stack: close() that first")
+        if self._peft is None and self.model.has_adapters:
+            raise ValueError(f"{self.model.name} carries adapters of another stack: close() that first")
         factors = self._adapters[name].factors
         config = self._config(factors)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks by the old name
             if self._peft is None:
-                self._peft = PeftModel(self.lm.model, config, name)
+                self._peft = PeftModel(self.model.model, config, name)
             else:
                 self._peft.add_adapter(name, config)
         for layer, (left, right) in factors.items():
-            module = self.lm.mlp_out(layer)
+            module = self.model.mlp_out(layer)
             module.lora_A[name].weight.data.copy_(right)
             module.lora_B[name].weight.data.copy_(left / self._scaling(right.shape[0]))
         self._switch()
@@ -353,13 +355,13 @@ class AdapterStack:
             return
         for name in self.enabled:
             for layer in self._adapters[name].factors:
-                self.lm.mlp_out(layer).set_scale(name, self._adapters[name].weight)
+                self.model.mlp_out(layer).set_scale(name, self._adapters[name].weight)
         if self.enabled:
             self._peft.base_model.enable_adapter_layers()
             self._peft.base_model.set_adapter(self.enabled)
         else:
             self._peft.base_model.disable_adapter_layers()
-        self.lm.model.eval().requires_grad_(False)
+        self.model.model.eval().requires_grad_(False)
 
 
 def side_by_side(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

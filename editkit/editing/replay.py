@@ -10,19 +10,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol, Self
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import from_json_tensor, json_tensor, write_atomic
-from editkit.config import EditSpec
+from editkit.config import Parameters, Positive
 from editkit.solvers import compress
 
 SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
+
+
+class ReplaySpec(Parameters):
+    """How earlier edits take part in a step; what is left out takes what was published."""
+
+    replay: Literal["none", "buffer", "hold", "history"] | None = None
+    """How earlier edits take part in a step: not at all; some of them again; all by their keys alone (held where they
+    are); all by keys and values (pulled back). Left out: what was published, hold for alphaedit and none for others."""
+    replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the buffer that is replayed; while the buffer is smaller than the batch, that share of the batch."""
+    replay_max_items: Annotated[int, Field(ge=0)] = 0
+    """Edits the buffer keeps; 0 keeps all."""
+    replay_weight: Positive = 1.0
+    """Weight of an earlier edit against a new one."""
+    replay_strategy: Literal["random", "priority", "recent"] = "random"
+    """Which edits are replayed; priority prefers those that have lost most of what they asked for."""
+    replay_eviction: Literal["fifo", "lru"] = "fifo"
+    """Which edit leaves a full buffer: the oldest, or the one replayed longest ago."""
 
 
 class Item(Protocol):
@@ -60,8 +79,50 @@ class EditRecord:
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+class Memory:
+    """What a session remembers of earlier edits: nothing, unless a kind of memory says otherwise."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def copy(self) -> Self:
+        """A memory with the same content that can change on its own."""
+        return self
+
+    def add(self, records: Sequence[EditRecord]) -> None:
+        """Take in new edits."""
+
+    def holds(self, item: Item) -> bool:
+        """Whether this edit may take part in a later step."""
+        return False
+
+    def recall(self, rate: float, batch: int, layer: int, weight: Tensor) -> list[EditRecord]:
+        """The records to replay with ``batch`` new edits, given the ``weight`` (d_v, d_k) of the last layer."""
+        return []
+
+    def use(self, records: Sequence[EditRecord]) -> None:
+        """Note that records were replayed."""
+
+    def past(self, layer: int, records: Sequence[EditRecord]) -> tuple[Tensor, Tensor] | None:
+        """Keys (d_k, m) and values (d_v, m) that take part in a step as they were stored; None for none."""
+        return None
+
+    def taking_part(self, records: Sequence[EditRecord]) -> int:
+        """How many earlier edits a step with these replayed records is about."""
+        return 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a safetensors file."""
+        return {}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
+        """What :meth:`state_dict` returned as a memory again, ``make`` being the class of its items."""
+        return cls()
+
+
 @dataclass
-class ReplayBuffer:
+class ReplayBuffer(Memory):
     """Edits to be made again together with new ones.
 
     What is drawn depends on the seed and the buffer's content alone, so a buffer that is put back to an
@@ -87,8 +148,7 @@ class ReplayBuffer:
     def __iter__(self) -> Iterator[EditRecord]:
         return iter(self._records.values())
 
-    def copy(self) -> "ReplayBuffer":
-        """A buffer with the same content that can change on its own."""
+    def copy(self) -> Self:
         other = copy(self)
         other._records = dict(self._records)
         return other
@@ -128,8 +188,20 @@ class ReplayBuffer:
         drawn = torch.multinomial(weight, count, generator=generator) if count else []
         return [records[i] for i in sorted(int(i) for i in drawn)]
 
+    def holds(self, item: Item) -> bool:
+        return any(record.item.id == item.id for record in self)
+
+    def recall(self, rate: float, batch: int, layer: int, weight: Tensor) -> list[EditRecord]:
+        self.prioritise(layer, weight)
+        return self.sample(self.amount(rate, batch))
+
+    def past(self, layer: int, records: Sequence[EditRecord]) -> tuple[Tensor, Tensor] | None:
+        return columns(records, layer) if records else None
+
+    def taking_part(self, records: Sequence[EditRecord]) -> int:
+        return len(records)
+
     def use(self, records: Sequence[EditRecord]) -> None:
-        """Note that records were replayed."""
         for record in records:
             self._records[record.item.topic] = replace(
                 record, access_count=record.access_count + 1, last_used=self.clock + 1
@@ -152,7 +224,7 @@ class ReplayBuffer:
         return columns(list(self), layer)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as tensors, for a safetensors file; the items and counts lie in ``meta`` as JSON."""
+        """As :meth:`Memory.state_dict`; the items and counts lie in ``meta`` as JSON."""
         settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "clock")}
         counts = ("timestamp", "priority", "access_count", "last_used")
         meta = [{"item": asdict(r.item)} | {name: getattr(r, name) for name in counts} for r in self]
@@ -171,7 +243,7 @@ class ReplayBuffer:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, make: Callable[..., Item]) -> "ReplayBuffer":
+    def load(cls, path: str | Path, make: Callable[..., Item]) -> Self:
         """Read what :meth:`save` wrote, ``make`` being the class of its items.
 
         Raises ``ValueError`` for a file that is something else.
@@ -182,7 +254,7 @@ class ReplayBuffer:
             raise ValueError(f"{path} is not a replay buffer: {problem}") from None
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> "ReplayBuffer":
+    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
         settings, meta = from_json_tensor(state["meta"])
         layers = _layers(state)
         buffer = cls(**settings)
@@ -206,7 +278,7 @@ def columns(records: Sequence[EditRecord], layer: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass
-class Moments:
+class Moments(Memory):
     """``K_p K_pᵀ`` and ``V_p K_pᵀ`` of all earlier edits of each layer, in factored form.
 
     Up to d_k edits the factors are the edits' own keys and values; beyond that they stay at d_k columns
@@ -220,7 +292,7 @@ class Moments:
     def __len__(self) -> int:
         return self.count
 
-    def copy(self) -> "Moments":
+    def copy(self) -> Self:
         return Moments(self.count, {layer: list(blocks) for layer, blocks in self._blocks.items()})
 
     def add(self, records: Sequence[EditRecord]) -> None:
@@ -230,6 +302,15 @@ class Moments:
             if sum(K.shape[1] for K, _ in blocks) > len(blocks[0][0]):
                 blocks[:] = [compress(*self.factors(layer))]
         self.count += len(records)
+
+    def holds(self, item: Item) -> bool:
+        return True
+
+    def past(self, layer: int, records: Sequence[EditRecord]) -> tuple[Tensor, Tensor] | None:
+        return self.factors(layer) if len(self) else None
+
+    def taking_part(self, records: Sequence[EditRecord]) -> int:
+        return self.count
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """``F`` (d_k, m) and ``X`` (d_v, m), m ≤ d_k, with ``F Fᵀ = K_p K_pᵀ`` and ``X Fᵀ = V_p K_pᵀ``."""
@@ -243,7 +324,7 @@ class Moments:
         return state
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> "Moments":
+    def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
         return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in _layers(state)})
 
 
@@ -251,10 +332,10 @@ def _layers(state: Mapping[str, Tensor]) -> list[int]:
     return [int(name.removeprefix("keys.")) for name in state if name.startswith("keys.")]
 
 
-def make_memory(spec: EditSpec) -> ReplayBuffer | Moments | None:
+def make_memory(spec: ReplaySpec, seed: int) -> Memory:
     """The memory that a resolved spec asks for, empty."""
     if spec.replay == "none" or (spec.replay == "buffer" and spec.replay_rate == 0):
-        return None
+        return Memory()
     if spec.replay == "buffer":
-        return ReplayBuffer(spec.replay_max_items, spec.replay_strategy, spec.replay_eviction, spec.seed)
+        return ReplayBuffer(spec.replay_max_items, spec.replay_strategy, spec.replay_eviction, seed)
     return Moments()

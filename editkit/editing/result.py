@@ -1,4 +1,4 @@
-"""What an edit did, and what was found of it."""
+"""What an edit did."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,23 @@ import pandas as pd
 from torch import Tensor
 
 from editkit.editing.replay import Item
-from editkit.editing.spread import LayerUpdate
 from editkit.editing.targets import Targets
+from editkit.editing.trust import TrustDecision
+from editkit.solvers import Update
 
 
 @dataclass(frozen=True)
-class TrustDecision:
-    """What was found after a step, and what was done."""
+class LayerUpdate:
+    """One weight update of one layer, with what the solver said of it."""
 
-    score: float  # weighted mean of the parts
-    parts: dict[str, float]  # each in [0, 1]; 1 is no harm
-    action: str  # accept, rollback, scale or warn
-    reasons: list[str]  # where the action is not accept: the parts below the threshold, worst first
-
-    def __str__(self) -> str:
-        return f"trust {self.score:.2f}: {self.action}" + (f" ({'; '.join(self.reasons)})" if self.reasons else "")
+    layer: int
+    update: Update
+    edits: int  # new ones
+    replayed: int  # earlier edits that took part: records, or all that the moments stand for
+    norm: float  # ‖ΔW‖ (Frobenius)
+    weight_norm: float  # ‖W‖ before
+    growth: float  # ‖W‖ after / ‖W‖ before the session's first edit
+    disturbance: float  # root mean square of ΔW k over that of W k for ordinary keys, W before the first edit
 
 
 @dataclass(frozen=True)

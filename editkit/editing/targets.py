@@ -4,13 +4,15 @@ The loop is the same for facts and for images; what a shift costs is theirs to s
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Annotated, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from editkit.config import EditSpec
+from editkit.config import Count, NonNegative, Parameters, Positive
 
+FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
 DECISIVE = (  # fields of a spec that a target depends on
     "v_num_grad_steps",
     "v_lr",
@@ -21,6 +23,31 @@ DECISIVE = (  # fields of a spec that a target depends on
     "stop_probability",
     "v_loss_layer",
 )
+
+
+class TargetSpec(Parameters):
+    """How a target is optimised; what is left out takes the model's default."""
+
+    v_num_grad_steps: Count | None = None
+    """Steps of the target optimisation."""
+    v_lr: Positive | None = None
+    """Adam's learning rate there."""
+    v_loss_layer: Annotated[int, Field(ge=0)] | None = None
+    """Layer whose output is projected to the vocabulary; the last one in every published setting."""
+    v_weight_decay: NonNegative | None = None
+    """Weight of ‖δ‖ / ‖h‖² in the target's loss."""
+    clamp_norm_factor: Positive | None = None
+    """Upper bound of ‖δ‖ / ‖h‖, h being the hidden state at the subject's last token."""
+    kl_factor: NonNegative | None = None
+    """Weight of the KL divergence that keeps "{subject} is a" as it was."""
+    early_stop_loss: NonNegative | None = None
+    """A target whose loss is below this is finished (0.05 in the published code; 0 never stops)."""
+    target_mode: Literal["exact", "fast"] = "exact"
+    """exact: v* in the model's own precision. fast: attention and MLP in bfloat16 where that gains."""
+    stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    """A target under which the new object is at least this likely is finished (1 never stops, as exact mode does)."""
+    target_batch: Annotated[int, Field(ge=0)] = 0
+    """Suffix tokens optimised together; 0 chooses by the free memory. Halved where memory runs out."""
 
 
 class Targets(NamedTuple):
@@ -49,7 +76,7 @@ def optimise_shift(
     losses: Callable[[B, Tensor], tuple[Tensor, Tensor]],
     size: Tensor,
     dim: int,
-    spec: EditSpec,
+    spec: TargetSpec,
     report: Callable[[str], None],
 ) -> list[dict[str, Tensor]]:
     """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.

@@ -3,7 +3,7 @@
 Both do the same things under the same names, so that a session does not need to know which it has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
@@ -11,38 +11,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit.config import EditSpec
 from editkit.editing.adapters import Adapter, AdapterStack, side_by_side
-from editkit.editing.lora import Problem, fit
+from editkit.editing.lowrank import Problem, fit
+from editkit.editing.spec import EditSpec
 from editkit.models import EditableModel
 from editkit.solvers import Update, clamp, missed
+
+State = dict[str, Tensor]
 
 
 class RawWeights:
     """Writes updates over the weights of some layers.
 
     Args:
-        lm: a model without adapters; ``ValueError`` where it has some, whose share in a weight is not seen here.
+        model: a model without adapters; ``ValueError`` where it has some, whose share in a weight is not seen here.
     """
 
-    def __init__(self, lm: EditableModel, layers: Iterable[int]):
-        self.lm, self.layers, self.current = lm, list(layers), ""
+    is_raw, stack, written_to = True, None, ""
+    way_back = "undo that first"  # what to do where somebody else has changed something
+
+    def __init__(self, model: EditableModel, layers: Iterable[int]):
+        self.model, self.layers = model, list(layers)
         self.begin()
+        self.base = model.fingerprint()
 
     @property
     def n_parameters(self) -> int:
-        return sum(self.lm.weight(layer).numel() for layer in self.layers)
+        return sum(self.model.weight(layer).numel() for layer in self.layers)
 
     def begin(self) -> None:
         """The next updates belong to a new batch; ``ValueError`` where the model carries adapters."""
-        if self.lm.has_adapters:
+        if self.model.has_adapters:
             raise ValueError(
-                f"{self.lm.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'"
+                f"{self.model.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'"
             )
 
     def weight(self, layer: int) -> Tensor:
         """``W`` (d_v, d_k) as it is in force."""
-        return self.lm.weight(layer)
+        return self.model.weight(layer)
 
     def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
         """Bound the norm, write; returns the update as written."""
@@ -52,7 +58,7 @@ class RawWeights:
 
     def add(self, layer: int, left: Tensor, right: Tensor) -> None:
         """Add ``left · right`` to a layer's weight; ``FloatingPointError`` where the sum is not finite."""
-        weight = self.lm.weight(layer)
+        weight = self.model.weight(layer)
         changed = weight + (left @ right).to(weight)
         if not torch.isfinite(changed).all():
             raise FloatingPointError(f"layer {layer}: the update is not finite; the weights stay as they were")
@@ -60,12 +66,12 @@ class RawWeights:
 
     def read(self) -> dict[str, Tensor]:
         """A copy of everything that edits change, by name."""
-        return {f"weight.{layer}": self.lm.weight(layer).clone() for layer in self.layers}
+        return {f"weight.{layer}": self.model.weight(layer).clone() for layer in self.layers}
 
     def put(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`read` returned."""
         for name, weight in state.items():
-            self.lm.weight(int(name.removeprefix("weight."))).copy_(weight)
+            self.model.weight(int(name.removeprefix("weight."))).copy_(weight)
 
     def settings(self) -> dict[str, Any]:
         """What else there is to say of what :meth:`read` returns, as plain values: nothing."""
@@ -90,21 +96,40 @@ class RawWeights:
 
     def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
         """What is not as :meth:`read` returned it, if anything."""
-        changed = (layer for layer in self.layers if not torch.equal(self.lm.weight(layer), state[f"weight.{layer}"]))
+        changed = (
+            layer for layer in self.layers if not torch.equal(self.model.weight(layer), state[f"weight.{layer}"])
+        )
         return next((f"layer {layer}" for layer in changed), None)
+
+    def batches(self, adapters: Sequence[str] | None) -> None:
+        """Names under which edits are in force: None, they always are."""
+
+    def check_in_force(self, batches: Iterable[str]) -> None:
+        """Edits in the weights are always in force as they were solved."""
+
+    def check_apart(self, stay: set[str], undone: set[str]) -> None:
+        """Edits in the weights can always part."""
 
 
 class Overlay:
     """Writes updates as adapters of a stack; the weights are left alone."""
 
-    def __init__(self, lm: EditableModel, spec: EditSpec, stack: AdapterStack):
-        self.lm, self.spec, self.stack = lm, spec, stack
+    is_raw = False
+    way_back = "undo that first, or remove the adapter"
+
+    def __init__(self, model: EditableModel, spec: EditSpec, stack: AdapterStack):
+        self.model, self.spec, self.stack, self.base = model, spec, stack, stack.base
         self._names: list[str] = []  # under which the session wrote; what others combined keeps them, see _own
         self.current = ""  # the one that is written to
 
     @property
     def n_parameters(self) -> int:
         return sum(adapter.n_parameters for adapter in self._own().values())
+
+    @property
+    def written_to(self) -> str:
+        """The current adapter's name; empty where there was nothing to write."""
+        return self.current if self.current in self.stack else ""
 
     def begin(self) -> None:
         """The next updates belong to a new batch.
@@ -123,7 +148,7 @@ class Overlay:
 
     def weight(self, layer: int) -> Tensor:
         """``W`` (d_v, d_k) as it is in force, float64."""
-        return self.lm.weight(layer).double() + self.stack.delta(layer)
+        return self.model.weight(layer).double() + self.stack.delta(layer)
 
     def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
         """Fit the update to the rank, bound the norm, write; returns the change as written."""
@@ -207,6 +232,33 @@ class Overlay:
         name = keys[0].split(".")[0]
         return f"adapter {name!r}" + ("" if name in self.stack else " (combined with others)")
 
+    def batches(self, adapters: Sequence[str] | None) -> set[str]:
+        """Names under which edits are in some adapters, or in all that are switched on.
+
+        What is in no adapter counts where none is named: nothing can take it out.
+        """
+        chosen = self.stack.enabled if adapters is None else adapters
+        return {batch for name in chosen for batch in self.stack[name].holds} | ({""} if adapters is None else set())
+
+    def check_in_force(self, batches: Iterable[str]) -> None:
+        """Raises ``RuntimeError`` where what was written under one of these names is not in force as it was solved."""
+        holders = {batch: self.stack[name] for name in self.stack for batch in self.stack[name].holds}
+        for name in filter(None, batches):
+            holder = holders.get(name)
+            if holder is None or (holder.weight, holder.enabled) != (1.0, True):
+                state = "removed" if holder is None else f"weighted {holder.weight:g}" if holder.enabled else "disabled"
+                raise RuntimeError(
+                    f"adapter {name!r} is {state}: replay would edit its items in again; enable it with weight 1, or "
+                    "begin a new session on the same stack (adapters=session.adapters)"
+                )
+
+    def check_apart(self, stay: set[str], undone: set[str]) -> None:
+        """Raises ``RuntimeError`` where an adapter joins edits that are to be undone with others."""
+        for name in self.stack:
+            parts = {*self.stack[name].holds}
+            if parts & undone and parts != {name} and not parts <= undone - stay:
+                raise RuntimeError(f"adapter {name!r} joins edits that are to be undone with others: they cannot part")
+
     def _own(self) -> dict[str, Adapter]:
         """Adapters that hold edits of the session, also where somebody combined them with others."""
         mine = {*self._names}
@@ -220,6 +272,21 @@ class Overlay:
         before = self.stack[self.current].factors if self.current in self.stack else {}
         self.stack.add(self.current, {**before, layer: (left, right)})
         self._names = list(dict.fromkeys([*self._names, self.current]))
+
+
+def writer(model: EditableModel, spec: EditSpec, stack: AdapterStack | None) -> RawWeights | Overlay:
+    """Where a session under a resolved spec writes; ``ValueError`` for a stack that is not such a session's."""
+    if spec.edit_mode == "raw":
+        if stack is not None:
+            raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
+        return RawWeights(model, spec.layers)
+    stack = AdapterStack(model, spec.lora_alpha) if stack is None else stack
+    if (stack.model, stack.alpha) != (model, spec.lora_alpha):
+        raise ValueError(
+            f"the stack given belongs to {stack.model.name!r} with alpha {stack.alpha:g}; this "
+            f"session edits {model.name!r} with lora_alpha = {spec.lora_alpha:g}"
+        )
+    return Overlay(model, spec, stack)
 
 
 def _adapters(state: Mapping[str, Tensor]) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:

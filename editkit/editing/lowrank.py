@@ -23,13 +23,42 @@ and at least 1: nothing is wanted more strictly.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from editkit.config import EditSpec
+from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.solvers import Precision, Update, missed
+
+
+class LoraSpec(Parameters):
+    """Whether edits are written as adapters, and of what rank."""
+
+    edit_mode: Literal["raw", "lora"] = "raw"
+    """raw writes over the weights; lora leaves them alone and writes low-rank adapters beside them."""
+    lora_stack: Literal["grow", "batch", "fixed"] = "grow"
+    """Where the next batch goes: into the one adapter, whose rank grows; into an adapter of its own; into the one
+    adapter, fitted again so that its rank stays."""
+    lora_fit: Literal["exact", "svd", "keys", "steps"] = "keys"
+    """How an update of higher rank is brought down: not at all (an error); truncated SVD; the editing problem solved
+    under the bound on the rank; the same by alternating least squares. At most lora_rank edits are always exact."""
+    lora_rank: Count = 32
+    """Rank of a batch's update at most; with lora_stack fixed, of all of them together. For rome every fact is a batch
+    of its own, so the rank of an adapter that takes in several is their number, unless lora_stack is fixed."""
+    lora_alpha: NonNegative = 0.0
+    """LoRA's alpha: factors are stored divided by lora_alpha / rank; 0 takes the rank, so that this scaling is 1."""
+    lora_scale: Positive = 1.0
+    """Strength of the overlay; 1 is the edit as solved."""
+    lora_dropout: NonNegative = 0.0
+    """0: closed-form factors are not trained, so there is nothing that dropout could regularise."""
+    lora_fit_steps: Count = 3
+    """Rounds of alternating least squares of the fit steps, which begins at svd and ends at keys."""
+    lora_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the edits' outputs that a low rank may lose before allow_fallback raises it."""
+    allow_fallback: bool = False
+    """Write a higher rank, with a warning, where lora_tolerance is exceeded."""
 
 
 class Problem(NamedTuple):
@@ -48,7 +77,7 @@ class Problem(NamedTuple):
         return right @ self.precision.cost(right.T) + (seen * weight) @ seen.T
 
 
-def fit(update: Update, problem: Problem, spec: EditSpec) -> Update:
+def fit(update: Update, problem: Problem, spec: LoraSpec) -> Update:
     """The update with rank at most ``spec.lora_rank``, by ``spec.lora_fit``.
 
     ``fit_residual`` then says what that costs: ``‖(ΔW − B A) K‖ / ‖ΔW K‖``. Where it exceeds
@@ -79,7 +108,7 @@ def fit(update: Update, problem: Problem, spec: EditSpec) -> Update:
     return written
 
 
-def _at_rank(update: Update, problem: Problem, rank: int, spec: EditSpec) -> Update:
+def _at_rank(update: Update, problem: Problem, rank: int, spec: LoraSpec) -> Update:
     L, T = update.left, update.right
     if rank >= L.shape[1]:
         return update

@@ -1,0 +1,151 @@
+"""One batch of edits, layer after layer: keys, residuals, solve, write.
+
+Each layer takes an equal share of what is left (MEMIT, arXiv 2210.07229 eq. 20). Earlier edits take part
+as more columns of the same system, see :mod:`editkit.editing.replay`.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from editkit import solvers
+from editkit.editing.domain import Domain
+from editkit.editing.lowrank import Problem
+from editkit.editing.replay import EditRecord, Item, Memory
+from editkit.editing.result import LayerUpdate
+from editkit.editing.spec import EditSpec
+from editkit.editing.weights import Overlay, RawWeights
+from editkit.methods import METHODS
+from editkit.solvers import Precision, Update
+
+
+class Written(NamedTuple):
+    """What writing one batch did."""
+
+    updates: list[LayerUpdate]
+    records: list[EditRecord]  # of the new edits
+    keys_seconds: float
+    solve_seconds: float
+
+
+class Editor:
+    """Method and hyperparameters at work on one model: precisions are factored once and kept.
+
+    Args:
+        weights: where updates are written, before the first edit: growth and disturbance are measured against it.
+        domain: reads keys and hidden states.
+        costs: ``C`` of each edited layer.
+    """
+
+    def __init__(self, weights: RawWeights | Overlay, spec: EditSpec, domain: Domain, costs: dict[int, Tensor]):
+        self.weights, self.spec, self.domain, self.method = weights, spec, domain, METHODS[spec.method]
+        self._costs = costs
+        self._precisions: dict[int, Precision] = {}
+        self._norms = {layer: weights.weight(layer).norm().item() for layer in spec.layers}
+        self._outputs = {
+            layer: _output_norm(weights.weight(layer).double(), None, costs[layer]) for layer in spec.layers
+        }
+        self._last = weights.weight(spec.layers[-1]).double()
+
+    def write(self, items: list[Item], V: Tensor, memory: Memory) -> Written:
+        """Write one batch into the weights.
+
+        Args:
+            items: the new edits.
+            V: their targets, (d, n).
+            memory: earlier edits that take part; only priorities and counts of uses change.
+
+        Raises ``FloatingPointError`` for an update that is not finite; layers before it are then written.
+        """
+        layers, n = self.spec.layers, len(items)
+        replayed = memory.recall(self.spec.replay_rate, n, layers[-1], self.weights.weight(layers[-1]))
+        # With one layer, what a record stores stays valid; with several, lower layers have moved its keys.
+        refreshed = replayed if len(layers) > 1 else []
+        pool = items + [record.item for record in refreshed]
+        wanted = torch.cat([V, *(record.target[:, None].to(V) for record in refreshed)], dim=1)
+        keys, values, updates, spent = {}, {}, [], {"keys": 0.0, "solve": 0.0}
+        for index, layer in enumerate(layers):
+            start = time.perf_counter()
+            missing = wanted - self.domain.hidden(pool, layers[-1]).to(V)  # (d, n + refreshed)
+            K = self.domain.keys(pool, layer).double()  # (d_k, n + refreshed)
+            R = missing.double() / self.weights.model.gain(layer) / (len(layers) - index)
+            spent["keys"] += time.perf_counter() - start
+            start = time.perf_counter()
+            W = self.weights.weight(layer).double()
+            keys[layer], values[layer] = K[:, :n], (W @ K + R)[:, :n]
+            if past := memory.past(layer, [] if refreshed else replayed):
+                F, X = past
+                K = torch.cat([K, F], dim=1)
+                R = torch.cat([R, torch.zeros_like(X) if self.spec.replay == "hold" else X - W @ F], dim=1)
+            update = self._solve_and_write(layer, K, R, n)
+            spent["solve"] += time.perf_counter() - start
+            updates.append(self._describe(layer, update, W, n, memory.taking_part(replayed)))
+        memory.use(replayed)
+        records = [
+            EditRecord(item, V[:, i], {a: keys[a][:, i] for a in layers}, {a: values[a][:, i] for a in layers})
+            for i, item in enumerate(items)
+        ]
+        return Written(updates, records, spent["keys"], spent["solve"])
+
+    def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int) -> Update:
+        """Solve for keys and residuals, of which the first ``new`` columns are new edits; returns what is written."""
+        precision, slack = self._precision(layer), self.method.slack(self.spec)
+        slacks = torch.full((K.shape[1],), slack / self.spec.replay_weight, dtype=K.dtype, device=K.device)
+        slacks[:new] = 0.0 if self.method.equality_alone and new == 1 else slack
+        update = solvers.solve(K, R, precision, slacks)
+        if update.ridge or update.cost_ridge:
+            warnings.warn(
+                f"layer {layer}: the system was singular; a ridge was added "
+                f"(edits {update.ridge:.2g}, cost {update.cost_ridge:.2g})",
+                stacklevel=5,
+            )
+        largest = self.spec.norm_clamp * self._norms[layer]
+        return self.weights.write(layer, update, Problem(K, R, precision, slacks), largest)
+
+    def write_share(self, updates: Sequence[LayerUpdate], share: float) -> list[LayerUpdate]:
+        """Write only a share of updates, on the weights that they were computed for."""
+        scaled = []
+        for item in updates:
+            W = self.weights.weight(item.layer).double()
+            update = item.update._replace(left=item.update.left * share)
+            self.weights.add(item.layer, update.left, update.right)
+            scaled.append(self._describe(item.layer, update, W, item.edits, item.replayed))
+        return scaled
+
+    def old_residual(self, memory: Memory) -> float:
+        """What the last layer's weight leaves undone of the edits in memory, as a share of what they asked for."""
+        if not len(memory):
+            return float("nan")
+        layer = self.spec.layers[-1]
+        K, V = memory.factors(layer)
+        return ((V - self.weights.weight(layer).double() @ K).norm() / (V - self._last @ K).norm()).item()
+
+    def _precision(self, layer: int) -> Precision:
+        """The method's precision at a layer, factored once."""
+        if layer not in self._precisions:
+            self._precisions[layer] = self.method.precision(self._costs[layer], self.spec)
+        return self._precisions[layer]
+
+    def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int) -> LayerUpdate:
+        """``W`` is the weight before the update."""
+        return LayerUpdate(
+            layer,
+            update,
+            edits,
+            replayed,
+            norm=update.delta.norm().item(),
+            weight_norm=W.norm().item(),
+            growth=self.weights.weight(layer).norm().item() / self._norms[layer],
+            disturbance=_output_norm(update.left, update.right, self._costs[layer]) / self._outputs[layer],
+        )
+
+
+def _output_norm(left: Tensor, right: Tensor | None, C: Tensor) -> float:
+    """Root mean square of ``‖left · right · k‖`` over ordinary keys, ``tr(W C Wᵀ)^{1/2}``; right None stands for I."""
+    C = C.to(left)
+    moments = C if right is None else right @ C @ right.T
+    return ((left @ moments) * left).sum().clamp_min(0).sqrt().item()

@@ -1,0 +1,106 @@
+"""An edit, specified: the method and its hyperparameters, composed of what each room has to be told."""
+
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field
+
+from editkit.config import Count
+from editkit.editing.lowrank import LoraSpec
+from editkit.editing.moments import KEYS_PER_DIMENSION, MomentSpec
+from editkit.editing.replay import ReplaySpec
+from editkit.editing.targets import FAST_STOP, TargetSpec
+from editkit.editing.trust import TrustSpec
+from editkit.methods import METHODS, MethodName, SolverSpec
+from editkit.models import EditableModel
+
+LAST_LAYERS = 3  # edited where neither the user nor tracing says which, in models without defaults of their own
+
+
+class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
+    """What an edit is: a method and its hyperparameters, under the field's names.
+
+    A hyperparameter left out takes the model's default, see ``editkit/hparams/*.yaml`` and
+    :meth:`resolve`; a resolved spec has every value set.
+    """
+
+    method: MethodName
+    """rome (one edit after another), memit, emmet or alphaedit (all edits of a batch at once)."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Edited layers, ascending; the target v* is optimised at the last one and spread over all."""
+    n_contexts: Annotated[int, Field(ge=0)] | None = None
+    """Sampled context prefixes, besides the bare prompt; for images, augmented copies besides the image itself."""
+    context_length: Count | None = None
+    """Their length in tokens."""
+    targets_from: Literal["current", "base"] = "current"
+    """Model on which a sequence optimises v*: as the steps before left it, or as it was before the first."""
+    norm_clamp: Annotated[float, Field(ge=1)] = math.inf
+    """Upper bound of ‖W‖ / ‖W before the first edit‖; an update that passes it is scaled down."""
+    seed: int = 0
+    """Seed of the sampled context prefixes and of the replayed edits."""
+
+    def resolve(self, model: EditableModel) -> Self:
+        """This spec with every value left out taken from the model's defaults (its name, depth and key dimension).
+
+        Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
+        """
+        model_name, n_layers = model.name, model.n_layers
+        defaults = load_defaults(model_name) or load_defaults(model.kind or "")
+        chosen = {
+            "v_loss_layer": n_layers - 1,
+            "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
+            "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
+            "replay": METHODS[self.method].replay,
+        }
+        if model.kind:
+            chosen["layers"] = list(range(max(0, n_layers - LAST_LAYERS), n_layers))
+        chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
+        spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
+        if missing := [name for name, value in spec if value is None]:
+            raise ValueError(
+                f"no default {', '.join(missing)} for model {model_name!r}: "
+                f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"
+            )
+        spec._check(model_name, n_layers)
+        return spec
+
+    def _check(self, model_name: str, n_layers: int) -> None:
+        """Raises ``ValueError`` for values that do not fit each other or the model."""
+        if bad := [layer for layer in (*self.layers, self.v_loss_layer) if layer >= n_layers]:
+            raise ValueError(f"layer {bad[0]} is out of range: {model_name} has layers 0 to {n_layers - 1}")
+        if self.layers != sorted(set(self.layers)):
+            raise ValueError(f"layers = {self.layers}: must be ascending, each once")
+        if METHODS[self.method].one_at_a_time and self.replay != "none":
+            raise ValueError(
+                f"replay = {self.replay!r}: {self.method} edits one fact at a time; use emmet, its batched form"
+            )
+        if self.lora_dropout:
+            raise ValueError(
+                f"lora_dropout = {self.lora_dropout:g}: must be 0; closed-form factors are not trained, so there is "
+                "nothing that dropout could regularise"
+            )
+        share = self.trust_enable and self.trust_action == "scale"
+        if share and self.edit_mode == "lora" and self.lora_stack == "fixed":
+            raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
+        if self.v_loss_layer < self.layers[-1]:
+            raise ValueError(f"v_loss_layer = {self.v_loss_layer}: must not lie below layer {self.layers[-1]}")
+
+
+def known_defaults() -> list[str]:
+    """Names of the models that have default hyperparameters."""
+    folder = resources.files("editkit") / "hparams"
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
+    """Default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
+
+    A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``.
+    """
+    name = Path(model_name).name.lower()
+    if name not in known_defaults():
+        return {}
+    return yaml.safe_load((resources.files("editkit") / "hparams" / f"{name}.yaml").read_text())
