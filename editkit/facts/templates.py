@@ -1,14 +1,14 @@
 """The relations of worldfacts and how each is put into words.
 
-Every prompt ends right before the answer. `prompt` keeps the subject off its first token,
-which many models attend to whatever it says; paraphrases may start with it.
+Every prompt ends right before the answer. ``prompt`` keeps the subject off its first token, which many models
+attend to whatever it says; paraphrases may start with it.
 """
 
 from typing import NamedTuple
 
 
 class Relation(NamedTuple):
-    """One relation's wording. `{}` is the subject, with "the" before it where one is due."""
+    """One relation's wording. ``{}`` is the subject, with "the" before it where one is due."""
 
     kind: str
     """What the subjects are; a subject of one kind may occur in several relations."""

@@ -10,9 +10,9 @@ import hashlib
 from collections import Counter, defaultdict
 from difflib import SequenceMatcher
 
-from .fact import SLOT, Fact
-from .sources import Row, fold, load_rows
-from .templates import GENERATION, RELATIONS, Relation
+from editkit.facts.fact import SLOT, Fact
+from editkit.facts.sources import Row, fold, load_rows
+from editkit.facts.templates import GENERATION, RELATIONS, Relation
 
 NEIGHBOURS = 5
 # Answers with more subjects than this set aside twice as many, for variety.
@@ -44,7 +44,7 @@ def worldfacts() -> list[Fact]:
 
 
 def _groups(rows: dict[str, list[Row]]) -> Groups:
-    """Rows by (relation, answer), best known first, less those that give their answer away."""
+    """Group rows by (relation, answer), best known first, less those that give their answer away."""
     groups = defaultdict(list)
     for relation, members in rows.items():
         subjects = Counter(row.subject for row in members)
@@ -58,7 +58,7 @@ def _groups(rows: dict[str, list[Row]]) -> Groups:
 
 
 def _tells(row: Row) -> bool:
-    """The subject holds the answer, or words that start alike: "Huayuan", "Algiers"."""
+    """Tell a subject that holds the answer, or words that start alike: "Huayuan", "Algiers"."""
     starts = [word[:4] for word in _words(row.answer)]
     return fold(row.answer).removeprefix("the ") in fold(row.subject) or any(
         word[:4] in starts for word in _words(row.subject)
@@ -97,7 +97,7 @@ def _split(groups: Groups) -> tuple[Groups, Groups]:
 
 
 def _relation_facts(name: str, edited: Groups, held: Groups) -> list[Fact]:
-    """The relation's facts, best-known subjects first."""
+    """Make the relation's facts, best-known subjects first."""
     source = RELATIONS[name].neighbours_from or name
     answers = [
         answer for relation, answer in edited
@@ -115,7 +115,7 @@ def _relation_facts(name: str, edited: Groups, held: Groups) -> list[Fact]:
 
 
 def _new_object(relation: str, row: Row, answers: list[str]) -> str | None:
-    """A false answer of the same type, drawn by the subject's and the relation's names."""
+    """Draw a false answer of the same type, by the subject's and the relation's names."""
     for answer in sorted(answers, key=lambda answer: _draw(relation, row.subject, answer)):
         if answer not in row.also_true and not _alike(answer, row.answer):
             return answer
@@ -123,7 +123,7 @@ def _new_object(relation: str, row: Row, answers: list[str]) -> str | None:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Same first word, or nearly the same letters: "rial" and "riyal"."""
+    """Tell answers with the same first word, or nearly the same letters: "rial" and "riyal"."""
     one, other = fold(one), fold(other)
     if one.split()[0] == other.split()[0] or one[:3] == other[:3]:
         return True
@@ -160,7 +160,7 @@ def _fill(template: str, row: Row) -> str:
 def interleave(facts: list[Fact]) -> list[Fact]:
     """Take relations in turn, each in its given order.
 
-    A subject's further facts come `REPEAT_DISTANCE` turns later: edits of one subject at once would
+    A subject's further facts come ``REPEAT_DISTANCE`` turns later: edits of one subject at once would
     contradict each other at its last token.
     """
     of_subject = defaultdict(list)
@@ -181,5 +181,5 @@ def interleave(facts: list[Fact]) -> list[Fact]:
 
 
 def _draw(*names: str) -> str:
-    """A fixed pseudo-random sort key, the same in every process."""
+    """Make a fixed pseudo-random sort key, the same in every process."""
     return hashlib.sha256("|".join(names).encode()).hexdigest()

@@ -1,14 +1,14 @@
 """zsRE, in the layout of ROME's zsre_mend_eval.json (De Cao et al., arXiv 2104.08164).
 
-The new object is the file's alternative answer (`alt`), as MEND edits it, so that success
+The new object is the file's alternative answer (``alt``), as MEND edits it, so that success
 compares it with the true one. ROME instead teaches the true answer and has no rival to it.
 The locality question keeps its text and gets a question mark, as in ROME and MEMIT.
 """
 
 import os
 
-from .fact import Fact, template_of
-from .files import read_records, to_facts
+from editkit.facts.fact import Fact, template_of
+from editkit.facts.files import read_records, to_facts
 
 PUBLISHED = "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
 
@@ -16,13 +16,8 @@ PUBLISHED = "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
     """Read zsRE's records in the file's own order.
 
-    Records whose question does not name the subject, with an empty answer, or whose
-    alternative is one of the true answers, are skipped with one warning.
-
-    Raises:
-        FileNotFoundError: no such file; names where it is published.
-        ConnectionError: the URL could not be read.
-        ValueError: another file layout; names the file, the record and the key.
+    Records whose question does not name the subject, with an empty answer, or whose alternative is one of the
+    true answers, are skipped with one warning. Raises as ``read_records`` and ``to_facts`` do.
     """
     return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from editkit.language.forward.precision import exact_products
+from editkit.language.forward.prefix import pad
+from editkit.language.moments import token_chunks
 from editkit.models import LanguageModel
-from editkit.precision import exact_products
-from editkit.prefix import pad
-from editkit.statistics import token_chunks
 
 PROBE_TOKENS = 64  # longest piece of text; many short ones say more than one long one
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from editkit.facts import Fact
-from editkit.language.session import EditSession
+from editkit.facts.fact import Fact
+from editkit.language.domain import EditSession
 from editkit.models import LanguageModel
 
 
@@ -36,10 +36,10 @@ def before_and_after(
     undone.
     """
     by_id = {fact.id: fact for fact in facts}
-    before = complete(session.lm, prompts.prompt, max_new_tokens)
+    before = complete(session.model, prompts.prompt, max_new_tokens)
     session.edit(facts)
     try:
-        after = complete(session.lm, prompts.prompt, max_new_tokens)
+        after = complete(session.model, prompts.prompt, max_new_tokens)
     finally:
         session.undo(1)
     wanted = [

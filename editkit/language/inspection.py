@@ -1,15 +1,17 @@
 """Looks at a model before it is edited: where subjects end, and how large hidden states are."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from editkit.facts import Fact
-from editkit.hooks import capture
+from editkit.facts.fact import Fact
 from editkit.language.keys import locate
 from editkit.models import LanguageModel
+from editkit.models.hooks import capture
 
 
 def model_card(lm: LanguageModel) -> pd.Series:
@@ -65,3 +67,34 @@ def position_norms(lm: LanguageModel, texts: Sequence[str], positions: int = 8) 
             for position, norm in enumerate(states.float().norm(dim=-1).median(dim=0).values.tolist()):
                 rows.append({"start_token": with_start, "layer": layer, "position": position, "norm": norm})
     return pd.DataFrame(rows)
+
+
+def relation_table(facts: Sequence[Fact]) -> pd.DataFrame:
+    """Count the facts of each relation, the largest first, and show the first one of it."""
+    first = {fact.relation: fact for fact in reversed(facts)}
+    counts = pd.Series([fact.relation for fact in facts]).value_counts()
+    rows = [(name, counts[name], fact.text, fact.target_true, fact.target_new) for name, fact in first.items()]
+    columns = ["relation", "facts", "first prompt", "true object", "new object"]
+    return pd.DataFrame(rows, columns=columns).sort_values("facts", ascending=False).set_index("relation")
+
+
+def fact_prompts(fact: Fact) -> pd.DataFrame:
+    """List every prompt of a fact with what it is used for."""
+    uses = {"paraphrase": fact.paraphrases, "neighbourhood": fact.neighbours, "generation": fact.generation}
+    rows = [("prompt", fact.text)] + [(use, text) for use, texts in uses.items() for text in texts]
+    return pd.DataFrame(rows, columns=["use", f"{fact.id}: {fact.target_true} → {fact.target_new}"]).set_index("use")
+
+
+def spectra(moments: Mapping[int, Tensor]) -> dict[int, np.ndarray]:
+    """Eigenvalues of the second moment ``C`` (d_k, d_k) of each layer, descending."""
+    return {layer: torch.linalg.eigvalsh(C).flip(0).numpy(force=True) for layer, C in moments.items()}
+
+
+def null_space_table(spectra: Mapping[int, np.ndarray], threshold: float) -> pd.DataFrame:
+    """Count the directions whose eigenvalue lies below the threshold, layer by layer, and sum their variance."""
+    rows = []
+    for layer, values in spectra.items():
+        free = values < threshold
+        rows.append((layer, len(values), int(free.sum()), values[free].sum() / values.sum(), values[0]))
+    columns = ["layer", "directions (d_k)", "in null space", "variance there", "largest eigenvalue"]
+    return pd.DataFrame(rows, columns=columns)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from editkit.facts import Fact
-from editkit.hooks import capture
+from editkit.facts.fact import Fact
+from editkit.language.forward.prefix import buckets, pad
 from editkit.models import LanguageModel
-from editkit.prefix import buckets, pad
+from editkit.models.hooks import capture
 
 BATCH_TOKENS = 2048
 OPENINGS = ("The", "Therefore", "Because", "I", "You")  # as in the public code of ROME and MEMIT
@@ -90,16 +90,3 @@ def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str
         for row, i in enumerate(group):
             found[i] = seen["here"][row, len(cut[i]) - 1]
     return torch.stack([found[i] for i in range(len(rows))])
-
-
-class FactReader(NamedTuple):
-    """What an editor reads off a language model, see :class:`editkit.editing.spread.Reader`."""
-
-    lm: LanguageModel
-    contexts: Sequence[str]
-
-    def keys(self, items: Sequence[Fact], layer: int) -> Tensor:
-        return edit_keys(self.lm, items, layer, self.contexts)
-
-    def hidden(self, items: Sequence[Fact], layer: int) -> Tensor:
-        return hidden_states(self.lm, items, layer)

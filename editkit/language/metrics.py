@@ -10,9 +10,9 @@ from statistics import harmonic_mean
 
 import pandas as pd
 
-from editkit.facts import Fact
+from editkit.facts.fact import Fact
+from editkit.language.forward.scoring import score
 from editkit.models import LanguageModel
-from editkit.scoring import score
 
 LETTER = {"rewrite": "E", "paraphrase": "P", "neighbourhood": "N"}
 

@@ -14,10 +14,11 @@ batch, in which the suffixes of an edit's prompts lie side by side in one row.
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -25,15 +26,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.cache import Store
-from editkit.config import EditSpec
+from editkit.cache import Store, entry_key
 from editkit.editing.targets import DECISIVE, Targets, optimise_shift
-from editkit.facts import Fact
-from editkit.hooks import capture, replace_forward
+from editkit.facts.fact import Fact
+from editkit.language.forward.precision import bfloat16_blocks, choose_precision
+from editkit.language.forward.prefix import PADDING, Prefix, buckets, pad
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
-from editkit.precision import bfloat16_blocks, choose_precision
-from editkit.prefix import PADDING, Prefix, buckets, pad
+from editkit.models.hooks import capture, run_from
+
+if TYPE_CHECKING:
+    from editkit.editing.spec import EditSpec
 
 NO_LABEL = -100
 MOST_TOKENS = 16384
@@ -43,7 +46,7 @@ MOST_TOKENS_CPU = 1024  # more to a batch gains nothing there
 def optimise_targets(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    spec: EditSpec,
+    spec: "EditSpec",
     contexts: Sequence[str],
     *,
     store: Store | None = None,
@@ -62,48 +65,54 @@ def optimise_targets(
     if not facts:
         raise ValueError("no facts to optimise targets for")
     precision = choose_precision(lm, spec.target_mode)
-    weights = lm.fingerprint() if store else ""
-    keys = [_cache_key(weights, lm.device.type, precision, fact, spec, contexts) for fact in facts]
+    keys = _cache_keys(lm, precision, facts, spec, contexts) if store else []
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
-    edits = {i: _Edit.make(lm, facts[i], contexts) for i, entry in enumerate(found) if entry is None}
-    layer = spec.layers[-1]
+    missing = [i for i, entry in enumerate(found) if entry is None]
+    todo = [facts[i] for i in missing]
     # v* = h + δ with h in the model's own precision: in fast mode, h's rounding must not become part of the edit.
-    h = hidden_states(lm, [facts[i] for i in edits], layer).T.float().cpu() if edits else []
-    before = dict(zip(edits, h, strict=True))
-    cached, budget = len(facts) - len(edits), spec.target_batch or automatic_batch(lm, layer)
-    bar = tqdm(total=len(edits), desc=f"targets at layer {layer}", unit="edit", disable=not progress or not edits)
+    h = hidden_states(lm, todo, spec.layers[-1]).T.float().cpu() if todo else []
+    edits = [_Edit.make(lm, fact, contexts) for fact in todo]
+    quiet = not progress or not todo
+    bar = tqdm(total=len(todo), desc=f"targets at layer {spec.layers[-1]}", unit="edit", disable=quiet)
     # Exact targets keep to the default kernels, as the published code does: Adam's first steps follow the signs of
     # gradients, and where one is near zero another kernel's rounding is enough to end elsewhere.
-    with bar, bfloat16_blocks(lm) if edits and precision == "bfloat16" else nullcontext():
-        while edits:
-            left = list(edits)
-            group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
-            start = time.perf_counter()
-            try:
-                entries = _optimise(lm, [edits[i] for i in group], spec, bar.set_postfix_str)
-            except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or len(group) == 1:
-                    raise
-                budget = sum(edits[i].length for i in group) // 2
-                warnings.warn(
-                    f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=2
-                )
-                continue
-            each = torch.tensor((time.perf_counter() - start) / len(group))
-            for i, entry in zip(group, entries, strict=True):
-                found[i] = {"value": before[i] + entry.pop("delta"), **entry, "seconds": each}
-                del edits[i]
-                if store:
-                    store.put("target", keys[i], found[i])
-            bar.update(len(group))
+    with bar, bfloat16_blocks(lm) if todo and precision == "bfloat16" else nullcontext():
+        for place, entry in _shifts(lm, edits, spec, bar):
+            i = missing[place]
+            found[i] = {"value": h[place] + entry.pop("delta"), **entry}
+            if store:
+                store.put("target", keys[i], found[i])
     return Targets(
         values=torch.stack([entry["value"] for entry in found], dim=1).to(lm.device),
         losses=torch.stack([entry["losses"] for entry in found]),
         probability=torch.stack([entry["probability"] for entry in found]),
         precision=precision,
-        cached=cached,
+        cached=len(facts) - len(missing),
         seconds=sum(entry["seconds"].item() for entry in found),
     )
+
+
+def _shifts(
+    lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The place of each edit and its optimised shift, group by group, as each is done."""
+    left, budget = list(range(len(edits))), spec.target_batch or automatic_batch(lm, spec.layers[-1])
+    while left:
+        group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
+        start = time.perf_counter()
+        try:
+            entries = _optimise(lm, [edits[i] for i in group], spec, bar.set_postfix_str)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or len(group) == 1:
+                raise
+            budget = sum(edits[i].length for i in group) // 2
+            warnings.warn(f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=3)
+            continue
+        each = torch.tensor((time.perf_counter() - start) / len(group))
+        left = [i for i in left if i not in group]
+        for i, entry in zip(group, entries, strict=True):
+            yield i, entry | {"seconds": each}
+        bar.update(len(group))
 
 
 def automatic_batch(lm: LanguageModel, layer: int) -> int:
@@ -125,16 +134,13 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _cache_key(weights: str, device: str, precision: str, fact: Fact, spec: EditSpec, contexts: Sequence[str]) -> dict:
-    return {
-        "weights": weights,
-        "device": device,
-        "precision": precision,
-        "fact": [fact.prompt, fact.subject, fact.target_new],
-        "contexts": list(contexts),
-        "layer": spec.layers[-1],
-        **{name: getattr(spec, name) for name in DECISIVE},
-    }
+def _cache_keys(
+    lm: LanguageModel, precision: str, facts: Sequence[Fact], spec: "EditSpec", contexts: Sequence[str]
+) -> list[dict]:
+    decisive = {name: getattr(spec, name) for name in DECISIVE}
+    common = {"precision": precision, "contexts": list(contexts), "layer": spec.layers[-1], "spec": decisive}
+    base = entry_key(__name__, lm, **common)
+    return [base | {"fact": [fact.prompt, fact.subject, fact.target_new]} for fact in facts]
 
 
 @dataclass
@@ -205,13 +211,13 @@ class _Batch:
         return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
 
 
-def _optimise(lm: LanguageModel, edits: list[_Edit], spec: EditSpec, report: Callable) -> list[dict[str, Tensor]]:
+def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: Callable) -> list[dict[str, Tensor]]:
     batch = _Batch.make(lm, edits, spec.layers[-1])
     size = batch.hidden[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
     return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, report)
 
 
-def _losses(lm: LanguageModel, spec: EditSpec, batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
     """−log P(new object), and the KL divergence at the KL position from what it was without δ; (n,) each."""
     nll, essence = _forward(lm, batch, delta, spec)
     if batch.reference is None:
@@ -219,18 +225,12 @@ def _losses(lm: LanguageModel, spec: EditSpec, batch: _Batch, delta: Tensor) -> 
     return nll, (batch.reference.exp() * (batch.reference - essence)).sum(1)
 
 
-def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: EditSpec) -> tuple[Tensor, Tensor]:
+def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor]:
     """−log P(new object) averaged over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
     layer = spec.layers[-1]
     row, column = batch.subject.nonzero(as_tuple=True)
     hidden = batch.hidden.index_put((row, column), delta[row].to(batch.hidden), accumulate=True)
-    with ExitStack() as stack:
-        for layers, forward in (
-            (lm.layers[:layer], lambda x: x),
-            (lm.layers[layer : layer + 1], lambda x: hidden),
-            (lm.layers[spec.v_loss_layer + 1 :], lambda x: x),
-        ):
-            stack.enter_context(replace_forward(layers, forward, tuple_output=lm.tuple_layers))
+    with run_from(lm, layer + 1, hidden, until=spec.v_loss_layer + 1):
         final = batch.prefix.forward(lm, batch.ids, batch.segment)
     wanted = batch.labels != NO_LABEL
     each = cross_entropy(lm.logits(final[wanted]), batch.labels[wanted], reduction="none")  # (m,)

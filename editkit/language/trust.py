@@ -1,15 +1,14 @@
-"""Trust in an edited model: a number in [0, 1] from held-out prompts, and what to do when it is low."""
+"""The parts of the trust in an edited language model, measured on held-out prompts."""
 
 import math
 from collections.abc import Sequence
 
-from editkit.config import EditSpec
-from editkit.editing.result import TrustDecision
-from editkit.facts import Fact
+from editkit.editing.trust import TrustDecision, TrustSpec
+from editkit.facts.fact import Fact
 from editkit.language.drift import TextProbe, held_out
+from editkit.language.forward.scoring import score
 from editkit.language.metrics import scored_prompts
 from editkit.models import LanguageModel
-from editkit.scoring import score
 
 DIGITS = 16  # decimal digits of float64: a condition number of 10^16 leaves none
 
@@ -19,14 +18,15 @@ class TrustMonitor:
 
     Args:
         lm: the model before its first edit.
-        texts: ordinary text; what lies behind the tokens of the second moment is held out.
+        texts: ordinary text, of which the first ``reserved`` tokens serve something else.
         heldout: facts that are never edited; their neighbourhood prompts are watched.
-        spec: the trust parameters, resolved.
     """
 
-    def __init__(self, lm: LanguageModel, texts: Sequence[str], heldout: Sequence[Fact], spec: EditSpec):
+    def __init__(
+        self, lm: LanguageModel, texts: Sequence[str], heldout: Sequence[Fact], spec: TrustSpec, reserved: int
+    ):
         self.spec, self._samples = spec, spec.trust_heldout_samples
-        self._text = TextProbe(lm, held_out(lm, texts, spec.mom2_n_tokens, self._samples))
+        self._text = TextProbe(lm, held_out(lm, texts, reserved, self._samples))
         prompts = [
             (prompt, objects[1:])
             for fact in heldout
@@ -48,14 +48,7 @@ class TrustMonitor:
         """
         count = min(len(earlier), self._samples)
         evenly = [earlier[i * len(earlier) // count] for i in range(count)]
-        parts = self._parts(lm, evenly, relative_norm, condition)
-        weights = {name: self.spec.trust_weights.get(name, 0.0) for name in parts}
-        total = sum(weights.values())
-        trust = sum(weights[name] * parts[name] for name in parts) / total if total else 1.0
-        if trust >= self.spec.trust_threshold:
-            return TrustDecision(trust, parts, "accept", [])
-        low = sorted((value, name) for name, value in parts.items() if weights[name] and value < 1)
-        return TrustDecision(trust, parts, self.spec.trust_action, [f"{name} {value:.2f}" for value, name in low])
+        return TrustDecision.of(self._parts(lm, evenly, relative_norm, condition), self.spec)
 
     def _parts(
         self, lm: LanguageModel, earlier: Sequence[Fact], relative_norm: float, condition: float

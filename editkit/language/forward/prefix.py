@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from editkit.attention import grouped
+from editkit.language.forward.attention import grouped
 from editkit.models import LanguageModel
 
 PADDING = -1  # segment of a padding token

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from editkit.language.forward.precision import exact_products
+from editkit.language.forward.prefix import TRUNK, buckets, run_rows
 from editkit.models import LanguageModel
-from editkit.precision import exact_products
-from editkit.prefix import TRUNK, buckets, run_rows
 
 BATCH_TOKENS = 4096  # padded, in one forward pass
 VOCABULARY_ROWS = 512  # rows of logits held at once
@@ -75,8 +75,3 @@ def _score(lm: LanguageModel, group: list[tuple[list[int], list[list[int]]]]) ->
         found = [([next(values) for _ in target], [next(hits) for _ in target]) for target in targets]
         scores.append([Score(sum(logprobs) / len(logprobs), all(said)) for logprobs, said in found])
     return scores
-
-
-def knows(lm: LanguageModel, facts: Sequence) -> list[bool]:
-    """Whether greedy decoding completes each fact's prompt with its true object, every token of it."""
-    return [scores[0].greedy for scores in score(lm, [(fact.text, [fact.target_true]) for fact in facts])]

@@ -1,0 +1,120 @@
+"""Facts edited into a language model."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from editkit.cache import Store
+from editkit.editing.adapters import AdapterStack
+from editkit.editing.result import LayerUpdate
+from editkit.editing.session import Session
+from editkit.editing.spec import EditSpec
+from editkit.editing.targets import Targets
+from editkit.editing.trust import TrustDecision
+from editkit.facts.fact import Fact
+from editkit.language.keys import edit_keys, hidden_states, sample_contexts
+from editkit.language.metrics import evaluate, summarize
+from editkit.language.moments import second_moments
+from editkit.language.targets import optimise_targets
+from editkit.language.texts import load_texts
+from editkit.language.trust import TrustMonitor
+from editkit.models import LanguageModel
+
+
+class FactDomain:
+    """Facts in a language model, see :class:`editkit.editing.domain.Domain`.
+
+    Args:
+        spec: resolved.
+        texts: ordinary text for the second moment; the offline default where not given.
+        contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
+        heldout: facts that are never edited; the trust score watches their neighbours.
+    """
+
+    item = Fact
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        spec: EditSpec,
+        *,
+        texts: Sequence[str] | None,
+        contexts: Sequence[str] | None,
+        heldout: Sequence[Fact],
+        store: Store,
+        progress: bool,
+    ):
+        self.lm, self.spec, self.texts, self.contexts, self.heldout = lm, spec, texts, contexts, heldout
+        self.store, self.progress = store, progress
+        self._trust: TrustMonitor | None = None
+
+    def costs(self) -> dict[int, Tensor]:
+        lm, spec = self.lm, self.spec
+        texts = load_texts() if self.texts is None else self.texts
+        if self.contexts is None:
+            self.contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, spec.seed)
+        costs = second_moments(lm, spec.layers, texts, spec.mom2_n_tokens, store=self.store, progress=self.progress)
+        if spec.trust_enable:
+            self._trust = TrustMonitor(lm, texts, self.heldout, spec, spec.mom2_n_tokens)
+        return costs
+
+    def keys(self, items: Sequence[Fact], layer: int) -> Tensor:
+        return edit_keys(self.lm, items, layer, self.contexts)
+
+    def hidden(self, items: Sequence[Fact], layer: int) -> Tensor:
+        return hidden_states(self.lm, items, layer)
+
+    def targets(self, items: Sequence[Fact]) -> Targets:
+        return optimise_targets(self.lm, items, self.spec, self.contexts, store=self.store, progress=self.progress)
+
+    def scores(self, items: Sequence[Fact]) -> dict[str, float]:
+        return summarize(evaluate(self.lm, items))
+
+    def judge(self, edited: Sequence[Fact], updates: Sequence[LayerUpdate]) -> TrustDecision | None:
+        if self._trust is None:
+            return None
+        norm = max(item.norm / item.weight_norm for item in updates)
+        condition = max(item.update.condition for item in updates)
+        decision = self._trust.judge(self.lm, edited, norm, condition)
+        if decision.action != "accept":
+            warnings.warn(str(decision), stacklevel=3)
+        return decision
+
+    def options(self) -> dict[str, Any]:
+        return {"contexts": list(self.contexts or ())}
+
+
+class EditSession(Session):
+    """A sequence of edits of facts on one language model, under one spec.
+
+    >>> session = EditSession(lm, EditSpec(method="emmet"))
+    >>> result = session.edit(facts)
+    >>> session.undo()
+
+    Args:
+        lm: its weights are written to.
+        spec: method and hyperparameters; what it leaves out takes the model's defaults.
+        texts, contexts, heldout: as in :class:`FactDomain`.
+        store: where second moments and targets are cached.
+        progress: show progress bars.
+        adapters: as in :class:`editkit.editing.session.Session`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        spec: EditSpec,
+        *,
+        texts: Sequence[str] | None = None,
+        contexts: Sequence[str] | None = None,
+        heldout: Sequence[Fact] = (),
+        store: Store | None = None,
+        progress: bool = True,
+        adapters: AdapterStack | None = None,
+    ):
+        spec = spec.resolve(lm)
+        about = {"texts": texts, "contexts": contexts, "heldout": heldout}
+        domain = FactDomain(lm, spec, **about, store=store or Store(), progress=progress)
+        super().__init__(lm, spec, domain, adapters=adapters)
