@@ -13,13 +13,12 @@ CONTRAST = 0.1  # relative, around the image's mean
 
 
 def augmented(images: np.ndarray, copies: int, seed: int) -> np.ndarray:
-    """``copies`` of each image in turn, (n · copies, …): rotated, shifted, brighter or darker, all by a little.
+    """Rotate, shift, brighten or darken each image a little, ``copies`` times in turn, (n · copies, …).
 
-    Each change is uniform within plus or minus the constant above; what a border uncovers repeats the border.
+    Each change is uniform within plus or minus the constant above; pixels uncovered at a border repeat the border.
 
     Args:
         images: (n, h, w) or (n, h, w, channels) uint8.
-        seed: of all that is drawn.
 
     Raises ``ValueError`` for no images, those of another shape or type, and copies below 1.
     """

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import os
 import warnings
 import zipfile
 import zlib
@@ -23,6 +22,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+
+from editkit.cache import download
 
 SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2  # of all images under the held-out protocol, and then of the rest for val
@@ -44,18 +45,18 @@ class ImageSet:
         return len(self.labels)
 
     def select(self, which: np.ndarray | Sequence[int] | slice) -> "ImageSet":
-        """The images at these places (or where a mask says so), which stay held out if they were."""
+        """Pick the images at these places (or where a mask is true); held-out ones stay held out."""
         return replace(self, images=self.images[which], labels=self.labels[which], indices=self.indices[which])
 
     def hash(self) -> str:
-        """SHA-256 of images, labels and places."""
+        """Hash images, labels and places (SHA-256)."""
         total = hashlib.sha256(str(self.images.shape).encode())
         for array in (self.images, self.labels, self.indices):
             total.update(np.ascontiguousarray(array).data)
         return total.hexdigest()
 
     def require_open(self, purpose: str) -> "ImageSet":
-        """These images; ``ValueError`` where they are held out, since ``purpose`` would learn from them."""
+        """Return these images. Raises ``ValueError`` for held-out ones, since ``purpose`` would learn from them."""
         if self.held_out and len(self):
             raise ValueError(
                 f"{len(self)} held-out images (the first is index {self.indices[0]}) must not be used for {purpose}: "
@@ -99,14 +100,14 @@ class ImageData:
         return whole.select(np.argsort(whole.indices))
 
     def hash(self) -> str:
-        """SHA-256 of images, labels and who may see them."""
+        """Hash images, labels and who may see them (SHA-256)."""
         total = hashlib.sha256()
         for split, part in (*self.splits.items(), ("pool", self.pool)):
             total.update(f"{split} {part.hash()}".encode())
         return total.hexdigest()
 
     def split_info(self) -> pd.DataFrame:
-        """One row an image, in the order of the whole data set: index, split, label, SHA-256 of its pixels."""
+        """Tabulate index, split, label and SHA-256 of the pixels of each image, in the order of the whole data set."""
         rows = [
             (int(index), split, self.labels[label], hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
             for split, part in (self.splits | {"pool": self.pool}).items()
@@ -137,8 +138,8 @@ def load_images(
         noise: standard deviation of Gaussian noise added to every image, as a share of the full range.
         seed: of the splits, the draw and the noise.
 
-    Raises ``ValueError`` for an unknown source, a missing file (with the place to put it), a damaged one, one in
-    another layout, and labels out of range.
+    Raises ``ValueError`` for an unknown source, a missing or damaged file, one in another layout, and labels out of
+    range, and ``ConnectionError`` (with the place to put the file) where it cannot be downloaded.
     """
     if protocol not in ("official", "held-out"):
         raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
@@ -187,7 +188,7 @@ def _digits() -> tuple[str, tuple[str, ...], Parts, dict]:
 
 
 def medmnist_info() -> dict[str, dict]:
-    """MedMNIST's own table of its data sets, by flag."""
+    """Read MedMNIST's own table of its data sets, by flag."""
     with contextlib.redirect_stdout(io.StringIO()):  # it advises to install what only its own classes need
         from medmnist.info import INFO
     return INFO
@@ -205,7 +206,7 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
     suffix = "" if size == 28 else f"_{size}"
     path = Path(folder or Path.home() / ".medmnist").expanduser() / f"{flag}{suffix}.npz"
     if not path.is_file():
-        _download(table[flag][f"url{suffix}"], table[flag][f"MD5{suffix}"], path)
+        download(table[flag][f"url{suffix}"], path, md5=table[flag][f"MD5{suffix}"])
     names = table[flag]["label"]
     _, labels, parts, about = _npz(path, tuple(names[str(i)] for i in range(len(names))))
     if about["md5"] != table[flag][f"MD5{suffix}"]:
@@ -213,26 +214,8 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
     return flag, labels, parts, about | {"license": table[flag]["license"]}
 
 
-def _download(url: str, md5: str, path: Path) -> None:
-    import torch
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        torch.hub.download_url_to_file(url, str(partial))
-        if (found := _md5(partial)) != md5:
-            raise OSError(f"what came has md5 {found} instead of {md5}")
-        os.replace(partial, path)
-    except OSError as problem:
-        raise ValueError(
-            f"{path} does not exist and could not be downloaded ({problem}): get it from {url} and put it there"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...], Parts, dict]:
-    """A file with ``{train,val,test}_{images,labels}``; without ``names`` the labels are called by their numbers."""
+    """Read a file with ``{train,val,test}_{images,labels}``; without ``names`` labels are called by their numbers."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: put an .npz file in MedMNIST's layout there")
     try:
@@ -284,7 +267,7 @@ def _join(parts: Parts) -> ImageSet:
 
 
 def _originals(images: np.ndarray) -> np.ndarray:
-    """For each image the place of the first one with the same pixels, (n,)."""
+    """Find for each image the place of the first one with the same pixels, (n,)."""
     first: dict[bytes, int] = {}
     digests = (hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
@@ -293,7 +276,7 @@ def _originals(images: np.ndarray) -> np.ndarray:
 def _divide(
     part: ImageSet, share: float | int, seed: int, originals: np.ndarray | None = None
 ) -> tuple[ImageSet, ImageSet]:
-    """The rest, and a stratified share (or number) of the images, each in the order of the data set.
+    """Divide images into the rest and a stratified share (or number), each in the order of the data set.
 
     With ``originals`` (of the whole data set) copies follow the first of their kind.
     """

@@ -6,6 +6,7 @@ positions in a window of layers, since an edit of their weights acts on all; the
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -15,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters, Positive
-from editkit.hooks import capture
 from editkit.models import VisionModel
-from editkit.tracing import restore, resume, window
+from editkit.models.hooks import capture, edit_output, run_from, window
 from editkit.vision.data import ImageSet
-from editkit.vision.evaluation import BATCH
+from editkit.vision.forward import BATCH, predict
 
 MODULES = {"residual": "", "mlp": "mlp", "attention": "attention"}  # inside a layer, in every family
 LEAST_DAMAGE = 0.05  # of the probability; a share of less is mostly rounding and chance
@@ -30,29 +31,28 @@ class TraceSpec(Parameters):
     """How a decision is traced."""
 
     num_ablations: Count = 8
-    """Draws of the noise, which are averaged over."""
+    """Draws of the noise in causal tracing, over which a trace is averaged."""
     trace_noise: Positive = 1.0
-    """Standard deviation of the noise, in those of the image's patch embeddings."""
+    """Standard deviation of the noise in causal tracing, as a multiple of that of the image's patch embeddings."""
     window: Count = 3
-    """Layers whose MLPs (or attentions) are restored together."""
+    """Neighbouring layers whose MLPs (or attentions) causal tracing restores together."""
     max_samples: Count = 12
-    """Images that are traced: the first so many."""
+    """Misclassified images that are traced at most."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the noise, which each image has its own of, whatever else is traced."""
+    """Seed of the tracing noise; each image has noise of its own, whatever else is traced."""
 
 
 def trace(
     vit: VisionModel, part: ImageSet, classes: np.ndarray, spec: TraceSpec, *, progress: bool = True
 ) -> pd.DataFrame:
-    """What restoring each layer recovers of the probability of a class, an image × kind × layer a row.
-
-    Columns: index (of the image), class, layer, kind (a key of ``MODULES``), the probabilities clean, corrupted and
-    restored (means over the draws), recovered = restored − corrupted, and share = recovered / (clean − corrupted),
-    nan where the noise took less than ``LEAST_DAMAGE``.
+    """Measure how much of a class's probability returns when one layer is restored.
 
     Args:
         classes: (n,) the class of each image whose probability is measured.
 
+    Returns one row for each image, kind and layer: index (of the image), class, layer, kind (a key of ``MODULES``),
+    the probabilities clean, corrupted and restored (means over the draws), recovered = restored − corrupted, and
+    share = recovered / (clean − corrupted), which is nan where the noise took less than ``LEAST_DAMAGE``.
     Raises ``ValueError`` for held-out images, none at all, and classes that the model or the images lack.
     """
     part = _checked(vit, part, classes).select(np.arange(min(len(part), spec.max_samples)))
@@ -73,13 +73,29 @@ def trace(
     return frame
 
 
+def stored_trace(
+    vit: VisionModel, part: ImageSet, spec: TraceSpec, *, store: Store | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """Run :func:`trace` for the class that the model predicts, or read what was traced before."""
+    store, part = store or Store(), part.select(np.arange(min(len(part), spec.max_samples)))
+    key = entry_key(__name__, vit, images=part.hash(), spec=spec.model_dump())
+    if (found := store.get("trace", key)) is not None:
+        return pd.DataFrame(from_json_tensor(found["json"]))
+    frame = trace(vit, part, predict(vit, part).argmax(1), spec, progress=progress)
+    store.put("trace", key, {"json": json_tensor(frame.to_dict(orient="list"))})
+    return frame
+
+
 def heat_maps(
     vit: VisionModel, part: ImageSet, label: int, layers: Sequence[int], spec: TraceSpec, *, progress: bool = True
 ) -> np.ndarray:
-    """Probability of a class recovered by the residual state of one patch after each of ``layers``, (n, side, side).
+    """Measure the probability of a class that one patch's residual state brings back after each of ``layers``.
 
     Args:
-        part: one image. Raises ``ValueError`` for more or none, a held-out one, and a class the model lacks.
+        part: one image.
+
+    Returns an array (n, side, side). Raises ``ValueError`` for more or no images, a held-out one, and a class that
+    the model lacks.
     """
     if len(part) != 1:
         raise ValueError(f"part has {len(part)} images: a heat map is of one")
@@ -96,10 +112,11 @@ def heat_maps(
 
 @torch.no_grad()
 def cls_attention(vit: VisionModel, images: np.ndarray) -> np.ndarray:
-    """Attention of the last layer from CLS to each patch, mean over its heads, (n, side, side).
+    """Read the last layer's attention from CLS to each patch, as the mean over its heads.
 
-    It is computed from the layer's queries and keys, so that the model's own attention may be any kernel. What is
-    missing from a sum of 1 is CLS's attention to itself. Raises ``ValueError`` as :meth:`VisionModel.pixels` does.
+    It is computed from the layer's queries and keys, so that the model's own attention may be any kernel.
+    Returns an array (n, side, side); what is missing from a sum of 1 is CLS's attention to itself.
+    Raises ``ValueError`` as :meth:`VisionModel.pixels` does.
     """
     attention, found = vit.layers[-1].get_submodule(MODULES["attention"]), [np.empty((0, *_grid(vit)))]
     for begin in range(0, len(images), BATCH):
@@ -126,7 +143,7 @@ class _Traced:
         patches, scale = noisy[:, 1:], spec.trace_noise * embedded[0][:, 1:].std()
         drawn = np.random.default_rng([spec.seed, int(part.indices[0])]).standard_normal(patches.shape)
         patches += torch.from_numpy(drawn).to(patches) * scale
-        with resume(vit.layers, 0, noisy), capture(dict(enumerate(vit.layers)), side="input") as self.noisy:
+        with run_from(vit, 0, noisy), capture(dict(enumerate(vit.layers)), side="input") as self.noisy:
             self.corrupted = self._probabilities().mean().item()
 
     @property
@@ -135,10 +152,17 @@ class _Traced:
 
     @torch.no_grad()
     def restored(self, kind: str, layer: int, where: Tensor, draws: Tensor | slice = slice(None)) -> Tensor:
-        """Probabilities (rows,) under these draws of the noise, with the clean outputs ``where`` a row asks for."""
+        """Compute probabilities (rows,) under some draws of the noise, with clean outputs at some positions.
+
+        Args:
+            where: bool (rows, positions), or (1, positions) for all rows.
+        """
         chosen = window(layer, 1 if kind == "residual" else self.window, self.vit.n_layers)
-        clean = {self._module(kind, number): self.outputs[kind, number] for number in chosen}
-        with resume(self.vit.layers, chosen[0], self.noisy[chosen[0]][draws]), restore(clean, where):
+        put_back = {  # the clean output where asked, else what the module puts out now
+            self._module(kind, number): partial(torch.where, where[..., None], self.outputs[kind, number])
+            for number in chosen
+        }
+        with run_from(self.vit, chosen[0], self.noisy[chosen[0]][draws]), edit_output(put_back):
             return self._probabilities()
 
     def _module(self, kind: str, layer: int) -> nn.Module:

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, from_json_tensor, json_tensor, write_atomic
+from editkit.cache import Store, entry_key, from_json_tensor, json_tensor, write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.models import VisionModel
 from editkit.vision.data import ImageData, ImageSet
-from editkit.vision.evaluation import predict, summary
+from editkit.vision.forward import predict
+from editkit.vision.metrics import summary
 
 TOO_GOOD = 0.98  # accuracy above which there is little to repair, or the splits leak
 
@@ -30,19 +31,19 @@ class TrainSpec(Parameters):
     """How a classifier is fine-tuned."""
 
     epochs: Count = 5
-    """Passes over the training images."""
+    """Passes over the training images in fine-tuning."""
     batch_size: Count = 32
-    """Images in one step."""
+    """Images in one step of fine-tuning."""
     lr: Positive = 5.0e-5
-    """AdamW's learning rate."""
+    """AdamW's learning rate of the backbone in fine-tuning."""
     fresh_head_lr: Positive = 1.0e-3
-    """The same for the fresh head."""
+    """AdamW's learning rate of the fresh classification head in fine-tuning."""
     weight_decay: NonNegative = 0.01
-    """AdamW's weight decay."""
+    """AdamW's weight decay in fine-tuning."""
     trained_layers: Annotated[int, Field(ge=0)] | None = None
-    """Last layers that are trained, with the head; all of the backbone where not given, none for 0."""
+    """Last layers of the backbone that are fine-tuned, with the head; null for all of them, 0 for none."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the order of the images."""
+    """Seed of the order of the training images."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ class Training:
 def train(
     vit: VisionModel, data: ImageData, spec: TrainSpec, *, store: Store | None = None, progress: bool = True
 ) -> Training:
-    """Fine-tune ``vit`` on ``data.train`` with AdamW; the weights of the best epoch by accuracy on ``data.val`` stay.
+    """Fine-tune ``vit`` on ``data.train`` with AdamW, and keep the epoch that is most accurate on ``data.val``.
 
     After each epoch weights, optimiser and history are stored, so a call that was stopped goes on after its
     last whole epoch, with the same result; one made before for the same data, model and parameters is read.
     Warns as :func:`metrics` does.
 
     Raises ``ValueError`` for held-out images, an empty split, another number of classes than the model's and
-    more layers than it has; ``FloatingPointError`` where the loss leaves the finite numbers. On any error the
+    more layers than it has, and ``FloatingPointError`` where the loss leaves the finite numbers. On any error the
     model is as it was.
     """
     if empty := [name for name, part in data.splits.items() if not len(part)]:
@@ -73,13 +74,7 @@ def train(
     if len(data.labels) != vit.n_labels:
         raise ValueError(f"{data.name} has {len(data.labels)} classes, {vit.name} a head for {vit.n_labels}")
     store = store or Store()
-    key = {
-        "weights": vit.fingerprint(),
-        "pixels": vit.preprocessing,
-        "data": data.hash(),
-        "device": vit.device.type,
-        "spec": spec.model_dump(),
-    }
+    key = entry_key(__name__, vit, data=data.hash(), spec=spec.model_dump())
     before = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
     optimiser = torch.optim.AdamW(_groups(vit, spec), weight_decay=spec.weight_decay)
     last, best = (store.get("training", key | {"epoch": which}) for which in ("last", "best"))
@@ -112,9 +107,9 @@ def train(
 
 
 def metrics(vit: VisionModel, data: ImageData) -> pd.DataFrame:
-    """:func:`editkit.vision.evaluation.summary` of each split, one row a split.
+    """Score each split by :func:`editkit.vision.metrics.summary`; warns where val or test accuracy passes ``TOO_GOOD``.
 
-    Warns where val or test accuracy passes ``TOO_GOOD``.
+    Returns one row a split.
     """
     rows = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
     if high := [row["split"] for row in rows if row["split"] != "train" and row["accuracy"] > TOO_GOOD]:
@@ -137,7 +132,7 @@ def save_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> Path
 def load_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> None:
     """Put weights that :func:`save_checkpoint` wrote into the same model for the same data.
 
-    Raises ``ValueError`` for a file that is none or is damaged, and for another model, other classes, pixels or
+    Raises ``ValueError`` for a damaged file or one of another kind, and for another model, other classes, pixels or
     splits (whose held-out images it may have learnt from); the model is then as it was.
     """
     try:
@@ -161,12 +156,12 @@ def _belongs_to(vit: VisionModel, data: ImageData) -> dict:
 
 
 def best_epoch(history: list[dict]) -> int:
-    """Number of the first epoch with the highest accuracy on val."""
+    """Find the first epoch with the highest accuracy on val; epochs count from 1."""
     return max(history, key=lambda row: (row["val_accuracy"], -row["epoch"]))["epoch"]
 
 
 def _groups(vit: VisionModel, spec: TrainSpec) -> list[dict]:
-    """The parameters to train, made trainable, the head's with a learning rate of their own."""
+    """Make the parameters to train trainable, and group them by learning rate."""
     head = list(vit.head.parameters())
     if spec.trained_layers is None:
         own = {id(parameter) for parameter in head}
@@ -184,7 +179,7 @@ def _groups(vit: VisionModel, spec: TrainSpec) -> list[dict]:
 def _epoch(
     vit: VisionModel, part: ImageSet, optimiser: torch.optim.Optimizer, spec: TrainSpec, epoch: int, bar: tqdm
 ) -> float:
-    """One pass over the images in an order drawn from seed and epoch; the mean loss."""
+    """Train on the images once, in an order drawn from seed and epoch. Returns the mean loss."""
     order = np.random.default_rng([spec.seed, epoch]).permutation(len(part))
     vit.model.train()
     total = 0.0

@@ -1,4 +1,4 @@
-"""Repairs that change the classifier alone, with the backbone frozen; and plain fine-tuning as a control.
+"""What editors are compared with: repairs that change the classification head alone, and plain fine-tuning.
 
 The head is the linear layer ``logits = W x + b`` on the backbone's features ``x``. Two ways to change it:
 
@@ -22,32 +22,32 @@ from torch.nn.functional import cross_entropy, one_hot
 from tqdm.auto import tqdm
 
 from editkit.config import Count, NonNegative, Parameters, Positive
+from editkit.editing.moments import SecondMoment
 from editkit.models import VisionModel
-from editkit.solvers import emmet, solve
-from editkit.statistics import SecondMoment
+from editkit.solvers import inverse_precision, solve
 from editkit.vision.data import ImageSet
-from editkit.vision.evaluation import BATCH, read
+from editkit.vision.forward import BATCH, read
 
 
 class HeadSpec(Parameters):
     """How the classifier's head is repaired."""
 
     ewc_lambda: NonNegative = 1.0e3
-    """Weight λ of the Fisher penalty against the mean loss of the edited images."""
+    """Weight λ of the Fisher penalty in repairing the head by elastic weight consolidation (EWC)."""
     head_lr: Positive = 1.0e-3
-    """Adam's learning rate in ewc."""
+    """Adam's learning rate in repairing the head by EWC."""
     head_steps: Count = 200
-    """Most steps of ewc; it ends once every edited image is classified correctly."""
+    """Steps of repairing the head by EWC at most; it ends once every edited image is classified correctly."""
     margin: Positive = 1.0
-    """Logits by which closed makes the true class win over the best other one."""
+    """Logits by which the closed-form repair of the head makes the true class win over the best other one."""
     slack: NonNegative = 0.0
-    """D⁻¹ of closed, in units of ``Kᵀ C⁻¹ K``; 0 asks for equality."""
+    """Slack D⁻¹ of the closed-form repair of the head, in units of Kᵀ C⁻¹ K; 0 asks for equality."""
     ridge: NonNegative = 1.0e-3
-    """Added to the diagonal of C in closed, as a share of its mean."""
+    """Ridge of the closed-form repair of the head, added to the diagonal of C as a share of its mean."""
 
 
 def features(vit: VisionModel, part: ImageSet) -> Tensor:
-    """What the head sees of each image, (n, d)."""
+    """Read what the head sees of each image, (n, d)."""
     if not len(part):
         return torch.empty(0, vit.head.in_features, device=vit.device, dtype=vit.head.weight.dtype)
     return read(vit, part.images, vit.head, "input")
@@ -55,9 +55,9 @@ def features(vit: VisionModel, part: ImageSet) -> Tensor:
 
 @torch.no_grad()
 def fisher(head: nn.Linear, x: Tensor) -> Tensor:
-    """Diagonal Fisher information of weight and (last column) bias over features x (n, d): (labels, d + 1).
+    """Compute the diagonal Fisher information (labels, d + 1) of weight and, last column, bias over features x (n, d).
 
-    The expectation over the model's own labels in closed form: F_ck = E[p_c (1 − p_c) x_k²], with x_k = 1 for the bias.
+    The expectation over the model's own labels has a closed form: F_ck = E[p_c (1 − p_c) x_k²], x_k = 1 for the bias.
     """
     p = head(x).double().softmax(1)  # (n, labels)
     squares = torch.cat([x.double().square(), torch.ones_like(p[:, :1])], 1)  # (n, d + 1)
@@ -74,16 +74,16 @@ def edit_head(
     kept_features: Tensor | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Change the head in place so that ``edits`` are classified correctly; of ``kept``, those now right shall stay so.
+    """Change the head in place so that ``edits`` are classified correctly, and keep what is right of ``kept``.
 
     Args:
         kept_features: :func:`features` of ``kept``, where they are known already.
 
-    Returns one row a step (one in all for ``closed``), as measured after it: ``step``, ``loss`` (mean cross-entropy of
-    the edited images, nats), ``penalty`` (``ewc``: λ/2 · Σ F_i (θ_i − θ*_i)²; ``closed``: tr(ΔW C ΔWᵀ)),
-    ``edited_accuracy``, ``kept_accuracy`` (of the kept images right before), ``change`` (‖ΔW‖) and ``seconds``.
+    Returns one row a step (``closed`` has one) measured after it: ``step``, ``loss`` (mean cross-entropy of the edited
+    images, nats), ``penalty`` (``ewc``: λ/2 · Σ F_i (θ_i − θ*_i)²; ``closed``: tr(ΔW C ΔWᵀ)), ``edited_accuracy``,
+    ``kept_accuracy`` (over the kept images right before), ``change`` (‖ΔW‖) and ``seconds``.
     Raises ``ValueError`` for held-out images, no images to edit and no kept ones that are right, and
-    ``FloatingPointError`` where the loss leaves the finite numbers; on any error the head is as it was.
+    ``FloatingPointError`` where the loss leaves the finite numbers. On any error the head is as it was.
     """
     if method not in ("ewc", "closed"):
         raise ValueError(f"method = {method!r}: must be 'ewc' or 'closed'")
@@ -122,14 +122,14 @@ def finetune(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the last ``layers`` layers and the head on ``edits`` alone: what one would do without an editor.
+    """Train the last ``layers`` layers and the head on ``edits`` alone, which is what one would do without an editor.
 
-    AdamW without weight decay, at most ``BATCH`` images a step, drawn by ``seed``; it ends once all are right.
+    AdamW without weight decay takes at most ``BATCH`` images a step, drawn by ``seed``, and ends once all are right.
 
-    Returns one row a step, as measured after it: ``step``, ``loss`` (of all edited images, nats), ``edited_accuracy``,
+    Returns one row a step measured after it: ``step``, ``loss`` (of all edited images, nats), ``edited_accuracy``,
     ``change`` (norm of the change of all that is trained) and ``seconds``.
     Raises ``ValueError`` for held-out or no images, more layers than the model has and steps below 1, and
-    ``FloatingPointError`` where the loss leaves the finite numbers; on any error the model is as it was.
+    ``FloatingPointError`` where the loss leaves the finite numbers. On any error the model is as it was.
     """
     edits.require_open("fine-tuning on edits")
     if not len(edits) or not 0 <= layers <= vit.n_layers or steps < 1:
@@ -164,7 +164,7 @@ def restored(vit: VisionModel) -> Iterator[None]:
 
 
 def _ewc(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpec) -> Iterator[float]:
-    """Adam's steps on loss and penalty; the penalty after each."""
+    """Take Adam's steps on loss and penalty. Yields the penalty after each."""
     importance, start = fisher(head, kept), _joined(head).detach()
 
     def penalty() -> Tensor:
@@ -179,7 +179,7 @@ def _ewc(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpe
 
 
 def _closed(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpec) -> Iterator[float]:
-    """The update that raises only true classes' logits, and those only where they do not win by the margin yet."""
+    """Raise the true classes' logits alone, and only where they do not win by the margin yet. Yields the penalty."""
     moment = SecondMoment(kept.shape[1], kept.device)
     moment.add(kept.double())
     C = moment.moment()
@@ -187,7 +187,8 @@ def _closed(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: Head
     best_other = logits.masked_fill(true.bool(), -math.inf).amax(1, keepdim=True)
     R = true * (best_other + spec.margin - logits).clamp_min(0)
     ridge = spec.ridge * C.diagonal().mean().item()
-    delta = solve(x.T, R.T, *emmet(C, 1.0, ridge, spec.slack)).delta
+    cost = C + ridge * torch.eye(len(C), dtype=C.dtype, device=C.device)
+    delta = solve(x.T, R.T, inverse_precision(cost), spec.slack).delta
     head.weight.data += delta.to(head.weight.dtype)
     yield (delta @ C * delta).sum().item()
 
@@ -208,7 +209,7 @@ def _score(head: nn.Linear, x: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def _until_right(rows: Iterable[dict], start: float, most: int, what: str, progress: bool) -> pd.DataFrame:
-    """A row a step, until every edited image is right or the steps are over."""
+    """Collect one row a step, until every edited image is right or the steps are over."""
     history = []
     for row in tqdm(rows, what, most, unit="step", disable=not progress):
         history.append({"step": len(history) + 1} | row | {"seconds": time.perf_counter() - start})
@@ -221,7 +222,7 @@ def _until_right(rows: Iterable[dict], start: float, most: int, what: str, progr
 
 @contextmanager
 def _trainable(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Let ``parameters`` have gradients; yields what they were, which is what they are again after an error."""
+    """Let ``parameters`` have gradients, and put them back on an error. Yields copies of what they were."""
     before = [parameter.detach().clone() for parameter in parameters]
     try:
         for parameter in parameters:

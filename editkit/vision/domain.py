@@ -1,0 +1,104 @@
+"""Misclassified images, repaired by the same equation as facts.
+
+A key is the input of the MLP's second matrix at the CLS token. The target is the shift of the CLS token's residual
+stream under which the true class wins. ``C`` is the second moment of the keys of images that are classified
+correctly, whose outputs shall stay.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from editkit.cache import Store
+from editkit.editing.adapters import AdapterStack
+from editkit.editing.result import LayerUpdate
+from editkit.editing.session import Session
+from editkit.editing.spec import EditSpec
+from editkit.editing.targets import Targets
+from editkit.models import VisionModel
+from editkit.vision.data import ImageSet
+from editkit.vision.forward import predict
+from editkit.vision.keys import ImageReader, Repair
+from editkit.vision.moments import kept_moments
+from editkit.vision.targets import optimise_targets
+
+
+class ImageDomain(ImageReader):
+    """What a session has to know of images, see :class:`editkit.editing.domain.Domain`.
+
+    Args:
+        spec: resolved, and checked by :func:`check_spec`.
+        images: among which repairs find their images.
+        kept: images classified correctly, whose outputs shall stay.
+
+    Raises ``ValueError`` for held-out images, and where no image is kept.
+    """
+
+    item = Repair
+
+    def __init__(
+        self, vit: VisionModel, spec: EditSpec, images: ImageSet, kept: ImageSet, store: Store | None, progress: bool
+    ):
+        super().__init__(vit, images, spec.n_contexts, spec.seed)
+        if not len(kept.require_open("keeping what is right")):
+            raise ValueError("kept holds no image: without one classified correctly there is nothing to keep")
+        self.spec, self.kept, self.store, self.progress = spec, kept, store, progress
+
+    def costs(self) -> dict[int, Tensor]:
+        """Compute ``C`` of each edited layer from the kept images."""
+        return kept_moments(self.vit, self.kept, self.spec.layers, store=self.store, progress=self.progress)
+
+    def targets(self, items: Sequence[Repair]) -> Targets:
+        """Search ``v*`` of each repair on the model as it stands."""
+        return optimise_targets(self, items, self.spec.layers[-1], self.spec, progress=self.progress)
+
+    def scores(self, items: Sequence[Repair]) -> dict[str, float]:
+        """Measure how many of the edited images the model as it stands classifies as asked."""
+        images, labels = self.variants(items)[:: 1 + self.copies], np.array([item.label for item in items])
+        predicted = predict(self.vit, ImageSet(images, labels, np.array([item.index for item in items]))).argmax(1)
+        return {"edited images classified as asked": float((predicted == labels).mean())}
+
+    def judge(self, edited: Sequence[Repair], updates: Sequence[LayerUpdate]) -> None:
+        """Accept every step: trust is for text alone."""
+
+    def options(self) -> dict[str, Any]:
+        """Return nothing: a saved session is given its images anew."""
+        return {}
+
+
+class RepairSession(Session):
+    """A sequence of repairs on one Vision Transformer, under one spec.
+
+    >>> session = RepairSession(vit, EditSpec(method="alphaedit"), images=wrong, kept=right)
+    >>> session.edit(repairs(wrong))
+    >>> session.undo()
+
+    Args:
+        spec: as for facts; what only text has is refused (:func:`check_spec`).
+        images, kept, store, progress: see :class:`ImageDomain`.
+        adapters: see :class:`editkit.editing.session.Session`.
+    """
+
+    def __init__(
+        self,
+        vit: VisionModel,
+        spec: EditSpec,
+        *,
+        images: ImageSet,
+        kept: ImageSet,
+        store: Store | None = None,
+        progress: bool = True,
+        adapters: AdapterStack | None = None,
+    ):
+        spec = spec.resolve(vit)
+        check_spec(spec)
+        super().__init__(vit, spec, ImageDomain(vit, spec, images, kept, store, progress), adapters=adapters)
+
+
+def check_spec(spec: EditSpec) -> None:
+    """Raise ``ValueError`` where a resolved spec asks for what only text has."""
+    for name, only in {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}.items():
+        if (value := getattr(spec, name)) != only:
+            raise ValueError(f"{name} = {value!r}: must be {only!r} for images")

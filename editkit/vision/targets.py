@@ -1,0 +1,76 @@
+"""The target of an image: the CLS token under which its true class wins."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from editkit.editing.targets import Targets, TargetSpec, optimise_shift
+from editkit.models import VisionModel
+from editkit.models.hooks import run_from
+from editkit.vision.forward import BATCH
+from editkit.vision.keys import ImageReader, Repair
+
+
+def optimise_targets(
+    reader: ImageReader, items: Sequence[Repair], layer: int, spec: TargetSpec, *, progress: bool = True
+) -> Targets:
+    """Search ``v*`` of each repair on the model as it stands: the CLS token after ``layer``, shifted.
+
+    The shift minimises −log P(class), averaged over the image and its copies, see
+    :func:`editkit.editing.targets.optimise_shift`; layers up to ``layer`` are run once.
+
+    Args:
+        layer: the last edited one.
+        spec: resolved.
+    """
+    vit, start = reader.vit, time.perf_counter()
+    hidden, found = [], []
+    bar = tqdm(total=len(items), desc=f"targets at layer {layer}", unit="image", disable=not progress)
+    size = max(1, BATCH // (1 + reader.copies))
+    with bar:
+        for begin in range(0, len(items), size):
+            group = items[begin : begin + size]
+            states = reader.states(group, layer)
+            labels = torch.tensor([item.label for item in group], device=vit.device)
+            hidden.append(states[:, 0, 0].float())
+            batch = _Batch(states, labels, vit, layer + 1, spec.v_loss_layer + 1)
+            found += optimise_shift(batch, _losses, hidden[-1].norm(dim=1), states.shape[3], spec, bar.set_postfix_str)
+            bar.update(len(group))
+    delta = torch.stack([entry["delta"] for entry in found]).to(vit.device)
+    return Targets(
+        values=(torch.cat(hidden) + delta).T,
+        losses=torch.stack([entry["losses"] for entry in found]),
+        probability=torch.stack([entry["probability"] for entry in found]),
+        precision=str(vit.model.dtype).removeprefix("torch."),
+        cached=0,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    states: Tensor  # (n, 1 + copies, positions, d) residual stream after the edited layer
+    labels: Tensor  # (n,)
+    vit: VisionModel
+    start: int  # the layer after the edited one
+    until: int  # the layer after the one whose output is classified
+
+    def select(self, rows: Tensor) -> "_Batch":
+        return replace(self, states=self.states[rows], labels=self.labels[rows])
+
+
+def _losses(batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute −log P(class), averaged over an image and its copies, and no drift; (n,) each."""
+    vit, (n, variants) = batch.vit, batch.states.shape[:2]
+    cls = batch.states[:, :, :1] + delta[:, None, None].to(batch.states)
+    hidden = torch.cat([cls, batch.states[:, :, 1:]], dim=2).flatten(0, 1)  # (n · variants, positions, d)
+    blank = torch.zeros(n * variants, 3, vit.image_size, vit.image_size, dtype=hidden.dtype, device=vit.device)
+    with run_from(vit, batch.start, hidden, until=batch.until):
+        logits = vit.forward(blank)
+    nll = cross_entropy(logits, batch.labels.repeat_interleave(variants), reduction="none").view(n, variants).mean(1)
+    return nll, torch.zeros_like(nll)
