@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from editkit import figures
 from editkit.cache import write_atomic
-from editkit.config import RunParams
+from editkit.config import Parameters
 
 
 class Results:
@@ -18,7 +16,7 @@ class Results:
     def __init__(self, run_dir: str | Path):
         self.folder = Path(run_dir)
 
-    def save(self, name: str, frame: pd.DataFrame, params: RunParams | None = None, **provenance: Any) -> Path:
+    def save(self, name: str, frame: pd.DataFrame, params: Parameters | None = None, **provenance: Any) -> Path:
         """Write ``results/{name}.csv``; parameters and provenance go to ``results/{name}.json`` beside it."""
         path = self.folder / "results" / f"{name}.csv"
         if params or provenance:
@@ -28,12 +26,12 @@ class Results:
         return path
 
     def load(self, name: str) -> pd.DataFrame:
-        """Read a table that an earlier notebook of the run wrote; ``ValueError`` says which is missing."""
+        """Read a table that an earlier notebook of the run wrote. Raises ``ValueError`` for one that is missing."""
         path = self.folder / "results" / f"{name}.csv"
         if not path.is_file():
             raise ValueError(f"{path} does not exist: run the notebook that writes it, with the same run_dir")
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
-    def save_figure(self, name: str, figure: go.Figure) -> Path | None:
-        """Write ``figures/{name}.png``; without a browser to draw it, warn and return ``None``."""
-        return figures.save(figure, self.folder / "figures" / f"{name}.png")
+    def figure(self, name: str) -> Path:
+        """Where the figure of that name belongs."""
+        return self.folder / "figures" / f"{name}.png"

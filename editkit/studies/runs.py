@@ -1,0 +1,199 @@
+"""Grids of edits, scored: one tidy row a measurement, resumable cell by cell."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from editkit.cache import Store, digest, entry_key, from_json_tensor, json_tensor
+from editkit.config import Count, Parameters
+from editkit.editing.adapters import AdapterStack
+from editkit.editing.spec import EditSpec
+from editkit.facts import data_hash
+from editkit.language.finetune import FinetuneSpec, finetune
+from editkit.language.metrics import evaluate, summarize
+from editkit.language.targets import optimise_targets
+from editkit.methods import METHODS, UNTOUCHED, MethodName
+from editkit.models.peak import peak_mb, reset_peak
+from editkit.studies.setting import Setting
+
+Cell = tuple[dict[str, Any], pd.DataFrame]  # a row of a table, and the scores of every prompt behind it
+
+
+class BaselineParams(Parameters):
+    """The chapter on edits of one batch."""
+
+    methods: Annotated[list[MethodName], Field(min_length=1)] = list(METHODS)
+    """Editors to compare."""
+    batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 2]
+    """Edits held by the model at once."""
+    n_facts: Count = 2
+    """Facts edited per seed; every batch size divides them."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    """Each draws other facts and other context prefixes."""
+    n_examples: Annotated[int, Field(ge=0)] = 2
+    """Before-and-after completions shown."""
+
+
+def check_batches(n_facts: int, batch_sizes: Sequence[int]) -> None:
+    """Raises ``ValueError`` for a batch size that does not divide the number of facts."""
+    if bad := [size for size in batch_sizes if n_facts % size]:
+        raise ValueError(f"batch_sizes = {list(batch_sizes)}: {bad[0]} does not divide n_facts = {n_facts}")
+
+
+def run_baselines(
+    setting: Setting, specs: Sequence[EditSpec], batch_sizes: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score each method at each batch size: how well does the model hold that many edits at once?
+
+    The facts of a seed are cut into batches; every batch is edited into the untouched model, scored right after
+    (``moment`` "immediate") and undone. The first row of a seed (``method`` and ``moment`` "pre") is the untouched
+    model on the same facts. A cell done before with the same model, data, parameters and code is read from the
+    store, so an interrupted run goes on where it was.
+
+    Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters), and the scores of every
+    prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size`` and ``seed``.
+    """
+    rows, prompts = [], []
+    for draw in setting.draws.values():
+        check_batches(len(draw.facts), batch_sizes)
+    for seed in setting.draws:
+        seeded = [spec.model_copy(update={"seed": seed}) for spec in specs]
+        warm_targets(setting, seed, seeded)
+        cells = [(None, 0)] + [(spec, size) for spec in seeded for size in batch_sizes]
+        bar = tqdm(cells, desc=f"{setting.dataset}, seed {seed}", unit="cell", disable=not setting.progress)
+        for spec, size in bar:
+            method = spec.method if spec else UNTOUCHED
+            bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
+            row, frame = _edited(setting, seed, spec, size) if spec else untouched(setting, seed)
+            where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
+            where |= {"batch_size": size, "seed": seed}
+            rows.append(where | row)
+            prompts.append(frame.assign(**where))
+    return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
+
+
+def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[str, Any]:
+    """What determines a measurement on the facts of a seed, hyperparameters aside.
+
+    Args:
+        code: dotted name of the module that measures.
+    """
+    return entry_key(
+        code,
+        setting.lm,
+        facts=data_hash(setting.draws[seed].facts),
+        texts=digest(list(setting.texts)),
+        contexts=list(setting.contexts[seed]),
+    )
+
+
+def untouched(setting: Setting, seed: int) -> Cell:
+    """The control without any edit, on the facts of a seed."""
+    facts = setting.draws[seed].facts
+
+    def measure() -> Cell:
+        start = time.perf_counter()
+        frame = evaluate(setting.lm, facts)
+        seconds = time.perf_counter() - start
+        return {"moment": UNTOUCHED, "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
+
+    return _once(setting.store, measurement_key(setting, seed) | {"spec": None}, measure)
+
+
+def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None:
+    """Optimise the targets of all facts of a seed together, which is several times faster than batch by batch."""
+    facts, contexts = setting.draws[seed].facts, setting.contexts[seed]
+    for spec in specs:
+        optimise_targets(
+            setting.lm, facts, spec.resolve(setting.lm), contexts, store=setting.store, progress=setting.progress
+        )
+
+
+def target_losses(setting: Setting, seed: int, spec: EditSpec) -> pd.DataFrame:
+    """Loss of the target optimisation, a row an edit and step until its target has finished."""
+    facts, resolved = setting.draws[seed].facts, spec.resolve(setting.lm)
+    targets = optimise_targets(setting.lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
+    losses = pd.DataFrame(targets.losses.numpy()).rename_axis("edit").reset_index()
+    return losses.melt("edit", var_name="step", value_name="loss").dropna()
+
+
+def run_finetuning(setting: Setting, spec: FinetuneSpec) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fine-tune a LoRA adapter on the facts of each seed, score it, and take it off again.
+
+    Returns one row a seed with scores, steps, seconds and peak memory, and the scores of every prompt; both are read
+    from the store where the same was done before.
+    Raises ``FloatingPointError`` where the loss or the factors leave the finite numbers.
+    """
+    rows, prompts = [], []
+    for seed in setting.draws:
+        seeded = replace(spec, seed=seed)
+        key = entry_key(__name__, setting.lm, facts=setting.hashes[seed], finetuning=asdict(seeded))
+        row, frame = _once(setting.store, key, partial(_finetuned, setting, seed, seeded))
+        rows.append(row | {"seed": seed})
+        prompts.append(frame.assign(seed=seed, moment="final"))
+    return pd.DataFrame(rows), pd.concat(prompts)
+
+
+def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
+    lm, facts = setting.lm, setting.draws[seed].facts
+    stack = AdapterStack(lm)
+    reset_peak(lm.device)
+    try:
+        history = finetune(stack, "finetuned", facts, spec, progress=setting.progress)
+        memory, parameters = peak_mb(lm.device), stack["finetuned"].n_parameters
+        frame = evaluate(lm, facts)
+    finally:
+        stack.close()
+    cost = {"steps": len(history), "seconds": history.seconds.iloc[-1], "peak_memory_mb": memory}
+    return {"rank": spec.rank, "lr": spec.lr, **summarize(frame), "parameters": parameters, **cost}, frame
+
+
+def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
+    """Batches of ``size`` edits, each in the untouched model."""
+    key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
+    return _once(setting.store, key, partial(_edit, setting, seed, spec, size))
+
+
+def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
+    session, facts = setting.session(spec, seed), setting.draws[seed].facts
+    frames, seconds, norms, memory, scoring = [], [], [], 0.0, 0.0
+    for begin in range(0, len(facts), size):
+        batch = facts[begin : begin + size]
+        result = session.edit(batch)
+        start = time.perf_counter()
+        frames.append(evaluate(setting.lm, batch))
+        scoring += time.perf_counter() - start
+        session.undo()
+        seconds.append(result.seconds)
+        norms.append(sum(item.norm**2 for item in result.updates) ** 0.5)
+        memory = max(memory, result.peak_memory_mb)
+    frame = pd.concat(frames, ignore_index=True)
+    row = {
+        "moment": "immediate",
+        "n_facts": len(facts),
+        **summarize(frame),
+        **{f"seconds_{stage}": sum(batch[stage] for batch in seconds) for stage in ("targets", "keys", "solve")},
+        "seconds_scoring": scoring,
+        "delta_norm": sum(norms) / len(norms),
+        "peak_memory_mb": memory,
+        "target_precision": result.targets.precision,
+        **{name: value for name, value in session.spec if name not in ("method", "seed")},
+    }
+    return row, frame
+
+
+def _once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:
+    """A cell from the store, or computed and stored as JSON: no format of its own, and nothing to unpickle."""
+    entry = store.get("cell", key)
+    if entry is not None:
+        cell = from_json_tensor(entry["json"])
+        return cell["row"], pd.DataFrame(cell["frame"])
+    row, frame = compute()
+    store.put("cell", key, {"json": json_tensor({"row": row, "frame": frame.to_dict(orient="list")})})
+    return row, frame

@@ -1,0 +1,346 @@
+"""Edits that arrive one batch after another: what becomes of earlier ones, and of the model?"""
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pandas as pd
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from editkit.cache import digest, from_json_tensor, json_tensor
+from editkit.config import Count, Parameters, Positive
+from editkit.editing.result import EditResult
+from editkit.editing.spec import EditSpec
+from editkit.editing.weights import State
+from editkit.facts import Fact, data_hash
+from editkit.language.domain import EditSession
+from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
+from editkit.language.metrics import evaluate, summarize
+from editkit.methods import UNTOUCHED, BatchMethodName, label
+from editkit.studies.runs import check_batches, measurement_key, untouched, warm_targets
+from editkit.studies.setting import Setting
+
+PIECES = 8  # held-out pieces of text behind perplexity and divergence
+Record = dict[str, list]  # steps, retention and prompts so far, as plain values
+
+
+class SequenceParams(Parameters):
+    """The chapter on replay."""
+
+    sequence_methods: Annotated[list[BatchMethodName], Field(min_length=1)] = ["emmet"]
+    """Editors whose edits arrive in sequence; the first is the one whose replay is varied."""
+    sequence_facts: Annotated[int, Field(ge=2)] = 2
+    """Facts edited one batch after another per seed."""
+    sequence_batch: Count = 1
+    """Edits of one step; divides sequence_facts."""
+    sequence_every: Count = 1
+    """Steps from one measurement of all earlier edits to the next."""
+    sequence_seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    """Each draws other facts and other context prefixes; 0 takes a file's own order."""
+    targets_from: Literal["current", "base"] = "base"
+    """Model on which a sequence optimises v*: as it stands, or as it was before the first edit (cached, fast)."""
+    replay_rates: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [0.5]
+    """Shares of the buffer that are replayed."""
+    replay_strategies: Annotated[list[Literal["random", "priority", "recent"]], Field(min_length=1)] = ["random"]
+    """Which edits are replayed."""
+    replay_weights: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    """Weights of an earlier edit against a new one."""
+    replay_sizes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    """Edits a buffer keeps; 0 keeps all."""
+    norm_clamps: list[Annotated[float, Field(ge=1)]] = []
+    """Bounds of the growth of the edited weights to try, without replay."""
+    stop_probabilities: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Probabilities of the new object at which to stop v*, to try without replay."""
+    trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Trust below this rolls a step back, in the run that shows it."""
+
+
+class Run(NamedTuple):
+    """What tells a configuration from every other one of a setting: an id for tables, a label for people."""
+
+    id: str
+    label: str
+
+
+class Trajectory(NamedTuple):
+    """One sequence of edits or several, measured along the way; every table carries ``run``, ``run_id`` and seed."""
+
+    scores: pd.DataFrame  # one row a moment (pre, immediate, final): ES, PS, NS, S, …, and every hyperparameter
+    steps: pd.DataFrame  # one row a step: what the solver said, growth, trust, seconds; where measured, perplexity, KL
+    retention: pd.DataFrame  # one row for the edits of step ``edited_at`` as they stand at step ``measured_at``
+    prompts: pd.DataFrame  # one row a prompt and moment, see :func:`editkit.language.metrics.evaluate`
+
+
+def kinds(params: SequenceParams) -> list[dict[str, Any]]:
+    """List the ways of remembering, as changes of a spec: none, buffer, hold, history."""
+    buffer = {"replay": "buffer", "replay_rate": params.replay_rates[0]}
+    return [{"replay": "none"}, buffer, {"replay": "hold"}, {"replay": "history"}]
+
+
+def ablation_grid(params: SequenceParams) -> list[dict[str, Any]]:
+    """List what is varied of the first method, as changes of a spec; the first one has nothing of it.
+
+    Buffers come with every rate, strategy, weight and size, *hold* and *history* with every weight; what needs no
+    memory are bounds of the weights' norm, and targets that stop early.
+    """
+    buffers = itertools.product(
+        params.replay_rates, params.replay_strategies, params.replay_weights, params.replay_sizes
+    )
+    names = ("replay_rate", "replay_strategy", "replay_weight", "replay_max_items")
+    grid = [{"replay": "buffer", **dict(zip(names, values, strict=True))} for values in buffers]
+    grid += [{"replay": kind, "replay_weight": w} for kind in ("hold", "history") for w in params.replay_weights]
+    plain = {"replay": "none"}
+    return [
+        plain,
+        *grid,
+        *(plain | {"norm_clamp": bound} for bound in params.norm_clamps),
+        *(plain | {"stop_probability": p} for p in params.stop_probabilities),
+    ]
+
+
+def run_grid(
+    setting: Setting,
+    params: SequenceParams,
+    method: str,
+    grid: Iterable[Mapping[str, Any]],
+    batch_size: int | None = None,
+) -> Trajectory:
+    """Run a method with each of some changes, in steps of ``batch_size`` (``sequence_batch`` where not given).
+
+    Counted in edits, all of them are measured as often as the parameters ask for. Raises ``ValueError``, before
+    anything is run, where two of the changes come to one configuration.
+    """
+    size = batch_size or params.sequence_batch
+    every = max(1, params.sequence_every * params.sequence_batch // size)
+    return run_all(setting, [(setting.spec(method, **changes), size) for changes in grid], every=every)
+
+
+def run_all(setting: Setting, cells: Sequence[tuple[EditSpec, int]], **how: Any) -> Trajectory:
+    """Run each spec in steps of the size beside it, measured as ``how`` says, see :func:`run_sequence`.
+
+    Raises ``ValueError``, before anything is run, where two cells come to one configuration.
+    """
+    check_distinct([identify(setting, spec, size, **how) for spec, size in cells])
+    return join([run_sequence(setting, spec, size, **how) for spec, size in cells])
+
+
+def run_sequence(
+    setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True
+) -> Trajectory:
+    """Edit each seed's facts in batches, one after another, into the same model, which is put back at the end.
+
+    ``batch_size`` 1 gives single edits, all facts one batch. Each batch is scored right after its own step
+    (*immediate*); every ``every`` steps, and after the last one (*final*), all edits so far are scored again, and
+    perplexity and divergence are taken on held-out text. *pre* is the untouched model, the control without any edit.
+
+    The state after each step is stored, so a run that was stopped at any moment goes on after its last whole step, with
+    the same result; a run done before with the same model, data, parameters and code is read.
+
+    Args:
+        drift: take perplexity and divergence; they are nan otherwise.
+
+    Raises ``ValueError`` for a batch size that does not divide the facts, and for held-out facts that are edited.
+    """
+    for draw in setting.draws.values():
+        check_batches(len(draw.facts), [batch_size])
+        if shared := {fact.id for fact in draw.facts} & {fact.id for fact in draw.heldout}:
+            raise ValueError(f"held-out facts must not be edited, but {sorted(shared)[0]} is")
+    run = identify(setting, spec, batch_size, every=every, drift=drift)
+    seeded = [spec.resolve(setting.lm).model_copy(update={"seed": seed}) for seed in setting.draws]
+    return _stack([_Plan(setting, one, batch_size, every, drift, run).trajectory() for one in seeded])
+
+
+def identify(setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True) -> Run:
+    """Name a configuration by what differs from the setting's own spec of its method, and by how it is measured.
+
+    The label tells method, replay and what is unusual about them; anything else that differs follows as
+    ``name = value``.
+    """
+    base, spec = setting.spec(spec.method).resolve(setting.lm), spec.resolve(setting.lm)
+    differs = {name: value for name, value in spec if name != "seed" and value != getattr(base, name)}
+    how = {"method": spec.method, "batch_size": batch_size, "every": every, "drift": drift}
+    text, told = _describe_spec(spec)
+    rest = [f", {name} = {value}" for name, value in differs.items() if name not in told]
+    return Run(digest(how | {"spec": differs})[:8], text + "".join(rest))
+
+
+def join(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Put the tables of several runs under one another.
+
+    Raises ``ValueError`` where two of them are runs of one configuration.
+    """
+    check_distinct(
+        run for one in trajectories for run in dict.fromkeys(zip(one.scores.run_id, one.scores.run, strict=True))
+    )
+    return _stack(trajectories)
+
+
+def check_distinct(runs: Iterable[tuple[str, str]]) -> None:
+    """Raise ``ValueError`` with the label where two runs (id, label) have one id."""
+    seen = set()
+    for run_id, text in runs:
+        if run_id in seen:
+            raise ValueError(f"{text!r} is asked for twice: two configurations of a grid come to the same run")
+        seen.add(run_id)
+
+
+def _stack(trajectories: Sequence[Trajectory]) -> Trajectory:
+    return Trajectory(*(pd.concat(tables, ignore_index=True) for tables in zip(*trajectories, strict=True)))
+
+
+def _describe_spec(spec: EditSpec) -> tuple[str, set[str]]:
+    """Name a resolved spec in short, and say which of its fields the name tells."""
+    text, told = f"{label(spec.method)}, {spec.replay}", {"method", "replay", "norm_clamp", "trust_enable", "edit_mode"}
+    if spec.replay == "buffer":
+        told |= {"replay_rate", "replay_strategy", "replay_max_items"}
+        text += f" r={spec.replay_rate:g}"
+        text += f" {spec.replay_strategy}" * (spec.replay_strategy != "random")
+        if spec.replay_max_items:
+            told.add("replay_eviction")
+            text += f" of {spec.replay_max_items} {spec.replay_eviction}"
+    if spec.replay != "none":
+        told.add("replay_weight")
+        text += f" w={spec.replay_weight:g}" * (spec.replay_weight != 1)
+    if spec.target_mode == "exact":
+        told.add("stop_probability")
+        text += f", v* until P = {spec.stop_probability:g}" * (spec.stop_probability < 1)
+    text += f", norm ≤ {spec.norm_clamp:g}" * (spec.norm_clamp != float("inf"))
+    if spec.trust_enable:
+        told.add("trust_action")
+        text += f", trust {spec.trust_action}"
+    if spec.edit_mode == "lora":
+        told |= {"lora_fit", "lora_rank", "lora_stack"}
+        text += f", LoRA {spec.lora_fit} r={spec.lora_rank}"
+        text += f" {spec.lora_stack}" * (spec.lora_stack != "grow")
+    return text, told
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The sequence of one seed: what is edited, in steps of which size, and what is measured when."""
+
+    setting: Setting
+    spec: EditSpec  # resolved, with the seed
+    batch_size: int
+    every: int
+    drift: bool
+    run: Run
+
+    @property
+    def facts(self) -> list[Fact]:
+        return self.setting.draws[self.spec.seed].facts
+
+    @property
+    def total(self) -> int:
+        return len(self.facts) // self.batch_size
+
+    def measured(self, step: int) -> bool:
+        """Whether all edits so far are measured after this step."""
+        return step % self.every == 0 or step == self.total
+
+    def trajectory(self) -> Trajectory:
+        """Read the sequence from the store, or go on with it from where it stands there."""
+        setting, seed = self.setting, self.spec.seed
+        key = measurement_key(setting, seed, __name__) | {
+            "spec": self.spec.model_dump(),
+            "heldout": data_hash(setting.draws[seed].heldout),
+            "batch_size": self.batch_size,
+            "every": self.every,
+            "drift": self.drift,
+        }
+        pre = untouched(setting, seed)[1].assign(moment=UNTOUCHED)
+        state = setting.store.get("sequence", key)
+        record = from_json_tensor(state["record"]) if state else {"steps": [], "retention": [], "prompts": []}
+        if len(record["steps"]) < self.total:
+            self._continue(key, state, record)
+        return self._tabulate(pre, record)
+
+    def _continue(self, key: dict[str, Any], state: State | None, record: Record) -> None:
+        """Make the steps that ``record`` does not hold yet, and store it with the session's state after each."""
+        setting, spec, done = self.setting, self.spec, len(record["steps"])
+        if spec.targets_from == "base":
+            warm_targets(setting, spec.seed, [spec])
+        session = setting.session(spec, spec.seed)
+        watched = spec.mom2_n_tokens + spec.trust_heldout_samples * PROBE_TOKENS  # what C or a trust score has seen
+        text = held_out(setting.lm, setting.texts, watched, PIECES) if self.drift else None
+        probe = TextProbe(setting.lm, text) if text else None
+        bar = tqdm(total=self.total, initial=done, desc=self.run.label, unit="step", disable=not setting.progress)
+        try:
+            if state:
+                session.load_state_dict({name: tensor for name, tensor in state.items() if name != "record"})
+            with bar:
+                for step in range(done + 1, self.total + 1):
+                    _step(session, self, step, probe, record)
+                    state = session.state_dict()
+                    memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
+                    record["steps"][-1]["memory_mb"] = memory / 2**20
+                    kept = state if step < self.total else {}
+                    setting.store.put("sequence", key, {"record": json_tensor(record)} | kept)
+                    bar.update()
+        finally:
+            session.undo()
+
+    def _tabulate(self, pre: pd.DataFrame, record: Record) -> Trajectory:
+        spec = self.spec
+        where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
+        where |= {"model": self.setting.lm.name, "dataset": self.setting.dataset}
+        where |= {"batch_size": self.batch_size, "seed": spec.seed}
+        prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
+        rows = [{"moment": moment} | summarize(part) for moment, part in prompts.groupby("moment", sort=False)]
+        steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}
+        costs = {
+            "n_facts": len(self.facts),
+            "parameters": steps.parameters.iloc[-1],
+            "seconds": steps.seconds.sum(),
+            "peak_memory_mb": steps.peak_memory_mb.max(),
+        }
+        return Trajectory(
+            scores=pd.DataFrame([where | row | costs | knobs for row in rows]),
+            steps=steps.assign(**where),
+            retention=pd.DataFrame(record["retention"]).assign(**where),
+            prompts=prompts.assign(**where),
+        )
+
+
+def _step(session: EditSession, plan: _Plan, step: int, probe: TextProbe | None, record: Record) -> None:
+    """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
+    facts, size, measured = plan.facts, plan.batch_size, plan.measured(step)
+    end = step * size
+    result = session.edit(facts[end - size : end])
+    start = time.perf_counter()
+    frame = evaluate(session.model, facts[:end] if measured else facts[end - size : end])
+    cohort = {fact.id: i // size + 1 for i, fact in enumerate(facts)}
+    frame["edited_at"] = frame.fact.map(cohort)
+    moments = [("immediate", frame[frame.edited_at == step])] + [("final", frame)] * (end == len(facts))
+    record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
+    for edited_at, part in frame.groupby("edited_at"):
+        record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
+    perplexity, kl = probe.measure(session.model) if probe and measured else (float("nan"), float("nan"))
+    text = {"perplexity_before": probe.perplexity if probe else float("nan"), "perplexity": perplexity, "kl": kl}
+    scoring = time.perf_counter() - start
+    where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
+    record["steps"].append(where | _describe(result) | text | {"seconds_scoring": scoring})
+    session.settle()
+
+
+def _describe(result: EditResult) -> dict[str, Any]:
+    """Note of a step what its solver, its trust score and its clock said; of several layers the worst."""
+    table, trust = result.diagnostics(), result.trust
+    worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
+    worst += ("rank", "fit_residual", "disturbance")
+    return {
+        "replayed": int(table.replayed.max()) if len(table) else 0,
+        "old_residual": result.old_residual,
+        **{name: float(table[name].max()) if len(table) else float("nan") for name in worst},
+        "delta_norm": float(table.delta_norm.pow(2).sum() ** 0.5) if len(table) else 0.0,
+        "trust": trust.score if trust else float("nan"),
+        "action": trust.action if trust else "",
+        "reasons": "; ".join(trust.reasons) if trust else "",
+        "target_precision": result.targets.precision,
+        "seconds": result.seconds["total"],
+        **{f"seconds_{stage}": result.seconds[stage] for stage in ("targets", "keys", "solve")},
+        "peak_memory_mb": result.peak_memory_mb,
+    }

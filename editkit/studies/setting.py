@@ -1,0 +1,143 @@
+"""What the runs of a chapter share: the model, the facts and context prefixes of each seed, text and store."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+import torch
+
+from editkit.cache import Store
+from editkit.config import Parameters
+from editkit.editing.spec import EditSpec
+from editkit.facts import Fact, data_hash
+from editkit.language.domain import EditSession
+from editkit.language.keys import sample_contexts
+from editkit.language.known import known_facts, load_facts
+from editkit.language.texts import load_texts
+from editkit.models import LanguageModel, load_lm
+
+
+class SettingParams(Parameters):
+    """The model, the facts and the text of a run."""
+
+    model: str = "smollm2-135m"
+    """Language model: a known name, a hub id or a local folder."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run; auto takes a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the language model's weights."""
+    facts_source: Literal["worldfacts", "counterfact", "zsre"] = "worldfacts"
+    """Facts of every chapter: built from installed packages, or a published file."""
+    facts_path: str = ""
+    """Path or URL of that file; empty for worldfacts."""
+    known_only: bool = True
+    """Edit only facts that the model completes correctly before; of worldfacts alone, files are taken as they are."""
+    text_path: str = ""
+    """Text for the second moment: a .txt or .jsonl file, or "wikipedia"; empty takes the offline default."""
+    hyperparameters: dict[str, Any] = {
+        "v_num_grad_steps": 3,
+        "n_contexts": 1,
+        "context_length": 4,
+        "mom2_n_tokens": 2000,
+    }
+    """Overrides of the model's default hyperparameters, for every method."""
+
+
+class Draw(NamedTuple):
+    """The facts of one seed."""
+
+    facts: list[Fact]  # to edit
+    heldout: list[Fact]  # never edited
+    tried: int  # facts looked at to find them
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What does not differ between the runs of a study."""
+
+    lm: LanguageModel
+    dataset: str  # name of the facts' source in the results
+    draws: Mapping[int, Draw]  # by seed
+    contexts: Mapping[int, Sequence[str]]  # prefixes by seed
+    texts: Sequence[str]  # behind the second moment
+    hyperparameters: Mapping[str, Any]  # common to every spec
+    store: Store
+    progress: bool = True
+
+    @classmethod
+    def prepare(
+        cls,
+        params: SettingParams,
+        *,
+        n_facts: int,
+        seeds: Iterable[int],
+        heldout: int = 0,
+        store: Store | None = None,
+        progress: bool = True,
+        **common: Any,
+    ) -> "Setting":
+        """Load model and text, draw the facts of each seed and sample its context prefixes.
+
+        Args:
+            n_facts: facts to edit per seed.
+            seeds: each draws other facts and other prefixes; 0 takes a file's own order.
+            heldout: further facts per seed, which follow those to edit.
+            common: hyperparameters of every spec, besides ``params.hyperparameters``.
+
+        Raises ``ValueError`` where a source has too few facts.
+        """
+        lm = load_lm(params.model, device=params.device, dtype=params.dtype)
+        hyperparameters = params.hyperparameters | common
+        spec = EditSpec(method="memit", **hyperparameters).resolve(lm)  # the prefixes do not depend on the method
+        return cls(
+            lm,
+            params.facts_source,
+            {seed: _draw(lm, params, n_facts, heldout, seed) for seed in seeds},
+            {seed: sample_contexts(lm, spec.n_contexts, spec.context_length, seed) for seed in seeds},
+            load_texts(params.text_path),
+            hyperparameters,
+            store or Store(),
+            progress,
+        )
+
+    def spec(self, method: str, **changes: Any) -> EditSpec:
+        """The spec of a method in this setting, with ``changes``; the model's defaults are not yet filled in."""
+        return EditSpec(method=method, **{**self.hyperparameters, **changes})
+
+    def session(self, spec: EditSpec, seed: int) -> EditSession:
+        """Start a session with the prefixes and held-out facts of a seed."""
+        given = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": self.draws[seed].heldout}
+        return EditSession(self.lm, spec, **given, store=self.store, progress=False)
+
+    @property
+    def hashes(self) -> dict[int, str]:
+        """Hash of the facts to edit, by seed."""
+        return {seed: data_hash(draw.facts) for seed, draw in self.draws.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    def summary(self) -> pd.DataFrame:
+        """One row a seed: how many facts were taken, held out and looked at, and the hash of those to edit."""
+        rows = [
+            (self.dataset, seed, len(draw.facts), len(draw.heldout), draw.tried, self.hashes[seed][:12])
+            for seed, draw in self.draws.items()
+        ]
+        return pd.DataFrame(rows, columns=["dataset", "seed", "facts", "held out", "looked at", "hash of the facts"])
+
+
+def _draw(lm: LanguageModel, params: SettingParams, n_facts: int, heldout: int, seed: int) -> Draw:
+    wanted = n_facts + heldout
+    found = load_facts(params.facts_source, path=params.facts_path or None, seed=seed)
+    if params.known_only and params.facts_source == "worldfacts":
+        facts, tried = known_facts(lm, found, wanted)
+    else:
+        facts, tried = found[:wanted], wanted
+    if len(facts) < wanted:
+        known = " that the model knows" * (len(found) > len(facts))
+        raise ValueError(
+            f"{n_facts} facts and {heldout} held out are asked for: {params.facts_source} has {len(facts)}{known}"
+        )
+    return Draw(facts[:n_facts], facts[n_facts:], tried)
