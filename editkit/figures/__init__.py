@@ -1,18 +1,23 @@
 """Figures of the report: a tidy frame in, a plotly figure out. Nothing here reads files or draws by itself."""
 
-from editkit.figures.cost import growth, scores_by_tokens, speedups
-from editkit.figures.edits import loss_curves, score_bars, scores_by_batch, seconds_bars
+from editkit.figures.baselines import loss_curves, score_bars, scores_by_batch, seconds_bars
+from editkit.figures.images import (
+    confusion_maps,
+    gallery,
+    layer_importance_bars,
+    leakage_curves,
+    patch_heat_maps,
+    repair_bars,
+    training_curve,
+)
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
-from editkit.figures.model import position_norms, spectrum
-from editkit.figures.repairs import confusion_maps, gallery, leakage_curves, repair_bars, training_curve
-from editkit.figures.sequences import along_the_sequence, differences, forgetting_curves, retention_map
-from editkit.figures.style import COLOURS, INSTALL_BROWSER, NAMES, WIDTH, find_browser, save, use_notebook_style
-from editkit.figures.vision import layer_importance_bars, patch_heat_maps
+from editkit.figures.replay import along_the_sequence, differences, forgetting_curves, retention_map
+from editkit.figures.setup import position_norms, spectrum
+from editkit.figures.speed import growth, scores_by_tokens, speedups
+from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
 
 __all__ = [
-    "COLOURS",
     "INSTALL_BROWSER",
-    "NAMES",
     "WIDTH",
     "along_the_sequence",
     "confusion_maps",
@@ -34,6 +39,7 @@ __all__ = [
     "scores_by_batch",
     "scores_by_tokens",
     "seconds_bars",
+    "show",
     "spectrum",
     "speedups",
     "training_curve",

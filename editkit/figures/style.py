@@ -1,12 +1,14 @@
 """The look of every figure, and how one becomes a picture.
 
-Every method keeps one colour (Okabe and Ito's palette, distinct for colour-blind readers too) and
-one marker; the untouched model is grey.
+Methods bring label, colour and marker along (:mod:`editkit.methods`). Lines that stand for no method take Okabe and
+Ito's palette, distinct for colour-blind readers too; those that have an order take a ramp from dark to light.
 """
 
 import os
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import kaleido
 import numpy as np
@@ -15,68 +17,27 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from choreographer.browsers.chromium import Chromium
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from editkit.methods import CONTROLS, METHODS, UNTOUCHED, label, look
 
 WIDTH = 760
-NAMES = {
-    "rome": "ROME",
-    "memit": "MEMIT",
-    "emmet": "EMMET",
-    "alphaedit": "AlphaEdit",
-    "pre": "no edit",
-}
-COLOURS = {
-    "rome": "#D55E00",
-    "memit": "#0072B2",
-    "emmet": "#009E73",
-    "alphaedit": "#CC79A7",
-    "pre": "#7F858D",
-}
-MARKERS = {
-    "rome": "circle",
-    "memit": "square",
-    "emmet": "diamond",
-    "alphaedit": "triangle-up",
-    "pre": "x",
-}
-OTHERS = ("#E69F00", "#56B4E9", "#000000", "#F0E442")
-SERIES = (*(COLOURS[method] for method in ("memit", "rome", "emmet", "alphaedit")), *OTHERS)  # for nameless series
-SCORES = {
-    "ES": "efficacy (ES)",
-    "PS": "paraphrases (PS)",
-    "NS": "neighbourhood (NS)",
-    "S": "harmonic mean (S)",
-}
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BLUE, GREY, INK, RULE = SERIES[0], look(UNTOUCHED).colour, "#1D232B", "#9AA3AE"
+SCORES = {"ES": "efficacy (ES)", "PS": "paraphrases (PS)", "NS": "neighbourhood (NS)", "S": "harmonic mean (S)"}
 INSTALL_BROWSER = (
     "install Chrome, Chromium or Edge (Debian and Ubuntu: apt-get install chromium), or set BROWSER_PATH to one"
 )
 
-_AXIS = {
-    "showline": True,
-    "linecolor": "#9AA3AE",
-    "gridcolor": "#E6EAEE",
-    "zeroline": False,
-    "ticks": "outside",
-    "tickcolor": "#9AA3AE",
-    "automargin": True,
-    "title": {"standoff": 8},
-}
+_AXIS = {"showline": True, "linecolor": RULE, "gridcolor": "#E6EAEE", "zeroline": False}
+_AXIS |= {"ticks": "outside", "tickcolor": RULE, "automargin": True, "title": {"standoff": 8}}
 pio.templates["editkit"] = go.layout.Template(
     layout={
         "width": WIDTH,
         "height": 450,
-        "colorway": list(SERIES),
-        "font": {
-            "family": "Liberation Sans, Arial, Helvetica, sans-serif",
-            "size": 14,
-            "color": "#1D232B",
-        },
-        "title": {
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "pad": {"l": 12},
-            "font": {"size": 17},
-        },
+        "colorway": SERIES,
+        "font": {"family": "Liberation Sans, Arial, Helvetica, sans-serif", "size": 14, "color": INK},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}, "font": {"size": 17}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 70, "r": 20, "t": 90, "b": 60},
@@ -95,7 +56,7 @@ def use_notebook_style() -> None:
 
 
 def find_browser() -> str | None:
-    """Path of a Chrome, Chromium or Edge: ``BROWSER_PATH`` where set, else the usual places."""
+    """Find a Chrome, Chromium or Edge: ``BROWSER_PATH`` where set, else the usual places."""
     path = Chromium.find_browser(skip_local=False)
     return path if path and os.access(path, os.X_OK) else None
 
@@ -116,71 +77,102 @@ def save(figure: go.Figure, path: str | Path) -> Path | None:
     return path
 
 
-def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450) -> go.Figure:
-    figure.update_layout(
-        template="editkit",
-        title={
-            "text": title,
-            "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}},
-        },
-        height=height,
-        width=WIDTH,
-        legend={
-            "orientation": "h",
-            "x": 0.5,
-            "xanchor": "center",
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-        },
-        showlegend=True,
-    )
-    # Pixels over the plot's bottom edge: tick labels, the axis title and one or two rows of legend.
-    rows = -(-sum(trace.showlegend is not False for trace in figure.data) // 6)
-    figure.update_layout(margin_b=75 + 24 * rows)
-    # Places measured from the container's top keep their distance whatever the height.
-    figure.update_layout(title={"y": 1 - 26 / height, "yref": "container", "yanchor": "top"})
+def show(figure: go.Figure, path: str | Path) -> go.Figure:
+    """Save a figure as PNG where a browser can draw it (:func:`save`) and return it, for the end of a cell."""
+    save(figure, path)
     return figure
 
 
-def interval(value: pd.Series, low: pd.Series, high: pd.Series) -> dict:
-    """Error bars from ``low`` to ``high``."""
-    return {"array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 3}
+def panels(titles: Iterable[str], columns: int, *, size: int = 14, **spacing: Any) -> go.Figure:
+    """Make an empty figure of titled panels, so many in a row.
+
+    Args:
+        size: of the panels' titles.
+        spacing: what :func:`plotly.subplots.make_subplots` takes.
+    """
+    titles = list(titles)
+    figure = make_subplots(-(-len(titles) // columns), columns, subplot_titles=titles, **spacing)
+    return figure.update_annotations(font_size=size).update_layout(margin_t=112)
 
 
-def cover(left: float, top: float, side: float, image: tuple[int, ...], cells: tuple[int, ...]) -> dict[str, float]:
-    """Where so many rows and columns of cells lie that cover an image of this shape, its longer side ``side``."""
-    dy, dx = (side * image[axis] / max(image[:2]) / cells[axis] for axis in (0, 1))
-    return {"x0": left + dx / 2, "y0": top + dy / 2, "dx": dx, "dy": dy}
+def places(number: int, columns: int) -> list[dict[str, Any]]:
+    """Number panels by row and column, as a trace takes them; traces of the first alone enter the legend."""
+    return [{"row": n // columns + 1, "col": n % columns + 1, "showlegend": n == 0} for n in range(number)]
+
+
+def score_panels(top: float) -> go.Figure:
+    """Make four empty panels, one for each of ``SCORES``, their axes from 0 to ``top``."""
+    figure = panels(SCORES.values(), 2, vertical_spacing=0.2).update_yaxes(range=[-0.03, top], tickformat=".1f")
+    return figure.update_yaxes(title_text="share of prompts", col=1)
+
+
+def add_line(figure: go.Figure, x: Any, y: Any, hover: str, **more: Any) -> None:
+    """Add a line with markers; ``more`` are properties of the trace."""
+    style = {"mode": "lines+markers", "line_width": 2, "marker_size": 7}
+    figure.add_scatter(x=x, y=y, hovertemplate=hover, **(style | more))
+
+
+def add_level(figure: go.Figure, ticks: Sequence[float], value: float, name: str, dash: str, **more: Any) -> None:
+    """Add a grey line across a logarithmic axis with these ticks."""
+    line = {"dash": dash, "color": GREY, "width": 1.5}
+    ends = [min(ticks) / 1.25, max(ticks) * 1.25]
+    figure.add_scatter(x=ends, y=[value] * 2, mode="lines", line=line, name=name, legendgroup=name, **more)
+
+
+def log_axis(figure: go.Figure, values: Iterable[float], title: str, **where: int) -> None:
+    """Make an x axis logarithmic, with ticks where something was measured."""
+    ticks = sorted(set(values))
+    text = [f"{tick:g}" for tick in ticks]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=text, title_text=title, **where)
+
+
+def aside(place: int, number: int, step: float) -> float:
+    """Return the factor that sets one of several lines aside on a logarithmic axis, so that none hides another."""
+    return 2 ** (step * (place - (number - 1) / 2))
+
+
+def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450, *, legend: bool = True) -> go.Figure:
+    """Give a figure its title, its size and, at the bottom, its legend."""
+    # Places measured from the container's top keep their distance whatever the height.
+    head = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}}}
+    head |= {"y": 1 - 26 / height, "yref": "container", "yanchor": "top"}
+    below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"}
+    figure.update_layout(template="editkit", title=head, height=height, width=WIDTH, legend=below, showlegend=legend)
+    # Pixels over the plot's bottom edge: tick labels, the axis title and one or two rows of legend.
+    rows = -(-sum(getattr(trace, "showlegend", False) is not False for trace in figure.data) // 6)
+    return figure.update_layout(margin_b=75 + 24 * rows if legend else 60)
+
+
+def interval(value: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> dict[str, Any]:
+    """Return error bars from ``low`` to ``high``."""
+    return {"array": high - value, "arrayminus": value - low} | (style or {"thickness": 1.2, "width": 3})
 
 
 def methods_in(frame: pd.DataFrame) -> list[str]:
+    """List a frame's methods in the order of figures."""
     present = set(frame["method"])
-    known = [method for method in NAMES if method in present]
-    return known + sorted(present - set(known))
+    known = [name for name in (*METHODS, *CONTROLS) if name in present]
+    return known + sorted(present.difference(known))
 
 
-def method_name(method: str) -> str:
-    return NAMES.get(method, method)
+def method_style(method: str) -> dict[str, Any]:
+    """Return a method's properties of a line with markers."""
+    own = look(method)
+    line = {"line_color": own.colour, "marker_symbol": own.marker, "marker_size": 8}
+    return {"name": label(method), "legendgroup": method} | line
 
 
-def method_colour(method: str) -> str:
-    return COLOURS.get(method, OTHERS[sum(map(ord, method)) % len(OTHERS)])
-
-
-def look(method: str) -> dict:
-    return {
-        "name": method_name(method),
-        "legendgroup": method,
-        "line": {"color": method_colour(method), "width": 2},
-        "marker": {"symbol": MARKERS.get(method, "circle"), "size": 8},
-    }
-
-
-def ramp(count: int) -> list[str]:
-    """Ordered colours, dark to light, for things that have an order and no name."""
-    return sample_colorscale("Viridis", list(np.linspace(0, 0.85, count))) if count else []
+def ramp(number: int) -> list[str]:
+    """Return ordered colours, dark to light, for things that have an order and no name."""
+    return sample_colorscale("Viridis", list(np.linspace(0, 0.85, number))) if number else []
 
 
 def count(number: int, thing: str) -> str:
+    """Say how many of a thing there are."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def over_seeds(frame: pd.DataFrame, prefix: str = "") -> str:
+    """Describe the seeds behind a figure's means and bars."""
+    seeds = frame["seed"].nunique()
+    return "one seed" if seeds == 1 else f"{prefix}mean over {seeds} seeds; bars: smallest to largest seed"

@@ -1,0 +1,131 @@
+"""Figures of edits: scores, losses, seconds."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from editkit.figures.style import (
+    BLUE,
+    INK,
+    SCORES,
+    add_level,
+    add_line,
+    aside,
+    count,
+    finish,
+    interval,
+    log_axis,
+    method_style,
+    methods_in,
+    over_seeds,
+    places,
+    ramp,
+    score_panels,
+)
+from editkit.methods import UNTOUCHED, label, look
+
+
+def scores_by_batch(frame: pd.DataFrame, *, moment: str | None = None) -> go.Figure:
+    """Plot ES, PS, NS and S against the number of edits in the model, a line a method, in four panels.
+
+    Args:
+        frame: one row a method × batch_size × seed × moment, with columns ES, PS, NS, S.
+        moment: which rows the lines show, by default ``final`` ones where there are any, else ``immediate`` ones;
+            ``pre`` rows give the dashed grey line.
+    """
+    figure = score_panels(top=1.04)
+    after, before = after_and_before(frame, moment)
+    methods, sizes = methods_in(after), sorted(after["batch_size"].unique())
+    for score, where in zip(SCORES, places(4, 2), strict=True):
+        for place, method in enumerate(methods):
+            group = after[after["method"] == method].groupby("batch_size")[score]
+            mean = group.mean()
+            x = mean.index.to_numpy() * aside(place, len(methods), 0.07)
+            more = {"customdata": mean.index, "error_y": interval(mean, group.min(), group.max())}
+            add_line(figure, x, mean, "%{customdata} edits: %{y:.3f}", **more, **method_style(method), **where)
+        if len(before):
+            add_level(figure, sizes, before[score].mean(), label(UNTOUCHED), "dash", **where)
+    log_axis(figure, sizes, "edits in the model")
+    return finish(figure, "Scores against batch size", over_seeds(after, "lines: "), height=680)
+
+
+def score_bars(frame: pd.DataFrame, *, moment: str | None = None) -> go.Figure:
+    """Draw ES, PS, NS and S as bars, grouped by method, with a dot a seed.
+
+    Args:
+        frame: one row a method × seed × moment, with columns ES, PS, NS, S.
+        moment: which rows the coloured bars show, by default as in :func:`scores_by_batch`; ``pre`` rows give the
+            grey ones.
+    """
+    figure = go.Figure()
+    after, before = after_and_before(frame, moment)
+    groups = [(UNTOUCHED, before)] if len(before) else []
+    groups += [(method, after[after["method"] == method]) for method in methods_in(after)]
+    for method, rows in groups:
+        name, group = label(method), {"legendgroup": method, "offsetgroup": method}
+        bar = {"marker": {"color": look(method).colour, "opacity": 0.75}, "hovertemplate": "%{x}: %{y:.3f}"}
+        figure.add_bar(x=list(SCORES), y=[rows[score].mean() for score in SCORES], name=name, **group, **bar)
+        # The untouched model has a row a method and seed; one dot a seed is enough.
+        seeds = rows.groupby("seed")[list(SCORES)].mean() if "seed" in rows else rows[list(SCORES)]
+        dots = seeds.melt(var_name="score", value_name="value")
+        dot = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"color": INK, "width": 1.2}}}
+        hover = f"{name}, one seed: %{{y:.3f}}<extra></extra>"
+        figure.add_scatter(x=dots["score"], y=dots["value"], showlegend=False, hovertemplate=hover, **group, **dot)
+    figure.update_layout(barmode="group", scattermode="group", bargap=0.18)
+    figure.update_xaxes(tickvals=list(SCORES), ticktext=list(SCORES.values()))
+    figure.update_yaxes(range=[0, 1.04], title_text="share of prompts", tickformat=".1f")
+    seeds = after["seed"].nunique() if "seed" in after else 1
+    return finish(figure, "Scores by method", f"bars: mean over {count(seeds, 'seed')}; dots: single seeds")
+
+
+def loss_curves(frame: pd.DataFrame) -> go.Figure:
+    """Plot the loss of the target optimisation by step: median over edits, with the 10 to 90 % band.
+
+    Args:
+        frame: columns step, loss; one row an edit and step.
+    """
+    bands = frame.groupby("step")["loss"].quantile([0.1, 0.5, 0.9]).unstack()
+    band = {"x": bands.index, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    filled = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)", "name": "10 to 90 % of edits"}
+    figure = go.Figure()
+    figure.add_scatter(y=bands[0.9], showlegend=False, **band)
+    figure.add_scatter(y=bands[0.1], **filled, **band)
+    median = {"name": "median", "line_color": BLUE, "marker_size": 5}
+    add_line(figure, bands.index, bands[0.5], "step %{x}: %{y:.3f}", **median)
+    figure.update_xaxes(title_text="optimisation step")
+    figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
+    edits = int(frame.groupby("step").size().max())
+    return finish(figure, "Optimising the targets v*", f"over {count(edits, 'edit')}")
+
+
+def seconds_bars(frame: pd.DataFrame) -> go.Figure:
+    """Draw the seconds that a method spends on each stage, stacked.
+
+    Args:
+        frame: column method and one ``seconds_<stage>`` column a stage, in the order in which they are stacked;
+            several rows of a method (seeds) are averaged.
+    """
+    figure = go.Figure()
+    methods = methods_in(frame)
+    columns = [name for name in frame if name.startswith("seconds_")]
+    if not columns:
+        raise ValueError(f"no seconds_<stage> column; the frame has {', '.join(frame)}")
+    mean = frame.groupby("method")[columns].mean().loc[methods]
+    names = [label(method) for method in methods]
+    for column, colour in zip(columns, ramp(len(columns)), strict=True):
+        bar = {"name": column.removeprefix("seconds_"), "marker_color": colour, "hovertemplate": "%{x:.2f} s"}
+        figure.add_bar(y=names, x=mean[column], orientation="h", **bar)
+    figure.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
+    figure.update_xaxes(title_text="seconds")
+    figure.update_yaxes(autorange="reversed")
+    rows = int(frame.groupby("method").size().max())
+    subtitle = "one run" if rows == 1 else f"mean over {rows} runs"
+    return finish(figure, "Where the time goes", subtitle, height=240 + 40 * len(methods))
+
+
+def after_and_before(frame: pd.DataFrame, moment: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split off the rows of one moment after editing, and those of the untouched model."""
+    present = set(frame["moment"])
+    moment = moment or ("final" if "final" in present else "immediate")
+    if moment not in present:
+        raise ValueError(f"no rows of moment {moment!r}; the frame has {', '.join(sorted(present))}")
+    return frame[frame["moment"] == moment], frame[frame["moment"] == UNTOUCHED]

@@ -1,0 +1,90 @@
+"""Figures of edits that arrive one batch after another."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from editkit.figures.style import BLUE, GREY, SERIES, add_line, finish, interval, panels
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def retention_map(matrix: pd.DataFrame, *, title: str, score: str = "ES") -> go.Figure:
+    """Map a score of the edits of each step (rows) as measured at later steps (columns); blank before they were made.
+
+    Args:
+        matrix: index ``edited_at``, columns ``measured_at`` (:func:`editkit.studies.tables.retention_matrix`).
+    """
+    columns, rows = ([str(step) for step in steps] for steps in (matrix.columns, matrix.index))
+    scale = {"zmin": 0, "zmax": 1, "colorscale": "Viridis", "colorbar": {"title": {"text": score}, "thickness": 14}}
+    hover = f"edited at %{{y}}, measured at %{{x}}: {score} %{{z:.2f}}<extra></extra>"
+    figure = go.Figure(go.Heatmap(z=matrix.to_numpy(), x=columns, y=rows, hovertemplate=hover, **scale))
+    axis = {"type": "category", "showgrid": False, "nticks": 17}
+    figure.update_xaxes(title_text="measured at step", **axis)
+    figure.update_yaxes(title_text="edited at step", autorange="reversed", **axis)
+    finish(figure, title, "each cell: the edits of one step, as the model holds them later", height=520)
+    return figure.update_layout(showlegend=False)
+
+
+def forgetting_curves(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Plot mean scores of edits against their age, a panel a score, a line a run.
+
+    Args:
+        curves: score to a frame with index ``age`` in steps and one column a run.
+    """
+    figure = make_subplots(1, len(curves), horizontal_spacing=0.12)
+    for panel, (score, frame) in enumerate(curves.items(), start=1):
+        for number, run in enumerate(frame):
+            _add_run(figure, frame[run], run, number, panel, "age %{x}: %{y:.3f}")
+        figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f", col=panel)
+    figure.update_xaxes(title_text="age of the edits (steps)")
+    return finish(figure, "Forgetting", "edits of all steps, by the number of steps since")
+
+
+def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
+    """Plot perplexity and divergence on held-out text and growth of the weights, against the edits made.
+
+    Args:
+        steps: columns run, edits, perplexity, kl, growth; a run's seeds are averaged. Steps where nothing was
+            measured are left out of the first two panels.
+    """
+    columns = {"perplexity": "perplexity", "kl": "KL from the model before (nats)", "growth": "‖W‖ / ‖W‖ before"}
+    figure = panels(columns.values(), 3, size=13, horizontal_spacing=0.14)
+    for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
+        for panel, column in enumerate(columns, start=1):
+            curve = rows.groupby("edits")[column].mean()
+            _add_run(figure, curve, str(run), number, panel, "%{x} edits: %{y:.3g}")
+    figure.update_xaxes(title_text="edits made")
+    figure.update_yaxes(title_text="perplexity", type="log", col=1)
+    figure.update_yaxes(title_text="nats", col=2)
+    figure.update_yaxes(title_text="ratio", col=3)
+    return finish(figure, "What the sequence does to the model", "held-out text, and the norm of the edited weights")
+
+
+def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
+    """Plot paired differences with intervals, a row a run; filled where the interval excludes 0.
+
+    Args:
+        frame: columns run, value, low, high.
+    """
+    certain = (frame.low > 0) | (frame.high < 0)
+    fill = [BLUE if sure else "white" for sure in certain]
+    look = {"mode": "markers", "marker": {"size": 10, "color": fill, "line": {"color": BLUE, "width": 2}}}
+    look |= {"error_x": interval(frame.value, frame.low, frame.high, thickness=1.5, width=4), "showlegend": False}
+    figure = go.Figure()
+    figure.add_scatter(x=frame.value, y=frame.run, hovertemplate="%{y}: %{x:+.3f}<extra></extra>", **look)
+    figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(title_text="difference of final S")
+    figure.update_yaxes(autorange="reversed", title_text="")
+    return finish(figure, title, subtitle, height=200 + 34 * len(frame))
+
+
+def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, panel: int, hover: str) -> None:
+    """Add one run's line to one panel, without what was not measured; ``number`` of the run chooses the look."""
+    curve = curve.dropna()
+    again, place = divmod(number, len(SERIES))
+    look = {"line_color": SERIES[place], "line_dash": DASHES[again % len(DASHES)], "marker_size": 6}
+    where = {"row": 1, "col": panel, "showlegend": panel == 1}
+    add_line(figure, curve.index, curve, hover, name=run, legendgroup=run, **look, **where)
