@@ -9,15 +9,18 @@
 >>> session.undo()
 """
 
-from editkit.config import METHODS, EditSpec, RunParams
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.result import EditResult
-from editkit.facts import Fact, load_facts
+from editkit.editing.spec import EditSpec
+from editkit.facts import Fact
+from editkit.language.domain import EditSession
 from editkit.language.generation import complete
+from editkit.language.known import load_facts
 from editkit.language.metrics import evaluate, summarize
-from editkit.language.session import EditSession
+from editkit.language.texts import load_texts
+from editkit.methods import METHODS
 from editkit.models import LanguageModel, VisionModel, load_lm, load_vit
-from editkit.texts import load_texts
+from editkit.studies.params import RunParams
 from editkit.vision.data import load_images
 
 __all__ = [

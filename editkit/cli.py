@@ -5,15 +5,14 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, get_origin
+from typing import get_origin
 
-if TYPE_CHECKING:
-    from .config import Parameters
+from editkit.config import Parameters
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Execute the notebooks and write the report; 1 where a notebook failed."""
-    from .report.run import build_report, summarise
+    """Execute the notebooks and write the report. Returns 1 where a notebook failed."""
+    from editkit.report.run import build_report, summarise
 
     built = build_report(arguments.params, arguments.out)
     print(summarise(built))
@@ -22,20 +21,20 @@ def report(arguments: argparse.Namespace) -> int:
 
 def vit(arguments: argparse.Namespace) -> int:
     """Run a stage of a repair study into a folder of its own."""
-    from .vision import stages
-    from .vision.study import Study, StudySpec
+    from editkit.report import stages
+    from editkit.studies.repairs import RepairSpec
 
-    spec = StudySpec.from_texts({n: v for n, v in vars(arguments).items() if n in StudySpec.model_fields})
+    spec = RepairSpec.from_texts({n: v for n, v in vars(arguments).items() if n in RepairSpec.model_fields})
     name = arguments.run_name or f"vit-{Path(spec.data).stem}"
     if Path(name).name != name or name.startswith("."):
         raise ValueError(f"--run-name {name!r}: must be the name of a folder, without a path")
     folder = Path(arguments.out) / (f"{name}-{datetime.now():%Y%m%d-%H%M%S}" if arguments.timestamp else name)
-    print("\n\n".join([*stages.run(Study(spec), arguments.stage, folder), f"written to {folder}"]))
+    print("\n\n".join([*stages.run(spec, arguments.stage, folder), f"written to {folder}"]))
     return 0
 
 
-def add_options(command: argparse.ArgumentParser, model: type["Parameters"]) -> None:
-    """An option for each parameter, ``--like-this``, given as text; what is not given keeps its default."""
+def add_options(command: argparse.ArgumentParser, model: type[Parameters]) -> None:
+    """Add an option for each parameter, ``--like-this``, given as text; what is not given keeps its default."""
     for name, field in model.model_fields.items():
         several = get_origin(field.annotation) is list
         default = "" if field.default in ([], "", {}, None) else f" Default: {field.default}."
@@ -50,24 +49,25 @@ def add_options(command: argparse.ArgumentParser, model: type["Parameters"]) -> 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line with its subcommands."""
+    """Build the command line with its subcommands."""
+    from editkit.report.stages import STAGES
+    from editkit.studies.repairs import RepairSpec
+
     top = argparse.ArgumentParser(prog="python -m editkit", description="Model editing, measured.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("report", help="execute the notebooks and write HTML and PDF")
     command.add_argument("params", help="parameter file, such as params/quick.yaml")
-    command.add_argument("--out", help="folder of the run (default: reports/<name of the parameter file>)")
+    command.add_argument("--out", help="Folder of the report. Default: reports/<name of the parameter file>.")
     command.set_defaults(run=report)
 
-    from .vision.stages import STAGES
-    from .vision.study import StudySpec
-
     command = commands.add_parser("vit", help="repair a Vision Transformer's misclassified images")
-    command.add_argument("--stage", choices=[*STAGES, "full"], default="full", help="default: full")
-    command.add_argument("--run-name", help="folder of the run (default: vit-<data>)")
-    command.add_argument("--timestamp", action="store_true", help="add date and time to the folder's name")
-    command.add_argument("--out", default="runs", help="folder of the runs (default: runs)")
-    add_options(command, StudySpec)
+    stages = {"choices": [*STAGES, "full"], "default": "full"}
+    command.add_argument("--stage", **stages, help="Stage to run; full runs all of them. Default: full.")
+    command.add_argument("--run-name", help="Name of the folder that the stage writes into. Default: vit-<data>.")
+    command.add_argument("--timestamp", action="store_true", help="Add date and time to the name of the run's folder.")
+    command.add_argument("--out", default="runs", help="Folder in which the runs' folders are made. Default: runs.")
+    add_options(command, RepairSpec)
     command.set_defaults(run=vit)
     return top
 

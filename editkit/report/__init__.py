@@ -3,6 +3,6 @@
 ``run`` executes and keeps the books (``run.json``), ``html`` renders, ``pdf`` prints.
 """
 
-from .run import Report, build_report
+from editkit.report.run import Report, build_report
 
 __all__ = ["Report", "build_report"]

@@ -56,7 +56,7 @@ class Chapter:
         return self.source.stem
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """This chapter's entry in ``run.json``, with paths relative to the run's folder."""
+        """Return this chapter's entry in ``run.json``, with paths relative to the run's folder."""
         return {
             "name": self.name,
             "status": self.status,
@@ -70,7 +70,7 @@ class Chapter:
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and defaults of the ``parameters`` cell; a default that is no literal stays text."""
+    """Read names and defaults of the ``parameters`` cell; a default that is no literal stays text."""
     values = {}
     for name, entry in papermill.inspect_notebook(str(notebook)).items():
         try:
@@ -100,7 +100,7 @@ def _log_to(path: Path):
 
 
 class _Progress:
-    """Shows the latest progress line that a notebook writes, where somebody watches a terminal."""
+    """Show the latest progress line that a notebook writes, where somebody watches a terminal."""
 
     def __init__(self, label: str):
         self.label = label
@@ -116,7 +116,7 @@ class _Progress:
 
 
 class _PeakMemory(threading.Thread):
-    """Samples the resident memory of this process's child, the kernel, while in its context."""
+    """Sample the resident memory of this process's child, the kernel, while in its context."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -145,8 +145,8 @@ class _PeakMemory(threading.Thread):
 def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
     """Run a chapter's notebook with the parameters it declares and record the outcome in it.
 
-    An error in the notebook or the death of its kernel is recorded as ``chapter.failure``, not
-    raised; the executed copy stays as far as it came.
+    An error in the notebook or the death of its kernel is recorded as ``chapter.failure``, not raised; the executed
+    copy stays as far as it came.
 
     Args:
         values: candidate parameters; those the notebook does not declare are left out.
@@ -194,7 +194,7 @@ def _explain(error: Exception, executed: Path) -> Failure:
 
 
 def _last_started(executed: Path) -> tuple[str, str]:
-    """Label and source of the cell that was running when the kernel went away."""
+    """Find label and source of the cell that was running when the kernel went away."""
     if not executed.is_file():
         return "no cell", ""
     cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code"]

@@ -1,7 +1,7 @@
 """Render executed notebooks as one self-contained HTML page.
 
-nbconvert's Markdown parser does the text; formulas become MathML, which browsers draw by
-themselves, and one embedded plotly.js draws every figure, so the page needs no network.
+nbconvert's Markdown parser does the text; formulas become MathML, which browsers draw by themselves, and one
+embedded plotly.js draws every figure, so the page needs no network.
 """
 
 import html
@@ -24,7 +24,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from .execute import Chapter
+from editkit.report.execute import Chapter
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -54,7 +54,7 @@ class Rendered:
 
 
 def mathml(latex: str, *, display: bool) -> str:
-    """A LaTeX formula as MathML; one that cannot be set is shown as source, with a warning."""
+    """Convert a LaTeX formula to MathML; one that cannot be set is shown as source, with a warning."""
     source = re.sub(
         r"\\(begin|end)\{(\w+)\*?\}",
         lambda m: f"\\{m[1]}{{{ENVIRONMENTS[m[2]]}}}" if m[2] in ENVIRONMENTS else m[0],
@@ -82,7 +82,7 @@ class ReportRenderer(IPythonRenderer):
         self.anchors = anchors
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        """A heading with an anchor; the first of level 1 names the chapter, others are sections."""
+        """Render a heading with an anchor; the first of level 1 names the chapter, others are sections."""
         title = _plain(text)
         if level == 1 and not self.chapter.title:
             self.chapter.title = title
@@ -100,7 +100,7 @@ class ReportRenderer(IPythonRenderer):
         return f"<h{level}>{text}</h{level}>\n"
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        """A link; one to another notebook leads to its chapter."""
+        """Render a link; one to another notebook leads to its chapter."""
         stem = Path(url.partition("#")[0]).stem if ".ipynb" in url else ""
         return super().link(text, self.anchors.get(stem, url), title)
 
@@ -115,13 +115,9 @@ class ReportRenderer(IPythonRenderer):
 
 
 def render_report(
-    title: str,
-    facts: dict[str, str],
-    chapters: list[Chapter],
-    results: list[dict[str, Any]],
-    folder: Path,
+    title: str, facts: dict[str, str], chapters: list[Chapter], results: list[dict[str, Any]], folder: Path
 ) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
         facts: what the title block lists, name to value.
@@ -132,7 +128,7 @@ def render_report(
     anchors = {chapter.name: f"#{_anchor(chapter)}" for chapter in chapters}
     rendered = [_chapter(chapter, anchors) for chapter in chapters]
     environment = Environment(
-        loader=PackageLoader("editkit", "templates"),
+        loader=PackageLoader("editkit.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -220,7 +216,7 @@ def _outputs(outputs: list[Any], markdown: MarkdownWithMath) -> list[str]:
 
 
 def _rich(data: dict[str, Any], metadata: dict[str, Any], markdown: MarkdownWithMath) -> str:
-    """The richest form of an output that needs nothing from outside."""
+    """Render the richest form of an output that needs nothing from outside."""
     if PLOTLY in data:
         return _plot(data[PLOTLY])
     if "text/html" in data:
@@ -248,8 +244,7 @@ def _plot(figure: dict[str, Any]) -> str:
     spec = json.dumps({"data": figure["data"], "layout": layout}).replace("</", "<\\/")
     size = f"width:{layout['width']}px;height:{layout['height']}px"
     return (
-        f'<figure class="plot-frame"><div class="plot" role="img" aria-label="{label}" '
-        f'style="{size}"></div>'
+        f'<figure class="plot-frame"><div class="plot" role="img" aria-label="{label}" style="{size}"></div>'
         f'<script type="application/json">{spec}</script></figure>'
     )
 

@@ -5,11 +5,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ..figures import INSTALL_BROWSER
+from editkit.figures import INSTALL_BROWSER
 
 
 def browser_flags(profile: str | Path) -> list[str]:
-    """Flags for a headless browser that keeps to itself: own profile, no traffic of its own."""
+    """List the flags of a headless browser that keeps to itself: own profile, no traffic of its own."""
     flags = [
         "--headless",
         "--disable-gpu",

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -16,11 +15,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..config import RunParams
-from ..figures import find_browser
-from .execute import Chapter, declared_parameters, execute
-from .html import render_report
-from .pdf import print_pdf
+from editkit.cache import write_atomic
+from editkit.figures import find_browser
+from editkit.report.execute import Chapter, declared_parameters, execute
+from editkit.report.html import render_report
+from editkit.report.pdf import print_pdf
+from editkit.studies.params import RunParams, read_values
 
 # What a run writes, and what the next one into the same folder removes first.
 OWNED = {
@@ -70,13 +70,12 @@ def build_report(
     A failing notebook ends the execution, not the export: the report shows what there is.
 
     Args:
-        params_path: flat YAML file; its stem names the run.
+        params_path: flat YAML file; its stem names the run. What it leaves out comes from ``base.yaml`` beside it.
         out: folder of the run, by default ``reports/<stem>``; an earlier run's files are removed.
         notebooks: folder of the notebooks.
 
-    Raises:
-        ValueError: a bad parameter, a key no notebook declares, no notebooks, or an ``out``
-            that holds something else than a run.
+    Raises ``ValueError`` for a bad parameter, a key that no notebook declares, no notebooks, or an ``out`` that holds
+    something else than a run.
     """
     begun = time.monotonic()
     params_path, notebooks = Path(params_path), Path(notebooks)
@@ -84,7 +83,7 @@ def build_report(
     given = params.model_dump(mode="json", include=params.model_fields_set)
     folder = Path(out) if out else Path("reports") / params_path.stem
     chapters = _chapters(notebooks, folder)
-    _refuse_unknown(given, chapters, params_path)
+    _refuse_unknown(read_values(params_path), chapters, params_path)
     _clear(folder)
 
     record = _describe(params, params_path, given)
@@ -92,7 +91,7 @@ def build_report(
     def save(**changes: Any) -> None:
         entries = [{**c.record(folder), "sha256": _sha256(c.source)} for c in chapters]
         record.update(changes, notebooks=entries, seconds=round(time.monotonic() - begun, 1))
-        _write(folder / "run.json", json.dumps(record, indent=1, default=str))
+        write_atomic(folder / "run.json", json.dumps(record, indent=1, default=str).encode())
 
     save(status="running")
     values = given | {"run_dir": str(folder.resolve())}
@@ -113,7 +112,7 @@ def build_report(
     )
     html = folder / "report.html"
     page = render_report(params.report_title, _title_block(record), chapters, results, folder)
-    _write(html, page)
+    write_atomic(html, page.encode())
     pdf, reason = folder / "report.pdf", None
     try:
         print_pdf(html, pdf, find_browser())
@@ -124,7 +123,7 @@ def build_report(
 
 
 def summarise(report: Report) -> str:
-    """The lines the terminal ends with: failures first, then where the report is."""
+    """Write the lines that the terminal ends with: failures first, then where the report is."""
     lines = []
     for chapter in report.chapters:
         if failure := chapter.failure:
@@ -162,11 +161,11 @@ def _chapters(notebooks: Path, folder: Path) -> list[Chapter]:
     ]
 
 
-def _refuse_unknown(given: dict[str, Any], chapters: list[Chapter], params_path: Path) -> None:
-    if "run_dir" in given:
+def _refuse_unknown(stated: dict[str, Any], chapters: list[Chapter], params_path: Path) -> None:
+    if "run_dir" in stated:
         raise ValueError(f"{params_path}: run_dir is set by the report command; choose it with --out")
     declared = {name for chapter in chapters for name in chapter.declared}
-    for name in given:
+    for name in stated:
         if name not in declared | {"report_title"}:
             near = difflib.get_close_matches(name, declared, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
@@ -184,13 +183,6 @@ def _clear(folder: Path) -> None:
         for pattern in patterns:
             for path in (folder / name).glob(pattern):
                 path.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that appears only when complete, with the permissions of any other file."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _describe(params: RunParams, params_path: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""What each stage of a study of repairs writes: its tables and figures, by the names of their files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from editkit import figures
+from editkit.methods import METHODS, UNTOUCHED
+from editkit.studies import repair_tables as tables
+from editkit.studies import repairs
+from editkit.studies.repairs import CONTROLS, Classifier, Prepared, Repaired, RepairSpec
+from editkit.studies.results import Results
+from editkit.studies.tables import layer_statistics
+from editkit.vision.data import ImageData
+from editkit.vision.tracing import TraceSpec, cls_attention, heat_maps
+from editkit.vision.training import save_checkpoint
+
+STAGES = ("data", "train", "locate", "edit", "eval")
+SHOWN = 8  # images in the gallery
+
+Done = Sequence[tuple[Prepared, Sequence[Repaired]]]  # studies with what was done to their mistakes
+
+
+@dataclass(frozen=True)
+class Output:
+    """Tables and figures of a stage."""
+
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, go.Figure] = field(default_factory=dict)
+
+    def save(self, results: Results, **provenance: Any) -> Self:
+        """Write ``results/*.csv`` and ``figures/*.png``; without a browser there are no figures, and a warning."""
+        for name, table in self.tables.items():
+            results.save(name, table, **provenance)
+        for name, figure in self.figures.items():
+            figures.save(figure, results.figure(name))
+        return self
+
+    def show(self) -> None:
+        """Show the figures in a notebook."""
+        for figure in self.figures.values():
+            figure.show()
+
+
+def data(images: ImageData) -> Output:
+    """Tabulate which image is in which split, with the hash of its pixels (``data_split_info``)."""
+    return Output({"data_split_info": images.split_info()})
+
+
+def train(classifier: Classifier) -> Output:
+    """Tabulate ``baseline_metrics``, and ``training_history`` where there was one: a checkpoint brings none."""
+    scores = {"baseline_metrics": classifier.metrics}
+    if classifier.training is None:
+        return Output(scores)
+    history = classifier.training.history
+    return Output(scores | {"training_history": history}, {"training_curve": figures.training_curve(history)})
+
+
+def locate(prepared: Prepared) -> Output:
+    """Tabulate ``layer_importance`` image by image, ``layer_statistics`` over them, and map one image's patches."""
+    if not len(prepared.candidates):
+        return Output()
+    vit, names, one = prepared.vit, prepared.data.labels, prepared.candidates.select([0])
+    importance = repairs.traced(prepared, prepared.candidates)
+    statistics = layer_statistics(importance)
+    predicted = int(prepared.before["edited"][0].argmax())
+    layers = sorted({round(place) for place in np.linspace(0, vit.n_layers - 1, 7)})
+    maps = heat_maps(vit, one, predicted, layers, prepared.spec.part(TraceSpec), progress=prepared.progress)
+    subtitle = (
+        f"image {one.indices[0]}, of class {names[one.labels[0]]}: probability of {names[predicted]}, which is "
+        "predicted, brought back by one patch"
+    )
+    return Output(
+        {"layer_importance": importance, "layer_statistics": statistics},
+        {
+            "layer_importance": figures.layer_importance_bars(statistics),
+            "patch_heat_map": figures.patch_heat_maps(one.images[0], maps, layers, subtitle=subtitle),
+        },
+    )
+
+
+def edit(done: Done) -> Output:
+    """Tabulate ``edit_log``, a row an edit and editor, and ``head_edit_log``, a row a step of a control.
+
+    ``edit_log`` tells of an edit before its step, after it and at the end. Three columns are the same for all edits of
+    a step: ``delta_norm`` (its ‖ΔW‖), ``leakage`` of all updates so far, and ``kept_broken``, the share of the
+    ``kept_watched`` images that are no longer right.
+    """
+    logs = {
+        name: [one.log for _, made in done for one in made if one.method in methods]
+        for name, methods in {"edit_log": METHODS, "head_edit_log": CONTROLS}.items()
+    }
+    return Output({name: pd.concat(rows, ignore_index=True) for name, rows in logs.items() if rows})
+
+
+def evaluate(done: Done) -> Output:
+    """Report on held-out images: a row a study and method; classes, predictions and confusions of the first study.
+
+    The confusion matrix and the gallery are those of its first method.
+    """
+    if not done:
+        return Output()
+    (prepared, repaired), report = done[0], tables.reports(done)
+    seed, first, (before, after) = prepared.spec.seed, repaired[0], tables.confusions(prepared, repaired[0])
+    cells = before.stack().rename("before").to_frame().assign(after=after.stack())
+    cells = cells.assign(difference=cells.after - cells.before, method=first.method).reset_index()
+    return Output(
+        {
+            "evaluation_report": report,
+            "class_report": tables.classes(prepared, repaired).assign(seed=seed),
+            "predictions": tables.predictions(prepared, repaired).assign(seed=seed),
+            "confusion_matrix": cells.assign(seed=seed),
+        },
+        {
+            "repairs": figures.repair_bars(report[report.method != UNTOUCHED]),
+            "confusion_matrix": figures.confusion_maps(before, after, prepared.data.labels),
+            "repair_gallery": gallery(prepared, first),
+        },
+    )
+
+
+def gallery(prepared: Prepared, one: Repaired) -> go.Figure:
+    """Draw edited images with their class before and after a repair, and where their CLS token looked before."""
+    part, names = prepared.candidates.select(np.arange(min(SHOWN, len(prepared.candidates)))), prepared.data.labels
+    captions = []
+    for place, true in enumerate(part.labels):
+        found = (prepared.before["edited"][place], one.after["edited"][place])
+        captions.append(f"{names[true]}: {' → '.join(f'{names[p.argmax()]} ({p.max():.2f})' for p in found)}")
+    return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions)
+
+
+def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[str]) -> Output:
+    """Tabulate ``vit_leakage`` of each method and threshold, and draw it with the spectrum of ``C``."""
+    leaks = tables.leakages(prepared, thresholds, methods)
+    if leaks.empty:
+        return Output({"vit_leakage": leaks})
+    moments = repairs.costs(prepared, prepared.layers)
+    values = {layer: torch.linalg.eigvalsh(C).cpu().tolist() for layer, C in moments.items()}
+    spec = prepared.spec.edit_spec("alphaedit").resolve(prepared.vit)
+    about = {"over": "the kept images", "unit": "their mean = 1"}
+    spectrum = figures.spectrum(values, spec.nullspace_threshold, **about)
+    return Output({"vit_leakage": leaks}, {"leakage": figures.leakage_curves(leaks), "vit_spectrum": spectrum})
+
+
+def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
+    """Run a stage, or ``full``, into a run's folder; returns what there is to tell of it.
+
+    Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` each editor's updates.
+    """
+    images, results, told = repairs.load_data(spec), Results(folder), []
+    about = {"study": spec.model_dump(), "data": dict(images.about), "data_hash": images.hash()}
+    wanted = set(STAGES if stage == "full" else (stage,))
+    if "data" in wanted:
+        data(images).save(results, **about)
+        sizes = [f"{len(part)} {name}" for name, part in (images.splits | {"pool": images.pool}).items()]
+        told.append(f"{images.name}: {len(images.labels)} classes, images: {', '.join(sizes)}")
+        told.append(", ".join(f"{name} {value}" for name, value in images.about.items()))
+    if wanted == {"data"}:
+        return told
+    classifier = repairs.fine_tune(spec, images)
+    if "train" in wanted:
+        table = train(classifier).save(results, **about).tables["baseline_metrics"]
+        save_checkpoint(classifier.vit, images, folder / "checkpoint.safetensors")
+        told.append(table.round(4).to_string(index=False))
+    if wanted == {"train"}:
+        return told
+    prepared = repairs.measure(classifier)
+    if not len(prepared.candidates):
+        return [*told, f"{prepared.vit.name} misclassifies no image of {images.name}: nothing to repair"]
+    if "locate" in wanted:
+        locate(prepared).save(results, **about)
+    if wanted & {"locate", "edit"}:
+        layers = f"{prepared.layers} ({prepared.chosen})"
+        told.append(f"{len(prepared.candidates)} images to repair; layers to edit: {layers}")
+    if wanted == {"locate"}:
+        return told
+    done = [(prepared, repairs.repair_all(prepared, (*spec.edit_method, *CONTROLS), folder / "edits"))]
+    if "edit" in wanted:
+        edit(done).save(results, **about)
+    if "eval" in wanted:
+        table = evaluate(done).save(results, **about).tables["evaluation_report"]
+        shown = ["method", "fixed", "generality", "kept", "test_accuracy", "heldout_change"]
+        told.append(table[shown].round(4).to_string(index=False))
+    return told
