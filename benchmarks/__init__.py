@@ -1,4 +1,4 @@
-"""Timings as ratios: the package against the plain implementations in ``tests/oracles.py``, in one run.
+"""Timings as ratios: the package against the published algorithms in ``editkit.reference``, in one run.
 
     python -m benchmarks --json benchmarks/results.json
 

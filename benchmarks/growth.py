@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from benchmarks.ratios import alphaedit, timed
 from editkit import EditSession, EditSpec, Fact, LanguageModel, evaluate, summarize
 from editkit.cache import Store
+from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets
-from editkit.statistics import second_moments
 
 BATCH_TOKENS = (32, 128, 512, 1024)
 WIDTHS = (1024, 2048, 4096, 8192)
@@ -41,7 +41,7 @@ class Bench:
 
 
 def edits(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """One EMMET batch, as it grows.
+    """Time one EMMET batch as it grows.
 
     A larger batch finds the targets of the smaller ones in the store; their seconds are those they took.
     """
@@ -50,7 +50,7 @@ def edits(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
 
 
 def batches(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """Edits a second at growing ``target_batch`` (4 steps)."""
+    """Count edits a second at growing ``target_batch`` (4 steps)."""
     rows = []
     for mode in ("exact", "fast"):
         for size in BATCH_TOKENS:
@@ -61,7 +61,7 @@ def batches(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
 
 
 def layers(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """Seconds of statistics, keys and solve for 1, 3 and 5 edited layers that end at the same one."""
+    """Time statistics, keys and solve for 1, 3 and 5 edited layers that end at the same one."""
     rows = []
     for count in (1, 3, 5):
         spec = EditSpec(method="memit", layers=list(range(7 - count, 7)), v_num_grad_steps=1).resolve(bench.lm)
@@ -76,7 +76,7 @@ def layers(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
 
 
 def widths() -> list[dict]:
-    """AlphaEdit's update, ours and the public code's, at synthetic key dimensions."""
+    """Time AlphaEdit's update, ours and the public code's, at synthetic key dimensions."""
     rows = []
     for width in tqdm(WIDTHS, desc="widths", unit="width"):
         found = alphaedit(width, n=100, repeats=3)
@@ -86,7 +86,7 @@ def widths() -> list[dict]:
 
 
 def tokens(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """One batch when C comes from 1 to 50 tokens for each of the d_k dimensions of a key."""
+    """Score one batch when C comes from 1 to 50 tokens for each of the d_k dimensions of a key."""
     rows = []
     for method in ("emmet", "memit", "alphaedit"):
         for multiple in tqdm(MULTIPLES, desc=method, unit="C"):
@@ -96,7 +96,7 @@ def tokens(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
 
 
 def modes(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """One EMMET batch with targets of each mode."""
+    """Time and score one EMMET batch with targets of each mode."""
     return [
         {"mode": mode, **bench.run(facts, EditSpec(method="emmet", target_mode=mode))} for mode in ("exact", "fast")
     ]

@@ -9,12 +9,13 @@ import torch
 
 from editkit import EditSession, EditSpec, Fact, LanguageModel, solvers
 from editkit.cache import Store
+from editkit.language.forward.scoring import score
 from editkit.language.keys import edit_keys
 from editkit.language.metrics import evaluate, scored_prompts
+from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets
-from editkit.scoring import score
-from editkit.statistics import second_moments
-from tests.oracles import alphaedit_public, reference_scores, reference_second_moment, reference_target
+from editkit.reference import language as reference
+from editkit.reference.solvers import alphaedit_public
 
 LAYERS = [4, 5, 6, 7, 8]
 COMPARED = 16  # edits that the reference computes as well
@@ -31,7 +32,7 @@ def timed(run: Callable[..., object], *arguments, **options) -> float:
 
 
 def measurement(what: str, ours: Sequence[float], reference: Sequence[float], **extra) -> dict:
-    """Seconds of each repeat, and their ratios (reference ÷ ours: how many times faster)."""
+    """Tabulate seconds of each repeat, and their ratios (reference ÷ ours: how many times faster)."""
     ratios = [r / o for o, r in zip(ours, reference, strict=True)]
     return {
         "what": what,
@@ -47,7 +48,7 @@ def measurement(what: str, ours: Sequence[float], reference: Sequence[float], **
 def targets(
     lm: LanguageModel, facts: Sequence[Fact], specs: dict[str, EditSpec], contexts: Sequence[str], repeats: int
 ) -> dict:
-    """Seconds an edit of the whole batch in both modes (``specs``), and of one edit alone.
+    """Time an edit of the whole batch in both modes (``specs``), and of one edit alone.
 
     The reference works one edit at a time, so a part of the batch, other facts in every repeat, tells its speed.
     """
@@ -68,7 +69,7 @@ def targets(
         seconds = []
         for i in range(repeat, part * repeats, repeats):
             begin = time.perf_counter()
-            value, losses = reference_target(lm, facts[i], spec, contexts)
+            value, losses = reference.target(lm, facts[i], spec, contexts)
             seconds.append(time.perf_counter() - begin)
             error = max(error, ((found.values[:, i] - value).norm() / value.norm()).item())
             curve = max(curve, (found.losses[i, : len(losses)] - torch.tensor(losses)).abs().max().item())
@@ -92,51 +93,51 @@ def targets(
 
 
 def statistics(lm: LanguageModel, texts: Sequence[str], repeats: int) -> dict:
-    """Second moments of five layers: one pass, against the public code's pass for each."""
+    """Time second moments of five layers: one pass, against the public code's pass for each."""
     whole, count = [], 0
     for text in texts:
         whole.append(lm.encode(text)[0][:LONGEST_TEXT])
         count += len(whole[-1]) - 1
         if count >= STATISTICS_TOKENS:
             break
-    ours, reference = [], []
+    ours, slow = [], []
     for _ in range(repeats):
         with TemporaryDirectory() as folder:
             store = Store(folder)
             ours.append(timed(second_moments, lm, LAYERS, texts, count, store=store, progress=False))
-        passes = [timed(reference_second_moment, lm, layer, whole, 3 * LONGEST_TEXT) for layer in LAYERS]
-        reference.append(sum(passes))
+        passes = [timed(reference.second_moment, lm, layer, whole, 3 * LONGEST_TEXT) for layer in LAYERS]
+        slow.append(sum(passes))
     what = f"second moments of layers {LAYERS}, {count} tokens"
-    return {"statistics": measurement(what, ours, reference)}
+    return {"statistics": measurement(what, ours, slow)}
 
 
 def scoring(lm: LanguageModel, facts: Sequence[Fact], repeats: int) -> dict:
-    """Log-probabilities of both objects after every prompt: all facts together, against record by record."""
+    """Time log-probabilities of both objects after every prompt: all facts together, against record by record."""
     records = [[(prompt, objects) for _, prompt, objects in scored_prompts(fact)] for fact in facts]
     items = [item for record in records for item in record]
-    ours, reference, error = [], [], 0.0
+    ours, slow, error = [], [], 0.0
     for _ in range(repeats):
         begin = time.perf_counter()
         fast = [one.logprob for scores in score(lm, items) for one in scores]
         ours.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        slow = [value for record in records for value in reference_scores(lm, record)]
-        reference.append(time.perf_counter() - begin)
-        error = max(error, max(abs(a - b) for a, b in zip(fast, slow, strict=True)))
+        public = [value for record in records for value in reference.scores(lm, record)]
+        slow.append(time.perf_counter() - begin)
+        error = max(error, max(abs(a - b) for a, b in zip(fast, public, strict=True)))
     return {
         "scoring": measurement(
-            f"scores of {len(items)} prompts", ours, reference, largest_difference=error, facts=len(facts)
+            f"scores of {len(items)} prompts", ours, slow, largest_difference=error, facts=len(facts)
         )
     }
 
 
 def solve(repeats: int) -> dict:
-    """AlphaEdit's update at the width of Llama-3-8B."""
+    """Time AlphaEdit's update at the width of Llama-3-8B."""
     return {"alphaedit_solve": alphaedit(WIDTH, EDITS, repeats)}
 
 
 def alphaedit(width: int, n: int, repeats: int) -> dict:
-    """One update for random keys: n × n, against the public code's d_k × d_k system (solved once)."""
+    """Time one update for random keys: n × n, against the public code's d_k × d_k system (solved once)."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -144,21 +145,21 @@ def alphaedit(width: int, n: int, repeats: int) -> dict:
 
     kept = torch.linalg.qr(random(width, min(KEPT, width // 2))).Q
     K, R = random(width, n), random(width // 4, n)
-    precision, slack = solvers.alphaedit(solvers.Subspace(kept, complement=True), l2=10.0)
+    precision, slack = solvers.null_space_precision(solvers.Subspace(kept, complement=True), l2=10.0), 1.0
     ours = [timed(lambda: solvers.solve(K, R, precision, slack).delta) for _ in range(repeats + 1)][1:]
     delta = solvers.solve(K, R, precision, slack).delta
     P = torch.eye(width, dtype=torch.float64) - kept @ kept.T
     begin = time.perf_counter()
     public = alphaedit_public(K, R, P, torch.zeros_like(P), 10.0)
-    reference = [time.perf_counter() - begin] * repeats
+    slow = [time.perf_counter() - begin] * repeats
     error = ((delta - public).norm() / public.norm()).item()
-    return measurement(f"AlphaEdit's update, d_k = {width}, n = {n}, float64", ours, reference, relative_error=error)
+    return measurement(f"AlphaEdit's update, d_k = {width}, n = {n}, float64", ours, slow, relative_error=error)
 
 
 def batch(
     lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, contexts: Sequence[str], texts: Sequence[str], known: dict
 ) -> dict:
-    """A whole batch, edited and scored, against the sum of the reference's parts measured before (``known``)."""
+    """Time a whole batch, edited and scored, against the sum of the reference's parts measured before (``known``)."""
     with TemporaryDirectory() as folder:
         store = Store(folder)
         second_moments(lm, spec.layers, texts, spec.mom2_n_tokens, store=store, progress=False)

@@ -1,0 +1,15 @@
+"""The published algorithms, plain and slow: what tests and benchmarks hold the package to.
+
+With the rooms that they judge they share tokens and padding (``language/keys``, ``language/forward/prefix``) and the
+one door to activations (``models/hooks``), nothing else. Each is itself held to something that we did not write:
+
+- ``language.target``: ``compute_z`` of kmeng01/memit, which EMMET and AlphaEdit copy; its losses start where those of
+  the published code do, and are those that transformers computes from labels.
+- ``language.scores``: ``test_batch_prediction`` of kmeng01/rome and its descendants; the same losses.
+- ``language.second_moment``: ``layer_stats`` of kmeng01/rome and kmeng01/memit; the definition E[k kᵀ].
+- ``solvers.kkt_equality``: the constrained problem of arXiv 2202.05262 (one edit) and 2403.14236 (many); their
+  printed solutions.
+- ``solvers.weighted_normal_equations``: weighted least squares; LAPACK's solution of the stacked system.
+- ``solvers.memit_printed``, ``solvers.alphaedit_printed``: arXiv 2210.07229 eq. 14, arXiv 2410.02355 eq. 14.
+- ``solvers.alphaedit_public``: ``apply_AlphaEdit_to_model`` of jianghoucheng/AlphaEdit; the print.
+"""

@@ -1,0 +1,105 @@
+"""Targets, scores and second moments as the public code computes them, one edit or one layer at a time."""
+
+import torch
+from torch import Tensor
+
+from editkit.language.forward.prefix import pad
+from editkit.language.keys import locate
+from editkit.models.hooks import capture, edit_output
+
+
+def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
+    """Optimise v* of one edit as ``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit does; returns its losses too.
+
+    All prompts of one edit are padded to one batch; every layer runs on every token at every step, and the
+    vocabulary is projected to at every position, twice: by the model, and again for the loss. The KL term is taken
+    as the package takes it, KL(before ‖ now), where the published code has KL(now ‖ before).
+    """
+    tokens = lm.encode_continuation(fact.text, fact.target_new)
+    rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
+    essence = locate(lm, "{} is a", fact.subject)
+    where = torch.tensor([row.subject_last for row in [*rows, essence]])
+    ids, mask = pad([row.ids + tokens[:-1] for row in rows] + [essence.ids], lm.start_id, lm.device)
+    labels = torch.full_like(ids[:-1], -100)  # (prompts, T): the token each position should predict
+    for i, row in enumerate(rows):
+        labels[i, len(row.ids) - 1 : len(row.ids) - 1 + len(tokens)] = torch.tensor(tokens)
+    wanted = labels != -100
+    h0, delta, reference, losses = None, None, None, []
+
+    def add(hidden: Tensor) -> Tensor:
+        nonlocal h0, delta
+        hidden = hidden.clone()
+        if h0 is None:
+            h0 = hidden[0, where[0]].detach().clone()
+            delta = torch.zeros_like(h0, requires_grad=True)
+        hidden[torch.arange(len(hidden)), where] += delta
+        return hidden
+
+    optimiser = None
+    for step in range(spec.v_num_grad_steps):
+        with edit_output({lm.layers[spec.layers[-1]]: add}):
+            output = lm.model(ids, attention_mask=mask, output_hidden_states=True)
+        optimiser = optimiser or torch.optim.Adam([delta], lr=spec.v_lr)
+        now = output.logits[-1, where[-1]].log_softmax(-1)
+        reference = now.detach() if reference is None else reference
+        kl = torch.nn.functional.kl_div(now, reference, log_target=True, reduction="sum")
+        table = lm.logits(output.hidden_states[-1][:-1]).log_softmax(-1)  # (prompts, T, vocabulary)
+        picked = table.gather(2, labels.clamp_min(0)[..., None])[..., 0]
+        nll = -((picked * wanted).sum(1) / len(tokens)).mean()
+        loss = nll + spec.kl_factor * kl + spec.v_weight_decay * delta.norm() / h0.norm() ** 2
+        losses.append(loss.item())
+        if loss < spec.early_stop_loss or step == spec.v_num_grad_steps - 1:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        limit = spec.clamp_norm_factor * h0.norm()
+        if delta.norm() > limit:
+            with torch.no_grad():
+                delta *= limit / delta.norm()
+    return (h0 + delta).detach(), losses
+
+
+@torch.no_grad()
+def scores(lm, items) -> list[float]:
+    """Score continuations as ``test_batch_prediction`` of ROME and its descendants does, one record at a time.
+
+    All (prompt, continuation) pairs of a record are padded to one batch of full sequences, with the vocabulary at
+    every position. Returns the mean log-probability of each continuation.
+    """
+    rows, spans = [], []
+    for prompt, continuations in items:
+        head = lm.encode(prompt)[0]
+        for text in continuations:
+            tail = lm.encode_continuation(prompt, text)
+            rows.append(head + tail)
+            spans.append((len(head), tail))
+    ids, mask = pad(rows, lm.start_id, lm.device)
+    logits = lm.model(ids, attention_mask=mask).logits
+    means = []
+    for row, (begin, tail) in enumerate(spans):
+        values = [logits[row, begin - 1 + j].log_softmax(-1)[token].item() for j, token in enumerate(tail)]
+        means.append(sum(values) / len(values))
+    return means
+
+
+@torch.no_grad()
+def second_moment(lm, layer: int, chunks: list[list[int]], batch_tokens: int) -> Tensor:
+    """Measure ``C`` of one layer's keys as ``layer_stats`` of ROME and MEMIT does.
+
+    A pass a layer, stopped there; padded batches of 100 texts sorted by length; float32 products.
+    """
+    total, count = 0, 0
+    for begin in range(0, len(chunks), 100):
+        group = sorted(chunks[begin : begin + 100], key=len)
+        while group:
+            size = max(1, batch_tokens // len(group[-1]))
+            batch, group = group[-size:], group[:-size]
+            ids, mask = pad(batch, lm.start_id, lm.device)
+            with capture({"k": lm.mlp_out(layer)}, side="input", stop=True) as seen:
+                lm.model(ids, attention_mask=mask)
+            mask[:, 0] = False
+            keys = seen["k"][mask]
+            total = total + keys.T @ keys
+            count += len(keys)
+    return total.double() / count
