@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 UV := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab bench lock clean
+.PHONY: help setup report test lab bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lab: $(STAMP) ## Open JupyterLab on notebooks/
 
 bench: $(STAMP) ## Measure speed against the published algorithms (a quarter of an hour)
 	$(PY) -m benchmarks --json benchmarks/results.json
+
+params: $(STAMP) ## Write params/base.yaml and the notebooks' parameter cells from the code
+	$(PY) -m editkit.studies.declare
 
 lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
 	$(PY) -m pip install --quiet $(UV)
