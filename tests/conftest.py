@@ -36,6 +36,25 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)  # the 
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the tiny models lie: cpu (default), cuda or mps")
+
+
+def pytest_configure(config):
+    name = config.getoption("device")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = str(problem).partition("\n")[0]
+        raise pytest.UsageError(f"--device {name}: this machine has no such device ({reason})") from None
+
+
+@pytest.fixture(scope="session")
+def device(request) -> torch.device:
+    """Where the tiny models lie: ``--device``."""
+    return torch.device(request.config.getoption("device"))
+
+
 @pytest.fixture(autouse=True)
 def private_cache(request, tmp_path, monkeypatch):
     """Unit tests never read or write the user's cache; integration tests share it, as the report does."""
@@ -56,7 +75,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tiny(tokenizer):
+def tiny(tokenizer, device):
     """``tiny("llama")``: a fresh random model of a family, 4 layers of width 16, in float32."""
 
     def build(family: str = "llama", *, seed: int = 0, square: bool = False) -> LanguageModel:
@@ -115,13 +134,13 @@ def tiny(tokenizer):
                 )
             ),
         }[family]()
-        return LanguageModel(f"tiny-{family}", model.float(), tokenizer)
+        return LanguageModel(f"tiny-{family}", model.float().to(device), tokenizer)
 
     return build
 
 
 @pytest.fixture
-def tiny_vit():
+def tiny_vit(device):
     """``tiny_vit("vit")``: a fresh random classifier of 3 classes, 3 layers of width 16, 28 × 28 pixels."""
 
     def build(family: str = "dinov2") -> VisionModel:
@@ -132,7 +151,7 @@ def tiny_vit():
             "dinov2": lambda: Dinov2ForImageClassification(Dinov2Config(mlp_ratio=2, **shape)),
             "vit": lambda: ViTForImageClassification(ViTConfig(intermediate_size=32, **shape)),
         }[family]()
-        return VisionModel(f"tiny-{family}", model, 28, IMAGENET_MEAN, IMAGENET_STD)
+        return VisionModel(f"tiny-{family}", model.to(device), 28, IMAGENET_MEAN, IMAGENET_STD)
 
     return build
 
@@ -207,3 +226,8 @@ def counterfact_path() -> Path:
     if not path.exists():
         pytest.skip(f"needs the CounterFact sample at {path.name} in ../shared/data, which is absent here")
     return path
+
+
+def agree(ours: torch.Tensor, oracle: torch.Tensor, tolerance: float = 1e-8) -> None:
+    """Assert that two tensors agree relative to the norm of the second."""
+    assert (ours - oracle).norm() <= tolerance * oracle.norm().clamp_min(1e-12)

@@ -1,5 +1,6 @@
 """The real small model and real facts: do the editors edit, and is everything put back?"""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 import torch
 
 import editkit as ek
-from editkit.facts import known_facts
+from editkit.cache import Store
 from editkit.language.keys import sample_contexts
+from editkit.language.known import known_facts
 from editkit.language.targets import optimise_targets
-from editkit.sequences import run_sequence
-from tests.oracles import reference_target
+from editkit.reference import language as reference
+from editkit.studies.sequences import run_sequence
+from editkit.studies.setting import Draw, Setting
+from tests.conftest import SHARED
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,11 +87,21 @@ def test_targets_are_those_of_the_published_algorithm(lm, known, untouched):
     contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, seed=0)
     ours = optimise_targets(lm, known[:8], spec, contexts, progress=False)
     for i in (0, 3, 7):
-        value, losses = reference_target(lm, known[i], spec, contexts)
+        value, losses = reference.target(lm, known[i], spec, contexts)
         assert ours.losses[i, 0].item() == pytest.approx(losses[0], abs=1e-4)
         # Adam follows the sign of gradients near zero: from the first step on, rounding counts.
         assert ours.losses[i].tolist() == pytest.approx(losses, abs=0.02)
         assert (ours.values[:, i] - value).norm() <= 0.03 * value.norm()
+
+
+def test_the_reference_starts_where_the_published_code_does(lm, counterfact, untouched):
+    path = SHARED / "parity" / "memit_smollm2.json"
+    if not path.exists():
+        pytest.skip(f"needs what the published code computed, {path.name} in ../shared/data/parity, absent here")
+    published = json.loads(path.read_text())
+    spec = ek.EditSpec(method="memit", **published["hyperparameters"] | {"v_num_grad_steps": 1}).resolve(lm)
+    losses = [reference.target(lm, fact, spec, published["contexts"])[1][0] for fact in counterfact[:8]]
+    assert losses == pytest.approx([curve[0] for curve in published["losses"]], abs=1e-3)
 
 
 def test_fast_targets_edit_as_well_as_exact_ones(lm, known, untouched):
@@ -101,12 +115,12 @@ def test_fast_targets_edit_as_well_as_exact_ones(lm, known, untouched):
 
 
 def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
-    contexts = sample_contexts(lm, 4, 10, seed=0)
+    draws, contexts = {0: Draw(known, [], len(known))}, {0: sample_contexts(lm, 4, 10, seed=0)}
+    common = {"targets_from": "base"}
+    setting = Setting(lm, "worldfacts", draws, contexts, ek.load_texts(), common, Store(), progress=False)
     final = {}
     for replay in ("none", "history"):
-        spec = ek.EditSpec(method="emmet", replay=replay, targets_from="base")
-        options = {"dataset": "worldfacts", "seed": 0, "contexts": contexts, "texts": ek.load_texts(), "every": 4}
-        result = run_sequence(lm, known, spec, 8, progress=False, **options)
+        result = run_sequence(setting, setting.spec("emmet", replay=replay), 8, every=4)
         final[replay] = result.scores.set_index("moment").loc["final"]
         last = result.steps.iloc[-1]
         assert last.kl > 0 and last.perplexity < 1.5 * last.perplexity_before

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import growth, ratios
 from benchmarks.__main__ import main, parser
-from editkit.config import KEYS_PER_DIMENSION
-from editkit.findings import mode_findings, token_findings
+from editkit.editing.spec import KEYS_PER_DIMENSION
+from editkit.studies.findings import mode_findings, token_findings
 from tests.conftest import TEXTS
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 # Asked for only where a parameter wants it, with a message that names the package.
 OPTIONAL = {"datasets"}
 DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
@@ -74,6 +75,14 @@ def test_every_import_is_declared():
     used = set().union(*map(imported_modules, (ROOT / "editkit").rglob("*.py")))
     outside = used - set(sys.stdlib_module_names) - {"editkit"} - OPTIONAL
     assert names(package_of.get(name, name) for name in outside) <= names(PROJECT["dependencies"])
+
+
+def test_every_file_of_the_package_is_installed_with_it():
+    files = {path for path in (ROOT / "editkit").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    code = {path for path in files if path.suffix == ".py"}
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["editkit"]
+    assert files - code == {path for pattern in patterns for path in (ROOT / "editkit").glob(pattern)}
+    assert {path.with_name("__init__.py") for path in code} <= code, "a folder without it is left out"
 
 
 def test_make_targets_exist():

@@ -6,15 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import solvers
-from editkit.statistics import null_space
-from tests.oracles import (
-    agree,
+from editkit.methods import METHODS, SolverSpec
+from editkit.reference.solvers import (
     alphaedit_printed,
     alphaedit_public,
     kkt_equality,
     memit_printed,
     weighted_normal_equations,
 )
+from editkit.solvers import null_space
+from tests.conftest import agree
 
 sizes = st.tuples(st.integers(2, 24), st.integers(1, 12), st.integers(1, 30), st.integers(0, 10_000))
 relaxed = settings(max_examples=40, deadline=None)
@@ -34,12 +35,30 @@ def problem(d_k: int, d_v: int, n: int, seed: int, rank: int | None = None):
     return draw(d_k, n), draw(d_v, n), C
 
 
+def row(method: str, C: torch.Tensor, **hyperparameters):
+    """Precision and slack of a method."""
+    spec = SolverSpec(**hyperparameters)
+    return METHODS[method].precision(C, spec), METHODS[method].slack(spec)
+
+
+def rome(C):
+    return row("rome", C)
+
+
+def memit(C, weight: float):
+    return row("memit", C, mom2_update_weight=weight)
+
+
+def emmet(C, weight: float, ridge: float, slack: float):
+    return row("emmet", C, mom2_update_weight=weight, update_norm_lambda=ridge, emmet_lambda=slack)
+
+
 @relaxed
 @given(sizes)
 def test_rome_solves_the_kkt_system(size):
     d_k, d_v, _, seed = size
     K, R, C = problem(d_k, d_v, 1, seed)
-    agree(solvers.solve(K, R, *solvers.rome(C)).delta, kkt_equality(K, R, C))
+    agree(solvers.solve(K, R, *rome(C)).delta, kkt_equality(K, R, C))
 
 
 @relaxed
@@ -47,7 +66,7 @@ def test_rome_solves_the_kkt_system(size):
 def test_emmet_with_equality_solves_the_kkt_system_also_for_a_rank_deficient_moment(size, deficient):
     d_k, d_v, n, seed = size
     K, R, C = problem(d_k, d_v, min(n, max(1, d_k // 2)), seed, rank=max(1, d_k // 2) if deficient else None)
-    update = solvers.solve(K, R, *solvers.emmet(C, 3.0, 0.2, 0.0))
+    update = solvers.solve(K, R, *emmet(C, 3.0, 0.2, 0.0))
     agree(update.delta, kkt_equality(K, R, 3.0 * C + 0.2 * torch.eye(d_k, dtype=torch.float64)))
     assert update.residual < 1e-8
 
@@ -56,7 +75,7 @@ def test_emmet_with_equality_solves_the_kkt_system_also_for_a_rank_deficient_mom
 @given(sizes)
 def test_memit_is_the_printed_formula_also_for_more_edits_than_dimensions(size):
     K, R, C = problem(*size)
-    agree(solvers.solve(K, R, *solvers.memit(C, 5.0)).delta, memit_printed(K, R, C, 5.0))
+    agree(solvers.solve(K, R, *memit(C, 5.0)).delta, memit_printed(K, R, C, 5.0))
 
 
 @relaxed
@@ -66,7 +85,7 @@ def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past)
     K, R, C = problem(*size, rank=max(1, d_k // 2))
     past = problem(d_k, 1, max(n_past, 1), seed + 1)[0][:, :n_past]
     space = null_space(C, 1e-8)
-    precision, slack = solvers.alphaedit(space, l2=2.0)
+    precision, slack = row("alphaedit", C, nullspace_threshold=1e-8, l2=2.0)
     update = solvers.solve(
         torch.cat([K, past], 1), torch.cat([R, 0 * R[:, :1].expand(-1, n_past)], 1), precision, slack
     )
@@ -83,7 +102,7 @@ def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past)
 def test_weighted_edits_solve_the_weighted_normal_equations(size):
     K, R, C = problem(*size)
     weights = torch.rand(K.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(size[3])) + 0.1
-    precision, _ = solvers.memit(C, 2.0)
+    precision, _ = memit(C, 2.0)
     agree(solvers.solve(K, R, precision, 1 / weights).delta, weighted_normal_equations(K, R, 2.0 * C, weights))
 
 
@@ -93,7 +112,7 @@ def test_earlier_edits_as_columns_are_their_moments_in_the_normal_equations(size
     K, R, C = problem(*size)
     past, old, _ = problem(size[0], size[1], n_past, size[3] + 1)
     old = old if pulled else 0 * old
-    precision, slack = solvers.memit(C, 1.0)
+    precision, slack = memit(C, 1.0)
     joined = solvers.solve(torch.cat([K, past], 1), torch.cat([R, old], 1), precision, slack)
     cost = C + past @ past.T  # hold: the first moment alone
     oracle = torch.linalg.solve(cost + K @ K.T, (R @ K.T + old @ past.T).T).T  # history: the cross moment as well
@@ -107,7 +126,7 @@ def test_earlier_edits_as_columns_are_their_moments_in_the_normal_equations(size
 def test_a_clamped_update_reaches_the_bound_and_a_small_one_is_left_alone():
     K, R, C = problem(12, 5, 3, 0)
     W = problem(12, 5, 1, 1)[0].T.expand(5, 12) * torch.arange(1, 6)[:, None]
-    update = solvers.solve(K, 50 * R, *solvers.memit(C, 0.01))
+    update = solvers.solve(K, 50 * R, *memit(C, 0.01))
     clamped = solvers.clamp(update, W, 1.05 * W.norm())
     assert (W + clamped.delta).norm() == pytest.approx(1.05 * W.norm().item())
     agree(clamped.delta / clamped.delta.norm(), update.delta / update.delta.norm())
@@ -117,30 +136,28 @@ def test_a_clamped_update_reaches_the_bound_and_a_small_one_is_left_alone():
 
 def test_emmet_with_one_edit_is_rome():
     K, R, C = problem(12, 5, 1, 0)
-    agree(
-        solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *solvers.rome(C)).delta, 1e-12
-    )
+    agree(solvers.solve(K, R, *emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *rome(C)).delta, 1e-12)
 
 
 def test_memit_is_emmet_with_unit_slack():
     K, R, C = problem(12, 5, 9, 0)
-    emmet = solvers.solve(K, R, *solvers.emmet(C, 7.0, 0.0, 1.0)).delta
-    assert torch.equal(emmet, solvers.solve(K, R, *solvers.memit(C, 7.0)).delta)
+    with_slack = solvers.solve(K, R, *emmet(C, 7.0, 0.0, 1.0)).delta
+    assert torch.equal(with_slack, solvers.solve(K, R, *memit(C, 7.0)).delta)
 
 
 def test_rank_deficient_second_moment_gets_a_recorded_ridge():
     K, R, C = problem(10, 4, 1, 0, rank=5)
-    update = solvers.solve(K, R, *solvers.rome(C))
+    update = solvers.solve(K, R, *rome(C))
     assert 0 < update.cost_ridge <= 1e-4 * C.diagonal().mean()
     ridged = C + update.cost_ridge * torch.eye(10, dtype=torch.float64)
     agree(update.delta, kkt_equality(K, R, ridged), 1e-5)  # the ridge leaves a condition number near 1e10
-    assert solvers.solve(*problem(10, 4, 1, 0)[:2], *solvers.rome(problem(10, 4, 1, 0)[2])).cost_ridge == 0
+    assert solvers.solve(*problem(10, 4, 1, 0)[:2], *rome(problem(10, 4, 1, 0)[2])).cost_ridge == 0
 
 
 def test_equal_keys_get_a_recorded_ridge_and_the_mean_of_their_wishes():
     K, R, C = problem(10, 4, 1, 0)
     wishes = torch.cat([R, 3 * R], dim=1)
-    update = solvers.solve(K.expand(-1, 2), wishes, *solvers.emmet(C, 1.0, 0.0, 0.0))
+    update = solvers.solve(K.expand(-1, 2), wishes, *emmet(C, 1.0, 0.0, 0.0))
     assert update.ridge > 0
     agree(update.delta @ K, 2 * R, 1e-3)
     assert update.residual > 0.1, "a contradiction cannot be granted, and the residual says so"
@@ -148,7 +165,7 @@ def test_equal_keys_get_a_recorded_ridge_and_the_mean_of_their_wishes():
 
 def test_more_equalities_than_dimensions_leave_a_residual():
     K, R, C = problem(6, 4, 15, 0)
-    update = solvers.solve(K, R, *solvers.emmet(C, 1.0, 0.0, 0.0))
+    update = solvers.solve(K, R, *emmet(C, 1.0, 0.0, 0.0))
     assert update.ridge > 0 and update.residual > 0.1
     least_squares = R @ torch.linalg.pinv(K)
     agree(update.delta, least_squares, 1e-2)
@@ -156,10 +173,10 @@ def test_more_equalities_than_dimensions_leave_a_residual():
 
 def test_update_is_factored_with_rank_at_most_the_number_of_edits():
     K, R, C = problem(20, 18, 3, 0)
-    update = solvers.solve(K, R, *solvers.memit(C, 1.0))
+    update = solvers.solve(K, R, *memit(C, 1.0))
     assert update.left.shape == (18, 3) and update.right.shape == (3, 20)
     assert update.condition < update.condition_before
-    held = solvers.solve(K, R * torch.tensor([1.0, 1.0, 0.0]), *solvers.memit(C, 1.0))
+    held = solvers.solve(K, R * torch.tensor([1.0, 1.0, 0.0]), *memit(C, 1.0))
     assert held.left.shape == (18, 2), "what is only held adds no rank"
     assert torch.linalg.matrix_rank(update.delta) == 3
 
@@ -167,11 +184,11 @@ def test_update_is_factored_with_rank_at_most_the_number_of_edits():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda K, R, C: (K[:, :0], R[:, :0], *solvers.memit(C, 1.0)), "at least one"),
-        (lambda K, R, C: (K, R[:, :1], *solvers.memit(C, 1.0)), "same number of columns"),
-        (lambda K, R, C: (K * float("nan"), R, *solvers.memit(C, 1.0)), "not finite"),
-        (lambda K, R, C: (K, R / 0, *solvers.memit(C, 1.0)), "not finite"),
-        (lambda K, R, C: (K, R, solvers.memit(C, 1.0)[0], -1.0), "slack"),
+        (lambda K, R, C: (K[:, :0], R[:, :0], *memit(C, 1.0)), "at least one"),
+        (lambda K, R, C: (K, R[:, :1], *memit(C, 1.0)), "same number of columns"),
+        (lambda K, R, C: (K * float("nan"), R, *memit(C, 1.0)), "not finite"),
+        (lambda K, R, C: (K, R / 0, *memit(C, 1.0)), "not finite"),
+        (lambda K, R, C: (K, R, memit(C, 1.0)[0], -1.0), "slack"),
     ],
 )
 def test_bad_input_is_named(change, message):

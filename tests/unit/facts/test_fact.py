@@ -1,0 +1,78 @@
+"""The record of one fact: its checks, its texts, its id and hash."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editkit.facts import Fact, data_hash
+
+CAPITAL = {
+    "subject": "France",
+    "prompt": "The capital of {} is",
+    "target_new": "Rome",
+    "target_true": "Paris",
+}
+
+
+def test_text_puts_the_subject_in_place():
+    fact = Fact(id="a", relation="capital", **CAPITAL)
+    assert fact.text == "The capital of France is"
+    assert fact.paraphrases == fact.neighbours == fact.generation == ()
+    assert fact.neighbour_target is None
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_any_subject_survives(subject):
+    fact = Fact.make(**CAPITAL | {"subject": subject})
+    assert fact.text == f"The capital of {subject} is"
+
+
+@pytest.mark.parametrize("subject", ["{}", "a {} b", "{0}", "{name}", "100% {sure}"])
+def test_braces_in_a_literal_prompt_are_the_subjects(subject):
+    fact = Fact.make(**CAPITAL | {"subject": subject, "prompt": f"The capital of {subject} is"})
+    assert fact.text == f"The capital of {subject} is"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": "no slot"}, ["'no slot'", "0 times", "exactly one"]),
+        ({"prompt": "{} and {}"}, ["'{} and {}'", "2 times", "exactly one"]),
+        ({"subject": "  "}, ["subject", "'  '", "non-empty"]),
+        ({"target_new": " "}, ["target_new", "non-empty"]),
+        ({"target_true": ""}, ["target_true", "non-empty"]),
+        ({"target_new": " Paris"}, ["'Paris'", "differ"]),
+        ({"target_new": 5}, ["target_new", "5", "text"]),
+        ({"paraphrases": "one text"}, ["paraphrases", "'one text'", "list"]),
+        ({"neighbours": ("fine", "")}, ["neighbours", "list of texts"]),
+        ({"neighbour_target": " "}, ["neighbour_target", "None"]),
+    ],
+)
+def test_bad_fields_are_named(change, words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        Fact(id="x", relation="r", **CAPITAL | change)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_targets_lose_their_spaces():
+    fact = Fact.make(**CAPITAL | {"target_new": " Rome ", "target_true": " Paris"})
+    assert (fact.target_new, fact.target_true) == ("Rome", "Paris")
+
+
+def test_make_takes_a_prompt_that_names_the_subject():
+    fact = Fact.make(**CAPITAL | {"prompt": "The capital of France is"})
+    assert fact == Fact.make(**CAPITAL)
+
+
+def test_make_refuses_a_prompt_without_the_subject():
+    with pytest.raises(ValueError, match="'France'.*'The capital of Spain is'"):
+        Fact.make(**CAPITAL | {"prompt": "The capital of Spain is"})
+
+
+def test_ids_and_hashes_follow_content():
+    one, same = Fact.make(**CAPITAL), Fact.make(**CAPITAL)
+    other = Fact.make(**CAPITAL | {"target_new": "Oslo"})
+    assert one.id == same.id != other.id
+    assert data_hash([one]) == data_hash([same]) != data_hash([other])
+    assert data_hash([one, other]) != data_hash([other, one])
+    assert len(data_hash([])) == 64

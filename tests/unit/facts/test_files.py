@@ -1,0 +1,243 @@
+"""The published file layouts, from a path or a URL."""
+
+import functools
+import hashlib
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from editkit.facts import Fact, counterfact, read_facts, zsre
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published samples in ../shared/data")
+
+CAPITAL = {
+    "subject": "France",
+    "prompt": "The capital of {} is",
+    "target_new": "Rome",
+    "target_true": "Paris",
+}
+COUNTERFACT = {
+    "case_id": 7,
+    "pararel_idx": 1,
+    "requested_rewrite": {
+        "prompt": "The capital of {} is",
+        "relation_id": "P36",
+        "subject": "France",
+        "target_new": {"str": "Rome", "id": "Q220"},
+        "target_true": {"str": "Paris", "id": "Q90"},
+    },
+    "paraphrase_prompts": ["France's capital is", "The seat of France is"],
+    "neighborhood_prompts": ["The Louvre is in"] * 10,
+    "attribute_prompts": ["The Colosseum is in"],
+    "generation_prompts": ["France is known for"],
+}
+ZSRE = {
+    "subject": "Ann",
+    "src": "In which Annual did Ann publish?",
+    "pred": "x",
+    "rephrase": "Where did Ann publish?",
+    "alt": " Nature ",
+    "answers": ["Science", "science"],
+    "loc": "nq question: who was first",
+    "loc_ans": "Ada",
+    "cond": "x",
+}
+
+
+def write(path: Path, records) -> Path:
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path
+
+
+# The published layouts
+
+
+def test_counterfact_reads_the_published_layout(tmp_path):
+    (fact,) = counterfact.read(write(tmp_path / "cf.json", [COUNTERFACT]))
+    assert fact == Fact(
+        id="counterfact:7",
+        relation="P36",
+        **CAPITAL,
+        paraphrases=("France's capital is", "The seat of France is"),
+        neighbours=("The Louvre is in",) * 10,
+        generation=("France is known for",),
+    )
+
+
+def test_zsre_follows_the_published_layout(tmp_path):
+    (fact,) = zsre.read(write(tmp_path / "zsre.json", [ZSRE]))
+    assert fact.prompt == "In which Annual did {} publish?"
+    assert (fact.target_new, fact.target_true) == ("Nature", "Science")
+    assert fact.neighbours == ("nq question: who was first?",)
+    assert fact.neighbour_target == "Ada"
+    assert fact.id == "zsre:0"
+
+
+def test_unusable_zsre_records_are_skipped_with_one_warning(tmp_path):
+    bad = [
+        ZSRE | {"subject": "Bob"},
+        ZSRE | {"alt": ""},
+        ZSRE | {"alt": "science"},
+        ZSRE | {"answers": []},
+    ]
+    path = write(tmp_path / "zsre.json", [*bad, ZSRE])
+    with pytest.warns(UserWarning) as caught:
+        facts = zsre.read(path)
+    assert [fact.id for fact in facts] == ["zsre:4"]
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert "skipped 4 of 5" in message and "record 0" in message and "'Bob'" in message
+
+
+@pytest.mark.parametrize("module", [counterfact, zsre])
+def test_missing_file_names_where_it_is_published(module, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        module.read(tmp_path / "none.json")
+    assert "none.json" in str(error.value) and module.PUBLISHED in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([COUNTERFACT, {"case_id": 1}], ["record 1", "'requested_rewrite'"]),
+        ([COUNTERFACT | {"requested_rewrite": []}], ["record 0", "layout"]),
+        ([COUNTERFACT | {"paraphrase_prompts": "one"}], ["record 0", "paraphrases"]),
+        ([1], ["record 0", "object"]),
+        ({"a": 1}, ["list of records"]),
+        ([], ["list of records"]),
+    ],
+)
+def test_another_layout_names_file_record_and_key(content, words, tmp_path):
+    path = write(tmp_path / "cf.json", content)
+    with pytest.raises(ValueError) as error:
+        counterfact.read(path)
+    assert all(word in str(error.value) for word in ["cf.json", *words])
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "page.json"
+    path.write_bytes(b"\xff<html>")
+    with pytest.raises(ValueError, match="page.json is not JSON"):
+        zsre.read(path)
+
+
+@needs_shared
+def test_counterfact_sample():
+    facts = read_facts("counterfact", path=SHARED / "counterfact_4k.json")
+    raw = json.loads((SHARED / "counterfact_4k.json").read_text(encoding="utf-8"))
+    assert len(facts) == 4000
+    assert [f.id for f in facts] == [f"counterfact:{r['case_id']}" for r in raw]
+    assert all(len(f.paraphrases) == len(f.neighbours) == 1 for f in facts)
+
+
+@needs_shared
+def test_zsre_sample():
+    with pytest.warns(UserWarning, match="skipped 1[0-9] of 500"):
+        facts = read_facts("zsre", path=SHARED / "zsre_500.json")
+    assert all(f.text.endswith("?") and f.subject in f.text for f in facts)
+    assert all(f.neighbours[0].startswith("nq question: ") for f in facts)
+    assert all(f.neighbour_target for f in facts)
+
+
+# Downloads
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder served on this machine, and the paths asked for so far."""
+    served = tmp_path / "served"
+    served.mkdir()
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+        def do_GET(self):
+            if not self.path.startswith("/breaks-off"):
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"[{}")
+
+    handler = functools.partial(Handler, directory=served)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield served, f"http://127.0.0.1:{httpd.server_port}", asked
+        httpd.shutdown()
+        thread.join()
+
+
+def stored(tmp_path) -> list[Path]:
+    return list((tmp_path / "cache" / "downloads").glob("*"))
+
+
+def test_a_url_is_fetched_once(server, tmp_path):
+    served, base, asked = server
+    write(served / "cf.json", [COUNTERFACT])
+    url = f"{base}/cf.json"
+    first = read_facts("counterfact", path=url)
+    assert read_facts("counterfact", path=url) == first
+    assert asked == ["/cf.json"]
+    (kept,) = stored(tmp_path)
+    assert kept.stem == hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def test_a_damaged_download_is_fetched_again(server, tmp_path):
+    served, base, asked = server
+    write(served / "cf.json", [COUNTERFACT])
+    first = counterfact.read(f"{base}/cf.json")
+    stored(tmp_path)[0].write_bytes(b"[{")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert counterfact.read(f"{base}/cf.json") == first
+    assert counterfact.read(f"{base}/cf.json") == first
+    assert len(asked) == 2
+
+
+def test_a_page_instead_of_json_is_not_stored(server, tmp_path):
+    served, base, _ = server
+    (served / "cf.json").write_text("<html>log in</html>")
+    with pytest.raises(ValueError, match="is not JSON"):
+        counterfact.read(f"{base}/cf.json")
+    assert stored(tmp_path) == []
+
+
+def test_no_network_says_what_to_do(server):
+    _, base, _ = server
+    for url in (f"{base}/missing.json", "http://127.0.0.1:9/cf.json"):
+        with pytest.raises(ConnectionError) as error:
+            counterfact.read(url)
+        assert url in str(error.value) and "local path" in str(error.value)
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
+    _, base, _ = server
+    with pytest.raises(ConnectionError, match="breaks-off"):
+        counterfact.read(f"{base}/breaks-off.json")
+    assert stored(tmp_path) == []
+
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"source": "wikidata"}, ["'wikidata'", "worldfacts, counterfact, zsre"]),
+        ({"source": "zsre"}, ["path", zsre.PUBLISHED]),
+        ({"source": "counterfact"}, ["path", counterfact.PUBLISHED]),
+        ({"source": "worldfacts", "path": "x.json"}, ["path", "'x.json'", "refused"]),
+    ],
+)
+def test_bad_sources_are_named(arguments, words):
+    with pytest.raises(ValueError) as error:
+        read_facts(**arguments)
+    assert all(word in str(error.value) for word in words)

@@ -1,0 +1,311 @@
+"""The report builder on tiny notebooks: execution, HTML, PDF, and failures on the way."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from editkit import cli
+from editkit.figures import find_browser
+from editkit.report import build_report, html, pdf
+from editkit.report import run as report_run
+
+BROWSER = find_browser()
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chrome, Chromium or Edge to open the report")
+
+PARAMETERS = 'n_facts = 4\nseeds = [1]\nrun_dir = "."'
+TABLES = """
+from pathlib import Path
+import sys
+import pandas as pd
+frame = pd.DataFrame({"method": ["ROME", "EMMET"], "ES": [0.98, 1.0], "edits": [n_facts, None]})
+(Path(run_dir) / "results").mkdir(exist_ok=True)
+frame.to_csv(Path(run_dir) / "results" / "scores.csv", index=False)
+print("progress 10 %", file=sys.stderr)
+print("two methods")
+frame
+"""
+FIGURE = """
+import plotly.graph_objects as go, plotly.io as pio
+pio.renderers.default = "plotly_mimetype"
+go.Figure(go.Scatter(x=[1, 2, 3], y=[1, 4, 9]), layout={"title": {"text": "Squares </script>"}})
+"""
+TEXT = r"""# First chapter
+
+The update $\Delta W = R (K^\top M K + D^{-1})^{-1} K^\top M$ solves
+
+$$\min_{\Delta W} \operatorname{tr}(\Delta W A \Delta W^\top)
++ \sum_i d_i \lVert \Delta W k_i - r_i \rVert^2$$
+
+\begin{aligned} a &= b \\ c &= d \end{aligned}
+
+See the [second](01_second.ipynb) and a [paper](https://arxiv.org/abs/2202.05262).
+
+| name | value |
+|---|---|
+| a | 1 |
+
+## Scores
+
+## Scores
+"""
+
+
+def code(source: str, *tags: str):
+    return new_code_cell(source.strip(), metadata={"tags": list(tags)})
+
+
+def write(folder: Path, name: str, *cells) -> None:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = new_notebook(cells=list(cells), metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+def project(folder: Path, second: str = "n_facts", third: bool = False) -> Path:
+    """A checkout with two or three notebooks and one parameter file."""
+    (folder / "notebooks").mkdir()
+    (folder / "params").mkdir()
+    write(
+        folder / "notebooks",
+        "00_first",
+        new_markdown_cell(TEXT),
+        code(PARAMETERS, "parameters"),
+        code(TABLES),
+        code("secret = 1\nsecret", "remove-cell"),
+        code("'only the output'", "hide-input"),
+        code("'only the code'", "hide-output"),
+    )
+    cells = [code('seeds = [9]\nrun_dir = "."', "parameters"), code(FIGURE), code(second)]
+    write(
+        folder / "notebooks",
+        "01_second",
+        new_markdown_cell("# Second chapter\n\n## Scores"),
+        *cells,
+    )
+    if third:
+        write(folder / "notebooks", "02_third", new_markdown_cell("# Third chapter"), code("1"))
+    (folder / "params" / "tiny.yaml").write_text("n_facts: 8\nseeds: [1, 2]\nreport_title: A tiny <report>\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """One good run, shared by the tests that only look at it."""
+    folder = project(tmp_path_factory.mktemp("good"), second="len(seeds)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield build_report("params/tiny.yaml"), folder
+
+
+@pytest.fixture
+def no_browser(monkeypatch):
+    monkeypatch.setattr(report_run, "find_browser", lambda: None)
+
+
+def page(folder: Path) -> BeautifulSoup:
+    return BeautifulSoup((folder / "reports/tiny/report.html").read_text(), "html.parser")
+
+
+def test_the_run_is_recorded(built):
+    report, folder = built
+    record = json.loads((folder / "reports/tiny/run.json").read_text())
+    assert report.ok and record["status"] == "done"
+    assert record["parameters"] == {
+        "n_facts": 8,
+        "seeds": [1, 2],
+        "report_title": "A tiny <report>",
+    }
+    first, second = record["notebooks"]
+    assert first["parameters"] == {"n_facts": 8, "seeds": [1, 2]}
+    assert second["parameters"] == {"seeds": [1, 2]}
+    assert first["seconds"] > 0 and first["peak_memory_mb"] > 10 and len(first["sha256"]) == 64
+    assert record["results"][0]["file"] == "results/scores.csv" and record["results"][0]["rows"] == 2
+    assert {"python", "torch", "plotly"} <= set(record["versions"]) and record["device"]
+    assert record["seeds"] == [1, 2] and record["git"] is None
+    assert "8" in (folder / "reports/tiny/results/scores.csv").read_text()
+
+
+def test_html_stands_alone(built):
+    soup = page(built[1])
+    for tag, attribute in (("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")):
+        assert not [e for e in soup.find_all(tag) if e.get(attribute, "data:")[:5] != "data:"]
+    assert "@import" not in soup.style.get_text() and "url(" not in soup.style.get_text()
+    assert str(built[1]) not in str(soup)
+    assert len(soup.find_all("script", string=re.compile(r"\* plotly\.js v"))) == 1
+    assert soup.html["lang"] == "en" and soup.title.string == "A tiny <report>"
+
+
+def test_html_shows_what_the_notebooks_say(built):
+    soup = page(built[1])
+    text = soup.get_text()
+    printed = [pre.get_text() for pre in soup.select("pre.output")]
+    assert len(soup.find_all("math")) == 3 and len(soup.select(".formula math")) == 2
+    assert "two methods" in printed and not [text for text in printed if "progress" in text]
+    assert "secret" not in text and "only the output" in text
+    assert len([text for text in printed if "only the" in text]) == 1
+    assert all(block.find_parent("details") for block in soup.select(".highlight"))
+    parameters = {row.th.string: row.td.get_text() for row in soup.select("details.parameters")[0].select("tr")}
+    assert parameters == {"n_facts": "8", "seeds": "[1, 2]"}
+    assert [cell.string for cell in soup.select("table.dataframe td.number")] == [
+        "0.98",
+        "8.0",
+        "1.00",
+        "–",
+    ]
+    assert "results/scores.csv" in soup.find(id="results-index").parent.get_text()
+
+
+def test_contents_lead_somewhere(built):
+    soup = page(built[1])
+    ids = [element["id"] for element in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for a in soup.find_all("a") if a["href"].startswith("#")]
+    assert set(links) <= {f"#{name}" for name in ids}
+    titles = [a.string for a in soup.select("nav a")]
+    assert titles == [
+        "First chapter",
+        "Scores",
+        "Scores",
+        "Second chapter",
+        "Scores",
+        "Results files",
+    ]
+    assert soup.find("a", string="second")["href"] == "#nb-01_second"
+
+
+@needs_browser
+def test_opens_in_a_browser_without_network(built, tmp_path):
+    folder = built[1] / "reports/tiny"
+    flags = [
+        *pdf.browser_flags(tmp_path / "profile"),
+        "--enable-logging=stderr",
+        "--virtual-time-budget=20000",
+    ]
+    offline = "--proxy-server=http://127.0.0.1:9"
+    command = [BROWSER, *flags, offline, "--dump-dom", (folder / "report.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert BeautifulSoup(done.stdout, "html.parser").select(".plot svg.main-svg .scatterlayer path")
+    assert not re.findall(r".*CONSOLE.*", done.stderr)
+
+
+@needs_browser
+def test_pdf_has_pages(built):
+    content = built[0].pdf.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) >= 4
+
+
+def test_without_a_browser_there_is_html(tmp_path, monkeypatch, no_browser, capsys):
+    monkeypatch.chdir(project(tmp_path, second="1"))
+    assert cli.main(["report", "params/tiny.yaml"]) == 0
+    record = json.loads(Path("reports/tiny/run.json").read_text())
+    assert record["pdf"] is None and "apt-get install chromium" in record["pdf_reason"]
+    assert Path("reports/tiny/report.html").is_file()
+    assert "no PDF: no browser found" in capsys.readouterr().out
+
+
+def test_a_failing_notebook_is_named(tmp_path, monkeypatch, no_browser, capsys):
+    monkeypatch.chdir(project(tmp_path, second="# why\nraise KeyError('gone')", third=True))
+    assert cli.main(["report", "params/tiny.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED notebooks/01_second.ipynb at In [4]: # why" in out and "KeyError: 'gone'" in out
+    assert "log: reports/tiny/logs/01_second.log" in out and "not run: 02_third" in out
+    assert "KeyError" in Path("reports/tiny/logs/01_second.log").read_text()
+    assert Path("reports/tiny/results/scores.csv").is_file()
+    assert Path("reports/tiny/notebooks/01_second.ipynb").is_file()
+    record = json.loads(Path("reports/tiny/run.json").read_text())
+    assert record["status"] == "failed"
+    assert [n["status"] for n in record["notebooks"]] == ["done", "failed", "not run"]
+    soup = page(tmp_path)
+    assert "01_second failed" in soup.select_one("div.failure").get_text()
+    assert "two methods" in soup.get_text() and "Third chapter" in soup.nav.get_text()
+
+
+def test_a_dying_kernel_is_named(tmp_path, monkeypatch, no_browser, capsys):
+    monkeypatch.chdir(project(tmp_path, second="import os; os._exit(3)"))
+    assert cli.main(["report", "params/tiny.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert "at code cell 4: import os; os._exit(3)" in out and "Kernel died" in out
+
+
+def test_a_second_run_leaves_nothing_stale(tmp_path, monkeypatch, no_browser):
+    monkeypatch.chdir(project(tmp_path, second="1"))
+    build_report("params/tiny.yaml")
+    folder = Path("reports/tiny")
+    (folder / "results/stale.csv").write_text("a\n1\n")
+    (folder / "figures/stale.png").write_bytes(b"")
+    (folder / "my-notes.txt").write_text("keep")
+    build_report("params/tiny.yaml")
+    assert not (folder / "results/stale.csv").exists() and not (folder / "figures/stale.png").exists()
+    assert (folder / "my-notes.txt").is_file() and (folder / "results/scores.csv").is_file()
+
+
+def test_a_foreign_folder_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project(tmp_path))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("mine")
+    assert cli.main(["report", "params/tiny.yaml", "--out", "home"]) == 2
+    assert "home is not empty" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n_fact: 8", "did you mean n_facts"),
+        ("n_examples: 2", "no notebook declares 'n_examples'"),
+        ("run_dir: here", "--out"),
+        ("n_facts: 1e3", "n_facts"),
+    ],
+)
+def test_bad_parameters_are_refused(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(project(tmp_path))
+    Path("params/bad.yaml").write_text(text + "\n")
+    assert cli.main(["report", "params/bad.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "params/bad.yaml" in error and "Traceback" not in error
+    assert not Path("reports").exists()
+
+
+def test_missing_files_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "params/none.yaml"]) == 2
+    assert "params/none.yaml" in capsys.readouterr().err
+    Path("some.yaml").write_text("n_facts: 1\n")
+    assert cli.main(["report", "some.yaml"]) == 2
+    assert "no numbered notebooks" in capsys.readouterr().err
+
+
+def test_a_formula_that_cannot_be_set_is_shown_as_source():
+    with pytest.warns(UserWarning, match="unknown command"):
+        assert html.mathml(r"\nonsense x", display=False) == r"<code>\nonsense x</code>"
+
+
+def test_foreign_outputs_bring_no_scripts(built):
+    outputs = [
+        {
+            "output_type": "display_data",
+            "metadata": {},
+            "data": {html.WIDGET: {}, "text/plain": "HBox()"},
+        },
+        {"output_type": "stream", "name": "stderr", "text": "noise"},
+    ]
+    assert html._outputs([nbformat.from_dict(output) for output in outputs], None) == []
+
+
+def test_the_base_file_counts_for_what_notebooks_declare(tmp_path, monkeypatch, no_browser):
+    monkeypatch.chdir(project(tmp_path, second="seeds"))
+    Path("params/base.yaml").write_text("n_facts: 3\nseeds: [5]\nn_examples: 7\n")
+    assert build_report("params/tiny.yaml").ok
+    record = json.loads(Path("reports/tiny/run.json").read_text())
+    assert record["notebooks"][0]["parameters"] == {"n_facts": 8, "seeds": [1, 2]}
+    Path("params/tiny.yaml").write_text("n_facts: 8\n")
+    assert build_report("params/tiny.yaml").ok
+    record = json.loads(Path("reports/tiny/run.json").read_text())
+    assert record["notebooks"][0]["parameters"] == {"n_facts": 8, "seeds": [5]}
+    assert record["notebooks"][1]["parameters"] == {"seeds": [5]} and record["parameters"]["n_examples"] == 7

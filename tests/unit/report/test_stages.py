@@ -1,0 +1,233 @@
+"""The stages of a study of repairs, one by one and as a whole, from the command line and in the report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from pandas.testing import assert_frame_equal
+
+from editkit import METHODS, load_images, load_vit
+from editkit.methods import UNTOUCHED
+from editkit.report import build_report, stages
+from editkit.studies import repair_tables as tables
+from editkit.studies import repairs
+from editkit.studies.repairs import CONTROLS, repair
+from editkit.studies.tables import rank_layers
+from editkit.vision import tracing, training
+from editkit.vision.data import ImageSet
+from editkit.vision.training import load_checkpoint, save_checkpoint
+from tests.conftest import SHARED
+from tests.unit.vision.conftest import write
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("without_browser")
+
+ALL = (*METHODS, *CONTROLS)
+SEEDED = {"edit_log", "head_edit_log", "class_report", "predictions", "confusion_matrix"}
+TABLES = {
+    "data_split_info": "index split label sha256",
+    "training_history": "epoch loss seconds val_accuracy val_nll",
+    "baseline_metrics": "split n accuracy macro_f1 nll ece",
+    "layer_importance": "index class layer kind clean corrupted restored recovered share",
+    "layer_statistics": "kind layer value low high n",
+    "edit_log": "method step index true before p_true_before after p_true_after delta_norm leakage kept_broken "
+    "kept_watched final p_true_final layers",
+    "head_edit_log": "step loss edited_accuracy penalty kept_accuracy change seconds method",
+    "predictions": "method index true predicted",
+    "evaluation_report": "method seed model dataset layers n_edits fixed generality kept val_fixed val_broken "
+    "val_mcnemar_p test_fixed test_broken test_mcnemar_p test_accuracy test_macro_f1 test_nll test_ece heldout_change "
+    "leakage seconds peak_memory_mb",
+    "class_report": "class precision recall f1 images method",
+    "confusion_matrix": "true predicted before after difference method",
+}
+
+
+def read(path):
+    return {file.stem: pd.read_csv(file) for file in sorted((path / "results").glob("*.csv"))}
+
+
+def bits(vit):
+    return {name: tensor.numpy().tobytes() for name, tensor in vit.model.state_dict().items()}
+
+
+def measured(frame):
+    """All that does not depend on the machine's mood."""
+    return frame.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
+
+
+def refuse(*_, **__):
+    pytest.fail("this was done before")
+
+
+MODELS = {"vit": dict(family="vit", size=224, patch=16, layers=3), "dinov2": dict(family="dinov2", layers=3)}
+CASES = [("pneumoniamnist", "vit", 32), ("pneumoniamnist", "dinov2", 28), ("path", "vit", 224), ("path", "dinov2", 56)]
+
+
+@pytest.mark.parametrize("data, family, pixels", CASES)
+@pytest.mark.filterwarnings("ignore:pneumoniamnist")
+def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family, pixels):
+    if data == "path":
+        source, sizes, classes, extra = write(tmp_path / "path.npz", n=12), (36, 12, 12), 9, {}
+    elif (source := SHARED / f"{data}.npz").exists():
+        sizes, classes, extra = (3882, 524, 624), 2, {"n_train": 100, "epochs": 2}
+    else:
+        pytest.skip(f"needs {data}.npz in ../shared/data, which is absent here")
+    with pytest.warns(UserWarning, match="no browser to draw"):
+        assert run(data=source, model=folder(**MODELS[family]), image_size=pixels, seed=1, **extra) == 0
+    path = tmp_path / "runs" / f"vit-{data}"
+    found = read(path)
+    assert found.keys() == TABLES.keys()
+    for name, columns in TABLES.items():
+        more = [f"p({label})" for label in range(classes)] if name == "predictions" else []
+        more += ["seed"] * (name in SEEDED)
+        assert set(found[name].columns) == {*columns.split(), *more}, name
+    report, listed = found["evaluation_report"].set_index("method"), found["predictions"]
+    methods = [UNTOUCHED, "alphaedit", "emmet", "memit", "rome", *CONTROLS]
+    assert list(report.index) == methods and set(found["head_edit_log"].method) == set(CONTROLS)
+    rows = {name: len(table) for name, table in found.items()}
+    assert rows["data_split_info"] == sum(sizes) and rows["training_history"] == extra.get("epochs", 1)
+    assert (rows["layer_importance"], rows["layer_statistics"], rows["edit_log"]) == (4 * 9, 9, 4 * 4)
+    assert (rows["predictions"], rows["class_report"]) == (8 * sizes[2], 8 * classes)
+    assert np.allclose(listed.filter(like="p(").sum(axis=1), 1)
+    baseline = found["baseline_metrics"].set_index("split")
+    for name in ("accuracy", "macro_f1", "nll", "ece"):
+        assert report.loc[UNTOUCHED, f"test_{name}"] == pytest.approx(baseline.loc["test", name])
+    for method, rows in listed.groupby("method"):
+        assert report.test_accuracy[method] == pytest.approx((rows.true == rows.predicted).mean())
+    assert baseline.loc["test", "n"] == sizes[2] and report.fixed[UNTOUCHED] == 0 and report.kept[UNTOUCHED] == 1
+    cells = found["confusion_matrix"]
+    assert len(cells) == classes**2 and cells[["before", "after", "difference"]].sum().tolist() == [*sizes[2:] * 2, 0]
+    assert (path / "checkpoint.safetensors").exists() and not (path / "figures").exists()
+    assert {file.name for file in (path / "edits").iterdir()} == {f"{method}.safetensors" for method in METHODS}
+
+
+def test_stages_one_by_one_give_what_the_whole_gives_and_repeat_nothing(run, tmp_path, monkeypatch):
+    assert run(run_name="whole") == 0
+    monkeypatch.setenv("EDITKIT_CACHE", str(cache := tmp_path / "another"))
+    for stage in ("data", "train", "locate", "edit", "eval"):
+        assert run(stage, run_name="parts") == 0
+        assert (cache / "training").exists() == (stage != "data"), "data does not train"
+        assert (cache / "trace").exists() == (stage not in ("data", "train")), "train does not trace"
+        if stage == "train":
+            monkeypatch.setattr(training, "_epoch", refuse)
+        if stage == "locate":
+            monkeypatch.setattr(tracing, "trace", refuse)
+    whole, parts = (read(tmp_path / "runs" / name) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() == TABLES.keys()
+    for name in TABLES:
+        assert_frame_equal(measured(whole[name]), measured(parts[name]))
+    checkpoint = tmp_path / "runs" / "whole" / "checkpoint.safetensors"
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "empty"))
+    assert run("train", run_name="read", checkpoint=checkpoint) == 0
+    assert (
+        run("eval", run_name="read", checkpoint=checkpoint, edit_layers=rank_layers(whole["layer_statistics"], 3)) == 0
+    )
+    found = read(tmp_path / "runs" / "read")
+    assert found.keys() == {"baseline_metrics", "evaluation_report", "class_report", "predictions", "confusion_matrix"}
+    for name in ("baseline_metrics", "predictions"):
+        assert_frame_equal(found[name], whole[name])
+
+
+def test_figures_hold_what_the_tables_hold(study):
+    one = study()
+    drawn = stages.train(one).figures | stages.locate(one).figures
+    out = stages.evaluate([(one, [repair(one, "memit")])])
+    drawn |= out.figures
+    names = {"training_curve", "layer_importance", "patch_heat_map", "confusion_matrix", "repair_gallery", "repairs"}
+    assert drawn.keys() == names and all(isinstance(figure, go.Figure) for figure in drawn.values())
+    assert list(drawn["training_curve"].data[0].y) == one.training.history.loss.tolist()
+    means = stages.locate(one).tables["layer_statistics"].set_index("kind").value
+    assert [list(bar.y) for bar in drawn["layer_importance"].data] == [list(means[k]) for k in means.index.unique()]
+    cells = out.tables["confusion_matrix"]
+    heats = drawn["confusion_matrix"].data
+    assert [np.ravel(h.z).tolist() for h in heats] == [cells[c].tolist() for c in ("before", "after", "difference")]
+    captions = " ".join(str(note.text) for note in drawn["repair_gallery"].layout.annotations)
+    assert captions.count("→") == len(one.candidates) == 4
+
+
+@pytest.mark.parametrize("protocol", ["official", "held-out"])
+def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
+    seen = {}
+
+    def spy(where, name):
+        real = getattr(where, name)
+
+        def call(*args, **options):
+            parts = [part for part in (*args, *options.values()) if isinstance(part, ImageSet)]
+            seen.setdefault(name, set()).update(i for part in parts for i in part.indices.tolist())
+            return real(*args, **options)
+
+        monkeypatch.setattr(where, name, call)
+
+    learning = ("stored_trace", "repairs", "RepairSession", "kept_moments", "edit_head", "finetune")
+    for name in learning:
+        spy(repairs, name)
+    spy(stages, "heat_maps")
+    one = study(protocol=protocol, n_train=30, max_edits=0, max_samples=2)
+    stages.locate(one)
+    repaired = [repair(one, method) for method in ALL]
+    tables.leakages(one, [0.5], ["alphaedit"])
+    closed, wide = set(one.data.test.indices), set(one.data.open.indices)
+    assert seen.keys() == {*learning, "heat_maps"} and set.union(*seen.values()) == wide and not wide & closed
+    assert (
+        set(one.candidates.indices) | set(one.kept.indices) == wide == {*one.data.train.indices, *one.data.pool.indices}
+    )
+    wrong = set(one.candidates.indices)
+    assert set(repairs.traced(one, one.candidates)["index"]) <= wrong == set(repaired[0].log["index"])
+    assert set(tables.predictions(one, repaired)["index"]) == closed
+
+
+@pytest.mark.filterwarnings("ignore:accuracy on")
+def test_a_perfect_model_is_told_and_left_alone(run, easy, tmp_path, capsys):
+    options = dict(data=easy, epochs=4, lr=0.003, fresh_head_lr=0.01)
+    assert run(**options) == 0
+    assert "misclassifies no image of easy: nothing to repair" in capsys.readouterr().out
+    path = tmp_path / "runs" / "vit-easy"
+    assert read(path).keys() == {"data_split_info", "training_history", "baseline_metrics"}
+    assert {entry.name for entry in path.iterdir()} == {"results", "checkpoint.safetensors"}
+
+
+@pytest.mark.slow
+def test_the_chapter_says_that_nothing_is_misclassified_and_shows_the_rest(folder, easy, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "04_vit_alphaedit.ipynb", tmp_path / "notebooks")
+    params = {"vit_data": easy, "vit_model": folder(), "vit_n_train": 0, "vit_epochs": 10, "vit_lr": 0.003}
+    params |= {"vit_image_noise": 0.0, "vit_edit_layers": [1], "vit_trained_layers": None, "vit_num_edit_layers": 2}
+    (tmp_path / "easy.yaml").write_text(json.dumps(params))  # JSON is YAML
+    report = build_report(tmp_path / "easy.yaml", tmp_path / "report", notebooks=tmp_path / "notebooks")
+    assert report.ok, report.chapters[0].failure
+    sentences = read(report.folder)["vit_findings"].finding.tolist()
+    assert sentences == ["No image was misclassified, so nothing was repaired."]
+    assert "nothing is repaired, and the sections below stay empty" in report.html.read_text()
+
+
+def test_a_checkpoint_is_read_into_the_same_model_alone(folder, run, tmp_path):
+    first, labels = folder(name="first"), ["a", "b", "c"]
+    vit, other = load_vit(first, labels=labels, seed=1), load_vit(first, labels=labels, seed=2)
+    data, else_divided = load_images(n_train=100), load_images(n_train=200)
+    path = save_checkpoint(vit, data, tmp_path / "checkpoint.safetensors")
+    load_checkpoint(other, data, path)
+    assert bits(other) == bits(vit)
+    assert run("edit", edit_layers=1, edit_method="memit") == 0
+    updates = tmp_path / "runs" / "vit-made" / "edits" / "memit.safetensors"
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-10])
+    deep, renamed = load_vit(folder(layers=3, name="deep"), labels=labels), load_vit(first, labels=["a", "b", "d"])
+    larger = load_vit(first, labels=labels, image_size=2 * vit.image_size)
+    for model, file, message in (
+        (deep, path, f"'{first}', this is '{deep.name}'"),
+        (renamed, path, r"labels \['a', 'b', 'c'\], here \['a', 'b', 'd'\]"),
+        (larger, path, rf"pixels \[{vit.image_size}, .* here \[{larger.image_size}, "),
+        (other, updates, "memit.safetensors is not a checkpoint"),
+        (other, tmp_path / "cut.safetensors", "cut.safetensors is not a checkpoint"),
+        (other, tmp_path / "none", "none is not a checkpoint"),
+    ):
+        before = bits(model)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(model, data, file)
+        assert bits(model) == before
+    with pytest.raises(ValueError, match=f"data {data.hash()}, here {else_divided.hash()}"):
+        load_checkpoint(other, else_divided, path)

@@ -1,0 +1,224 @@
+"""A study of repairs on tiny random models."""
+
+from contextlib import nullcontext
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+
+from editkit import METHODS, RunParams, VisionModel
+from editkit.studies import repair_tables as tables
+from editkit.studies import repairs as module
+from editkit.studies.intervals import mean_interval
+from editkit.studies.repairs import CONTROLS, ImageParams, RepairSpec, costs, repair, repair_all, session
+from editkit.studies.tables import layer_statistics, rank_layers
+from editkit.vision import tracing
+from editkit.vision.forward import predict
+from editkit.vision.keys import repairs
+
+ALL = (*METHODS, *CONTROLS)
+
+
+def bits(vit):
+    return {name: tensor.numpy().tobytes() for name, tensor in vit.model.state_dict().items()}
+
+
+def measured(frame):
+    """All that does not depend on the machine's mood."""
+    return frame.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
+
+
+def refuse(*_, **__):
+    pytest.fail("this was done before")
+
+
+def test_a_reports_names_are_those_of_the_study():
+    own = {f"vit_{name}": field for name, field in RepairSpec.model_fields.items() if name not in ("seed", "device")}
+    assert ImageParams.model_fields.keys() == {*own, "vit_seeds", "vit_thresholds"}
+    for name, field in own.items():
+        found = ImageParams.model_fields[name]
+        assert (found.description, found.annotation) == (field.description, field.annotation) and found.description
+    spec = RepairSpec.of(RunParams(device="cpu", vit_lr=0.5, vit_window=1, vit_seeds=[4]), 3)
+    assert (spec.seed, spec.device, spec.lr, spec.window, spec.copies) == (3, "cpu", 0.5, 1, RepairSpec().copies)
+    assert (spec.n_train, RepairSpec().n_train) == (120, 0), "the report's default is smaller"
+    with pytest.raises(ValueError, match="unknown key 'vit_epoch'; did you mean vit_epochs"):
+        RunParams(vit_epoch=1)
+    with pytest.raises(ValueError, match="vit_copies = 0"):
+        RunParams(vit_copies=0)
+
+
+def test_what_was_measured_before_any_edit_cannot_be_changed(study):
+    one = study(edit_layers=[2])
+    before = {name: p.copy() for name, p in one.before.items()}
+    done = repair_all(one, ["emmet", "finetuning"])
+    assert all(np.array_equal(one.before[name], p) for name, p in before.items())
+    assert all(not np.array_equal(repaired.after["edited"], before["edited"]) for repaired in done)
+    for value, name in ((one, "before"), (one, "layers"), (done[0], "after")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, name, None)
+
+
+def test_a_log_tells_the_norm_of_each_step_alone(study):
+    one = study(edit_layers=[2])
+    log = repair(one, "emmet", sequential=True, replay="none").log
+    with session(one, "emmet", replay="none") as opened:
+        norms = [opened.edit([item]).deltas[2].norm().item() for item in repairs(one.candidates)]
+    assert len(norms) > 1 and log.delta_norm.tolist() == pytest.approx(norms)
+
+
+def test_given_layers_come_before_traced_ones_and_those_before_the_last_three(study, monkeypatch):
+    frame = pd.DataFrame({"kind": "mlp", "layer": range(4), "recovered": [0.3, 0.1, 0.9, 0.2]})
+    monkeypatch.setattr(tracing, "trace", lambda *_, **__: frame)
+    one = study(num_edit_layers=2)
+    assert (one.layers, one.chosen) == ([0, 2], "traced")
+    monkeypatch.setattr(tracing, "trace", refuse)
+    one = study(num_edit_layers=0)
+    assert (one.layers, one.chosen) == ([1, 2, 3], "the last three")
+    one = study(edit_layers=[3, 1])
+    assert (one.layers, one.chosen) == ([1, 3], "given")
+    report = tables.report(one, repair_all(one, ["emmet", "finetuning", "head_ewc"]))
+    assert report.layers.tolist() == ["[]", "[1, 3]", "[1, 2, 3]", "[]"]
+
+
+def test_options_that_one_editor_does_not_take_are_refused_with_its_name_before_training(study, monkeypatch):
+    monkeypatch.setattr(module, "train", refuse)
+    with pytest.raises(ValueError, match="edit_method rome with edit_options {'replay': 'hold'}: .*one fact at a time"):
+        study(edit_options={"replay": "hold"})
+
+
+def test_a_method_that_diverges_is_left_out_and_the_others_are_told(study):
+    one = study(edit_layers=[2], finetune_lr=1e30)
+    with pytest.warns(UserWarning, match="fine-tuning is left out: fine-tuning, lr 1e.30: diverged"):
+        repaired = repair_all(one, ["emmet", "finetuning"])
+    assert [done.method for done in repaired] == ["emmet"]
+    with pytest.raises(FloatingPointError, match="diverged"):
+        repair_all(one, ["finetuning"])
+
+
+def test_a_log_tells_what_a_step_did_to_kept_images(study, monkeypatch):
+    monkeypatch.setattr(module, "WATCHED", 3)
+    log = repair(study(edit_layers=[2]), "emmet").log
+    assert set(log.kept_watched) == {3} and (log.kept_broken * 3 % 1 == 0).all()
+
+
+def test_a_repair_takes_other_layers_than_the_studys(study):
+    one = study(edit_layers=[2], edit_method=["emmet"])
+    there, elsewhere = repair(one, "emmet"), repair(one, "emmet", layers=[0])
+    assert not np.array_equal(there.after["val"], elsewhere.after["val"])
+    below = study(edit_layers=[0], edit_method=["emmet"])
+    assert np.array_equal(elsewhere.after["val"], repair(below, "emmet").after["val"])
+
+
+@pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}], ids=["raw", "lora"])
+def test_every_repair_changes_the_model_and_puts_it_back_even_after_an_error(study, monkeypatch, options):
+    one = study(edit_options=options, edit_layers=[1, 2])
+    mark, weights, scores = one.vit.fingerprint(), bits(one.vit), one.before["val"]
+    forward, changed, failing = VisionModel.forward, [], False
+
+    def watched(vit, pixels):
+        if vit.fingerprint() != mark:
+            changed.append(method)
+            if failing:
+                raise RuntimeError("in the middle")
+        return forward(vit, pixels)
+
+    monkeypatch.setattr(VisionModel, "forward", watched)
+    for method in ALL:
+        for failing in (False, True):
+            with pytest.raises(RuntimeError, match="in the middle") if failing else nullcontext():
+                repair(one, method)
+            assert one.vit.fingerprint() == mark and bits(one.vit) == weights and not one.vit.has_adapters, method
+    assert set(changed) == set(ALL)
+    assert np.array_equal(predict(one.vit, one.data.val), scores)
+    with pytest.raises(ValueError, match="unknown method 'prayer': must be one of rome.*finetuning"):
+        repair(one, "prayer")
+
+
+def test_what_is_known_before_is_of_the_model_before_also_inside_a_session(study):
+    one, plain = study(edit_layers=[2]), study().before
+    with session(one, "memit") as opened:
+        opened.edit(repairs(one.candidates))
+        assert np.array_equal(one.before["edited"], plain["edited"])
+
+
+@pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}, {"replay": "buffer", "replay_rate": 1.0}])
+def test_one_image_after_another_ends_in_the_final_state(study, options):
+    one = study(sequential=True, edit_options=options, edit_layers=[1, 2], edit_method=["emmet"])
+    done = repair(one, "emmet")
+    log = done.log
+    assert log.step.tolist() == [1, 2, 3, 4] and log["index"].nunique() == 4 and log.leakage.nunique() == 4
+    assert log.after.iloc[-1] == log.final.iloc[-1] and log.leakage.iloc[-1] == done.leakage
+    assert log.p_true_after.iloc[-1] == pytest.approx(log.p_true_final.iloc[-1], abs=1e-6)
+    assert not np.allclose(log.p_true_after[:3], log.p_true_final[:3]), "later steps move earlier images"
+    assert repair(one, "emmet", sequential=False).log.step.tolist() == [1] * 4
+
+
+def test_adapters_give_the_same_evaluation_as_written_weights(study, tmp_path):
+    reports, predicted = [], []
+    for mode in ("raw", "lora"):
+        one = study(edit_layers=[1, 2], edit_options={"edit_mode": mode})
+        done = [repair(one, method, save=tmp_path / "edits") for method in ("alphaedit", "memit")]
+        reports.append(measured(tables.report(one, done)))
+        predicted.append(tables.predictions(one, done).filter(like="p(").to_numpy())
+    assert_frame_equal(*reports, atol=1e-4, rtol=1e-4)
+    assert np.allclose(*predicted, rtol=0, atol=1e-4) and not one.vit.has_adapters
+    assert {path.name for path in (tmp_path / "edits").iterdir()} == {
+        f"{method}{suffix}" for method in ("alphaedit", "memit") for suffix in ("", ".safetensors")
+    }
+
+
+def test_alphaedit_leaks_less_the_lower_its_threshold(study):
+    one = study(edit_layers=[1], max_edits=1)
+    values = torch.linalg.eigvalsh(costs(one, [1])[1])
+    thresholds = (1.01 * values[[1, 10, 20, 31]]).tolist()
+    found = tables.leakages(one, thresholds, ["memit", "alphaedit"])
+    assert set(found.columns) == {"method", "threshold", "leakage", "success", "kept", "norm"}
+    assert found.method.tolist() == ["memit"] + ["alphaedit"] * 4 and np.isnan(found.threshold[0])
+    leaks = found.leakage[1:].to_numpy()
+    assert (np.diff(leaks) > 0).all() and found.threshold[1:].tolist() == thresholds
+    assert (leaks <= np.sqrt(np.array(thresholds) / 32)).all(), "C has a mean eigenvalue of 1 in 32 dimensions"
+
+
+def test_other_layers_and_variants_are_judged_like_the_repair_itself(study):
+    one = study(edit_layers=[1, 2, 3])
+    report = tables.report(one, [repair(one, "emmet")])[1:].reset_index(drop=True)
+    places = tables.places(one, ["emmet"], [0, 2])
+    assert places.layers.tolist() == ["[0, 2]", "[1, 2, 3]", "[3]"] and set(places.method) == {"emmet"}
+    assert places.chosen.tolist() == ["traced", "the last three", "the last"]
+    assert places[tables.JUDGED].iloc[1].tolist() == report[tables.JUDGED].iloc[0].tolist()
+    variants = tables.variants(one, "emmet")
+    names = ["at once, raw", "at once, LoRA", "one by one, replay none", "one by one, replay hold"]
+    assert variants.variant.tolist() == names
+    assert_frame_equal(measured(variants[:1].drop(columns="variant")), measured(report))
+
+
+@pytest.mark.filterwarnings("ignore:accuracy on")
+def test_without_a_mistake_the_tables_are_empty(study, easy):
+    one = study(data=easy, epochs=4, lr=0.003, fresh_head_lr=0.01)
+    assert not len(one.candidates) and one.before["edited"].shape == one.before["copies"].shape == (0, 2)
+    for method in ("emmet", "finetuning"):
+        with pytest.raises(ValueError, match="nothing to repair"):
+            repair(one, method)
+    empty = (tables.leakages(one, [0.1], ["memit"]), tables.places(one, [], []), tables.variants(one, "emmet"))
+    assert not any(len(table) for table in empty) and all(len(table.columns) > 1 for table in empty)
+    assert not len(tables.by_method(tables.reports([]), tables.SCORES))
+
+
+def test_statistics_and_ranks_by_hand():
+    rows = [
+        ("mlp", layer, value + change) for layer, value in enumerate([0.1, 0.3, 0.2, 0.3]) for change in (-0.1, 0.1)
+    ]
+    statistics = layer_statistics(pd.DataFrame([*rows, ("residual", 0, 0.5)], columns=["kind", "layer", "recovered"]))
+    first = statistics.iloc[0]
+    half = 12.7062 * 0.1  # t of one degree of freedom times the standard error of ±0.1
+    assert (first.value, first.low, first.high) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-4)
+    assert statistics.n.tolist() == [2, 2, 2, 2, 1] and statistics.iloc[4][["low", "high"]].isna().all()
+    assert rank_layers(statistics, 2) == [1, 3] and rank_layers(statistics, 3) == [1, 2, 3]
+    assert rank_layers(statistics, 1) == [1] and rank_layers(statistics, 1, "residual") == [0]
+    for n, kind in ((5, "mlp"), (0, "mlp"), (1, "attention")):
+        with pytest.raises(ValueError, match=f"n = {n}, kind = '{kind}'"):
+            rank_layers(statistics, n, kind)
+    assert mean_interval([1.0, 1.0]) == (1.0, 1.0, 1.0)

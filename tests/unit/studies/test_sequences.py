@@ -1,0 +1,241 @@
+"""Sequences of edits: the tables, their resumption, and what tells runs apart."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from editkit import evaluate, summarize
+from editkit.studies import sequences
+from editkit.studies.runs import untouched
+from editkit.studies.sequences import (
+    SequenceParams,
+    ablation_grid,
+    identify,
+    join,
+    kinds,
+    run_all,
+    run_grid,
+    run_sequence,
+)
+from editkit.studies.setting import Setting
+
+SMALL = {"layers": [2], "mom2_n_tokens": 100, "trust_heldout_samples": 2, "nullspace_threshold": 0.5}
+
+
+@pytest.fixture
+def sequence(setting):
+    def run(lm, method="memit", size=1, every=1, **changes):
+        one = setting(lm=lm, **SMALL)
+        return run_sequence(one, one.spec(method, **changes), size, every=every)
+
+    return run
+
+
+@pytest.fixture
+def label(setting, tiny):
+    """Label of a run in a setting with ``common`` hyperparameters."""
+    lm = tiny()
+
+    def read(method, common=None, **changes):
+        one = setting(lm=lm, **(common or {}))
+        return identify(one, one.spec(method, **changes), 1).label
+
+    return read
+
+
+def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, setting):
+    lm = tiny()
+    mark, pre = lm.fingerprint(), summarize(evaluate(lm, facts))
+    result = sequence(lm, size=1, every=2, replay="history")
+    assert lm.fingerprint() == mark
+    rows = result.scores.set_index("moment")
+    assert list(rows.index) == ["pre", "immediate", "final"]
+    assert rows.ES["pre"] == pre["ES"] and rows.NS["pre"] == pre["NS"]
+    assert result.steps.measured.tolist() == [False, True, False, True]
+    assert result.steps.perplexity.notna().tolist() == [False, True, False, True]
+    pairs = set(zip(result.retention.edited_at, result.retention.measured_at, strict=True))
+    assert pairs == {(1, 1), (1, 2), (2, 2), (3, 3), (1, 4), (2, 4), (3, 4), (4, 4)}
+    assert result.steps.replayed.tolist() == [0, 1, 2, 3] and result.steps.edits.tolist() == [1, 2, 3, 4]
+    final = result.prompts[result.prompts.moment == "final"]
+    assert summarize(final)["ES"] == rows.ES["final"] and set(final.edited_at) == {1, 2, 3, 4}
+    assert untouched(setting(lm=lm, **SMALL), 1)[0]["ES"] == pre["ES"]
+
+
+def test_one_batch_is_immediate_and_final_at_once(tiny, sequence):
+    scores = sequence(tiny(), size=4).scores.set_index("moment")
+    assert scores.S["immediate"] == scores.S["final"] and scores.seconds["final"] > 0
+
+
+ADAPTER = {"edit_mode": "lora", "lora_rank": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replay": "buffer"},
+        {"replay": "history"},
+        {"method": "alphaedit"},
+        {},
+        ADAPTER | {"lora_stack": "batch"},
+        ADAPTER | {"lora_stack": "fixed", "replay": "hold"},
+    ],
+)
+def test_a_run_killed_at_any_step_goes_on_without_a_lost_or_doubled_step(tiny, sequence, store, changes, monkeypatch):
+    whole = sequence(tiny(), **changes)
+    for entry in (store.root / "sequence").iterdir():
+        entry.unlink()
+    lm, step = tiny(), sequences._step
+    mark = lm.fingerprint()
+    calls = []
+
+    def dies_half_way(session, plan, number, *rest):
+        calls.append(number)
+        step(session, plan, number, *rest)
+        if len(calls) in (2, 4):  # after the edit and its scores, before they are stored
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sequences, "_step", dies_half_way)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            sequence(lm, **changes)
+        assert lm.fingerprint() == mark
+    again = sequence(lm, **changes)
+    assert calls == [1, 2, 2, 3, 3, 4]
+    timeless = [name for name in whole.steps if not name.startswith(("seconds", "peak"))]
+    pd.testing.assert_frame_equal(again.steps[timeless], whole.steps[timeless])
+    pd.testing.assert_frame_equal(again.retention, whole.retention)
+    pd.testing.assert_frame_equal(again.prompts, whole.prompts)
+    monkeypatch.setattr(Setting, "session", None)
+    pd.testing.assert_frame_equal(sequence(lm, **changes).steps, again.steps)  # read, not run
+
+
+def test_a_rolled_back_step_counts_as_failed_edits(tiny, sequence):
+    with pytest.warns(UserWarning, match="rollback"):
+        result = sequence(tiny(), trust_enable=True, trust_threshold=1.0, trust_action="rollback")
+    assert result.steps.action.tolist() == ["rollback"] * 4 and all(result.steps.reasons)
+    scores = result.scores.set_index("moment")
+    assert scores.S["final"] == scores.S["pre"] and (result.steps.delta_norm == 0).all()
+
+
+def test_held_out_facts_must_not_be_edited(setting, facts):
+    one = setting({1: (facts, facts[:1])})
+    with pytest.raises(ValueError, match="held-out"):
+        run_sequence(one, one.spec("memit"), 1)
+
+
+def test_labels_tell_what_is_unusual(label):
+    assert label("emmet") == "EMMET, none"
+    assert label("alphaedit") == "AlphaEdit, hold"
+    assert label("memit", stop_probability=0.9) == "MEMIT, none, v* until P = 0.9"
+    unusual = {"replay": "buffer", "replay_strategy": "priority", "replay_weight": 2.0, "norm_clamp": 1.5}
+    assert label("memit", **unusual) == "MEMIT, buffer r=0.5 priority w=2, norm ≤ 1.5"
+    assert label("memit", replay="buffer", replay_max_items=3) == "MEMIT, buffer r=0.5 of 3 fifo"
+    overlay = {"edit_mode": "lora", "lora_rank": 4, "lora_stack": "fixed"}
+    assert label("emmet", **overlay) == "EMMET, none, LoRA keys r=4 fixed"
+    assert label("emmet", replay="history", trust_enable=True) == "EMMET, history, trust warn"
+
+
+def test_labels_tell_whatever_else_differs_from_the_setting(label):
+    assert label("memit", v_lr=0.3, layers=[2]) == "MEMIT, none, v_lr = 0.3, layers = [2]"
+    assert label("memit", {"v_lr": 0.3}, v_lr=0.3) == "MEMIT, none"
+    assert label("memit", replay_rate=0.7) == "MEMIT, none, replay_rate = 0.7"
+    assert label("memit", trust_enable=True, trust_threshold=0.8) == "MEMIT, none, trust warn, trust_threshold = 0.8"
+    assert label("memit", {"replay_strategy": "recent"}, replay="buffer") == "MEMIT, buffer r=0.5 recent"
+
+
+def test_stop_probabilities_in_fast_mode_are_runs_of_their_own(setting):
+    one = setting(target_mode="fast")
+    runs = [identify(one, one.spec("emmet", stop_probability=p), 1) for p in (0.5, 0.8, 0.95)]
+    assert [run.label for run in runs] == [f"EMMET, none, stop_probability = {p}" for p in (0.5, 0.8, 0.95)]
+    assert len({run.id for run in runs}) == 3
+    plain = identify(one, one.spec("emmet"), 1)
+    assert identify(one, one.spec("emmet", stop_probability=0.98), 1) == plain, "the default of fast mode"
+
+
+def test_an_id_tells_method_size_and_measurement_and_nothing_of_the_seed(setting):
+    one = setting()
+    spec = one.spec("emmet")
+    run = identify(one, spec, 1)
+    assert len(run.id) == 8 and identify(one, spec.model_copy(update={"seed": 5}), 1) == run
+    others = [identify(one, spec, 2), identify(one, spec, 1, every=2), identify(one, spec, 1, drift=False)]
+    others += [identify(one, one.spec("memit"), 1), identify(one, one.spec("emmet", replay="hold"), 1)]
+    assert len({run.id, *(other.id for other in others)}) == 6
+
+
+def test_two_equal_configurations_are_refused_before_anything_is_run(setting, monkeypatch):
+    one, params = setting(target_mode="fast", **SMALL), SequenceParams(sequence_facts=4, stop_probabilities=[0.98])
+    monkeypatch.setattr(sequences, "run_sequence", lambda *_, **__: pytest.fail("it is run"))
+    with pytest.raises(ValueError, match="'EMMET, none' is asked for twice"):
+        run_grid(one, params, "emmet", ablation_grid(params))
+    with pytest.raises(ValueError, match="'EMMET, buffer r=0.5' is asked for twice"):
+        run_all(one, [(one.spec("emmet", replay="buffer", replay_rate=rate), 1) for rate in (0.5, 0.25, 0.5)])
+
+
+def test_runs_lie_under_one_another_once(tiny, sequence):
+    lm = tiny()
+    plain, history = sequence(lm), sequence(lm, replay="history")
+    both = join([plain, history])
+    for table in both:
+        assert table[["run", "run_id"]].drop_duplicates().run.tolist() == ["MEMIT, none", "MEMIT, history"]
+    with pytest.raises(ValueError, match="'MEMIT, history' is asked for twice"):
+        join([both, sequence(lm, replay="history")])
+
+
+def test_a_grid_is_measured_as_often_whatever_the_size_of_its_steps(setting, tiny):
+    params = SequenceParams(sequence_facts=4, sequence_batch=1, sequence_every=2)
+    one = setting(lm=tiny(), **SMALL)
+    for size, measured in ((None, [False, True, False, True]), (2, [True, True]), (4, [True])):
+        result = run_grid(one, params, "memit", [{"replay": "hold"}], size)
+        assert result.steps.measured.tolist() == measured and set(result.steps.run) == {"MEMIT, hold"}
+
+
+def test_grids_hold_every_combination_once():
+    params = SequenceParams(
+        replay_rates=[0.5, 1.0],
+        replay_strategies=["random", "recent"],
+        replay_weights=[1.0, 2.0],
+        replay_sizes=[0, 3],
+        norm_clamps=[1.05],
+        stop_probabilities=[0.9],
+    )
+    assert [kind["replay"] for kind in kinds(params)] == ["none", "buffer", "hold", "history"]
+    grid = ablation_grid(params)
+    assert len(grid) == 1 + 16 + 4 + 2 and len({tuple(sorted(changes.items())) for changes in grid}) == len(grid)
+    assert grid[0] == {"replay": "none"} and grid[-2:] == [
+        {"replay": "none", "norm_clamp": 1.05},
+        {"replay": "none", "stop_probability": 0.9},
+    ]
+
+
+def test_seeds_have_their_own_facts_and_lie_under_one_another(setting, tiny, facts):
+    draws = {3: (facts[:2], facts[2:]), 4: (facts[2:], facts[:2])}
+    two = replace(setting(draws, lm=tiny(), **SMALL), contexts={3: ["a b c. "], 4: []})
+    both = run_sequence(two, two.spec("memit"), 1)
+    assert both.scores.groupby("seed").size().tolist() == [3, 3] and set(both.steps.seed) == {3, 4}
+    assert set(both.prompts[both.prompts.seed == 4].fact) == {fact.id for fact in facts[2:]}
+    one = setting({4: draws[4]}, contexts=(), lm=tiny(), **SMALL)
+    alone = run_sequence(one, one.spec("memit"), 1)
+    assert alone.scores.S.tolist() == both.scores[both.scores.seed == 4].S.tolist()
+
+
+@pytest.mark.parametrize("stack, sizes", [("grow", [1, 2, 3, 4]), ("fixed", [1, 1, 1, 1])])
+def test_adapters_are_counted_and_taken_off_at_the_end(setting, tiny, stack, sizes):
+    one = setting(lm=tiny(), layers=[2], mom2_n_tokens=100)
+    lm, spec = one.lm, one.spec("emmet", edit_mode="lora", lora_rank=1, lora_stack=stack)
+    mark = lm.fingerprint()
+    result = run_sequence(one, spec, 1, drift=False)
+    assert lm.fingerprint() == mark and not lm.has_adapters
+    assert result.steps.perplexity.isna().all()
+    one_rank = 16 + 24  # numbers of a rank-one adapter of one layer
+    assert result.steps.parameters.tolist() == [one_rank * size for size in sizes]
+    assert (result.scores.parameters == one_rank * sizes[-1]).all()
+
+
+def test_no_step_is_run_where_the_batch_does_not_divide(tiny, sequence):
+    lm = tiny()
+    mark = lm.fingerprint()
+    with pytest.raises(ValueError, match="3 does not divide"):
+        sequence(lm, size=3)
+    assert lm.fingerprint() == mark and torch.isfinite(lm.weight(2)).all()

@@ -1,0 +1,84 @@
+"""The setting of a chapter: whose facts, which prefixes, and what every spec and session gets from it."""
+
+import json
+
+import pytest
+
+from editkit import load_facts
+from editkit.facts import data_hash
+from editkit.language.keys import sample_contexts
+from editkit.studies.setting import Setting, SettingParams
+from tests.conftest import TEXTS
+
+
+@pytest.fixture
+def prepare(tiny, full_spec, store, tmp_path, monkeypatch):
+    """Prepare a setting on a tiny model and six facts from a file."""
+    monkeypatch.setattr("editkit.studies.setting.load_lm", lambda name, **_: tiny(name.removeprefix("tiny-")))
+    place = {"src": "Where does {} lie?", "rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"]}
+    records = [
+        place | {"subject": name, "src": f"Where does {name} lie?", "loc": "who", "loc_ans": "Ada"}
+        for name in ("Rome", "Milan", "Turin", "Bari", "Pisa", "Siena")
+    ]
+    (path := tmp_path / "zsre.json").write_text(json.dumps(records))
+    (text := tmp_path / "text.txt").write_text("\n\n".join(TEXTS))
+    hyperparameters = full_spec().model_dump(exclude={"method"}, exclude_unset=True)
+    given = {"model": "tiny-llama", "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
+    given |= {"text_path": str(text), "hyperparameters": hyperparameters}
+
+    def go(n_facts=2, seeds=(0, 3), heldout=0, **changes) -> Setting:
+        params = SettingParams(**given | changes)
+        common = {"targets_from": "base"}
+        return Setting.prepare(params, n_facts=n_facts, seeds=seeds, heldout=heldout, store=store, **common)
+
+    return go
+
+
+def test_each_seed_draws_facts_in_its_order_and_prefixes_of_its_own(prepare, tiny, tmp_path):
+    setting = prepare(heldout=1)
+    path = tmp_path / "zsre.json"
+    assert list(setting.draws) == [0, 3] and setting.dataset == "zsre"
+    for seed, (facts, heldout, tried) in setting.draws.items():
+        assert facts + heldout == load_facts("zsre", path=path, seed=seed, n=3) and tried == 3
+        assert setting.contexts[seed] == sample_contexts(tiny(), 2, 4, seed)
+    assert setting.hashes == {seed: data_hash(draw.facts) for seed, draw in setting.draws.items()}
+    assert prepare(n_facts=3).draws[3].facts == setting.draws[3].facts + setting.draws[3].heldout
+    summary = setting.summary()
+    assert summary["facts"].tolist() == [2, 2] and summary["held out"].tolist() == [1, 1]
+    assert summary["hash of the facts"].tolist() == [text[:12] for text in setting.hashes.values()]
+
+
+def test_specs_and_sessions_start_from_what_is_common(prepare):
+    setting = prepare(heldout=1)
+    spec = setting.spec("emmet", v_lr=0.3)
+    assert (spec.targets_from, spec.n_contexts, spec.v_lr, setting.spec("emmet").v_lr) == ("base", 2, 0.3, 0.1)
+    session = setting.session(spec, 3)
+    assert session.model is setting.lm and session.spec.method == "emmet"
+    mark = setting.lm.fingerprint()
+    session.edit(setting.draws[3].facts)
+    assert setting.lm.fingerprint() != mark
+    session.undo()
+    assert setting.lm.fingerprint() == mark and setting.device == setting.lm.device
+
+
+def test_more_facts_than_there_are_is_an_error(prepare, facts, monkeypatch):
+    with pytest.raises(ValueError, match="5 facts and 2 held out are asked for: zsre has 6$"):
+        prepare(n_facts=5, heldout=2)
+    # A random model knows none of these; a file's facts are taken whether it knows them or not.
+    monkeypatch.setattr("editkit.studies.setting.load_facts", lambda *_, **__: facts)
+    with pytest.raises(ValueError, match="worldfacts has 0 that the model knows"):
+        prepare(facts_source="worldfacts", facts_path="")
+    assert prepare(facts_source="worldfacts", facts_path="", known_only=False).draws[0].facts == facts[:2]
+    assert prepare().draws[0].facts == facts[:2]
+
+
+@pytest.mark.needs_model
+def test_all_chapters_get_the_same_known_facts(lm, monkeypatch):
+    monkeypatch.setattr("editkit.studies.setting.load_lm", lambda *_, **__: lm)
+    params = SettingParams()
+    alone = Setting.prepare(params, n_facts=2, seeds=[1])
+    with_others = Setting.prepare(params, n_facts=1, heldout=2, seeds=[1])
+    assert alone.draws[1].facts == load_facts("worldfacts", n=2, seed=1, known_only=lm)
+    assert with_others.draws[1].facts + with_others.draws[1].heldout[:1] == alone.draws[1].facts
+    assert alone.contexts == with_others.contexts
+    assert 2 <= alone.draws[1].tried <= with_others.draws[1].tried
