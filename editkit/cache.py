@@ -1,4 +1,4 @@
-"""A content-addressed store on disk: what determines a result is its name.
+"""A content-addressed store on disk: an entry is named by what determines it.
 
 An entry is one safetensors file, named by the hash of its key (:func:`entry_key`) and carrying key and
 checksum in its metadata. Writes are atomic; a damaged or foreign file is reported, and the caller computes
@@ -30,12 +30,12 @@ TIMEOUT = 60  # seconds without an answer after which a download has failed
 
 
 def cache_root() -> Path:
-    """``$EDITKIT_CACHE`` where set, else ``~/.cache/editkit``."""
+    """Return ``$EDITKIT_CACHE`` where set, else ``~/.cache/editkit``."""
     return Path(os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit").expanduser()
 
 
 def digest(key: Any) -> str:
-    """SHA-256 (hex) of a JSON-able value, independent of key order."""
+    """Return the SHA-256 (hex) of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -55,7 +55,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of ``path`` once the block has ended well.
+    """Yield a folder to fill, which takes the place of ``path`` once the block has ended well.
 
     On any error what was at ``path`` stays, and nothing else is left.
     """
@@ -85,12 +85,12 @@ class Identified(Protocol):
 
 
 def entry_key(code: str, model: Identified | None = None, **determines: Any) -> dict[str, Any]:
-    """The key of an entry: everything that determines it.
+    """Return the key of an entry: everything that determines it.
 
     Args:
         code: dotted name of the module that computes the entry. Its source counts, and that of every module of
-            this package it imports, directly or not: an edit elsewhere recomputes nothing.
-        model: what computes it; weights, configuration, tokenizer or pixels, and device count.
+            this package it imports, directly or not: a change elsewhere recomputes nothing.
+        model: what computes it, by its weights, configuration, tokenizer or pixels, and device.
         determines: whatever else the entry depends on, JSON-able.
     """
     versions = {name: metadata.version(name) for name in LIBRARIES}
@@ -98,7 +98,7 @@ def entry_key(code: str, model: Identified | None = None, **determines: Any) -> 
 
 
 def code_hash(module: str) -> str:
-    """Hash of the source of a module and of every module of this package that it imports, directly or not."""
+    """Hash the source of a module and of every module of this package that it imports, directly or not."""
     found, open_ = set(), [module]
     while open_:
         if (name := open_.pop()) not in found:
@@ -109,7 +109,7 @@ def code_hash(module: str) -> str:
 
 @functools.cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """Hash of a module's source, and the modules of this package that it imports when it runs."""
+    """Return the hash of a module's source, and the modules of this package that it imports when it runs."""
     text = _file(module).read_text(encoding="utf-8")
     nodes, imported = [ast.parse(text)], set()
     while nodes:
@@ -126,7 +126,7 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _file(module: str) -> Path | None:
-    """The source file of a module of this package; None for what is none."""
+    """Return the source file of a module of this package; None for any other module."""
     package, *parts = module.split(".")
     if package != PACKAGE.name:
         return None
@@ -137,7 +137,7 @@ def _file(module: str) -> Path | None:
 def download(url: str, path: Path, *, md5: str | None = None) -> Path:
     """Fetch a file to ``path``, unless it is there (with that md5, where one is given).
 
-    Raises ``ConnectionError`` where it cannot be fetched or is another file: the message says where to get it and
+    Raises ``ConnectionError`` where it cannot be fetched or has another md5; the message says where to get it and
     where to put it.
     """
     import pooch
@@ -155,7 +155,7 @@ def download(url: str, path: Path, *, md5: str | None = None) -> Path:
 
 
 def json_tensor(value: Any) -> Tensor:
-    """A JSON-able value as bytes, to lie beside tensors in an entry; floats come back bit for bit."""
+    """Return a JSON-able value as bytes, to lie beside tensors in an entry; floats come back bit for bit."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
@@ -164,7 +164,7 @@ def from_json_tensor(tensor: Tensor) -> Any:
 
 
 class Store:
-    """Tensors under a folder, one file an entry; ``root`` defaults to :func:`cache_root`."""
+    """Tensors under a folder, one file per entry; ``root`` defaults to :func:`cache_root`."""
 
     def __init__(self, root: Path | str | None = None):
         self.root = Path(root) if root else cache_root()
@@ -173,7 +173,7 @@ class Store:
         return self.root / kind / f"{digest(key)[:32]}.safetensors"
 
     def get(self, kind: str, key: dict) -> dict[str, Tensor] | None:
-        """The entry's tensors, or ``None`` where it is missing, damaged or foreign (then with a warning)."""
+        """Return the entry's tensors, or None where it is missing or, with a warning, damaged or foreign."""
         path = self.path(kind, key)
         if not path.exists():
             return None

@@ -1,6 +1,6 @@
-"""Validated parameters, which every room composes its own of.
+"""Validated parameters, the base of what every room asks for.
 
-Unknown keys, wrong types and impossible mixes end in a ``ValueError`` that names the key, the value and
+Unknown keys, wrong types and impossible combinations end in a ``ValueError`` that names the key, the value and
 what is allowed.
 """
 
@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Parameters(BaseModel):
-    """Strictly typed, immutable parameters; errors are plain ``ValueError`` with one line a problem."""
+    """Strictly typed, immutable parameters; errors are plain ``ValueError`` with one line per problem."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
@@ -42,12 +42,12 @@ class Parameters(BaseModel):
 
     @classmethod
     def from_texts(cls, values: Mapping[str, str | list[str]]) -> Self:
-        """From the words of a command line, where a dict is written as YAML; errors as from anywhere else."""
+        """Make parameters from the words of a command line, a dict being written as YAML; raises as the class does."""
         return cls(**{name: _parse(cls.model_fields[name].annotation, text) for name, text in values.items()})
 
 
 def _parse(kind: Any, text: str | list[str]) -> Any:
-    """The value of a type that is written as ``text``; the text itself where it is none, for validation to refuse."""
+    """Parse ``text`` as a value of a type; text that is none is returned as it is, for validation to refuse."""
     try:
         return yaml.safe_load(text) if get_origin(kind) is dict else TypeAdapter(kind).validate_python(text)
     except (ValidationError, yaml.YAMLError):

@@ -1,7 +1,7 @@
-"""The editors: one row each. Everything that names, chooses, runs or draws a method reads these rows.
+"""The editing methods, one row each: everything that names, chooses, runs or draws a method reads these rows.
 
-A method is a precision ``M`` and a slack ``D⁻¹`` of the one equation in :mod:`editkit.solvers`. To add a closed
-form, add a row (its hyperparameters to :class:`SolverSpec`) and its defaults to ``hparams/*.yaml``.
+A method is a precision ``M`` and a slack ``D⁻¹`` of the one equation in :mod:`editkit.solvers`. A new closed
+form needs a row here, its hyperparameters in :class:`SolverSpec` and its defaults in ``hparams/*.yaml``.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ class SolverSpec(Parameters):
     """Hyperparameters of the closed forms; those left out take the model's default."""
 
     mom2_update_weight: Positive | None = None
-    """λ: weight of the second moment C (memit, emmet)."""
+    """Weight λ of the second moment C (memit, emmet)."""
     update_norm_lambda: NonNegative | None = None
     """Ridge added to the weighted second moment (emmet)."""
     emmet_lambda: NonNegative | None = None
     """Slack of emmet's equality; 0 asks for equality, and a single edit always gets it."""
     nullspace_threshold: Positive | None = None
-    """Eigenvalues of C below this span the null space (alphaedit)."""
+    """Eigenvalue of the second moment C below which its eigenvector belongs to the null space (alphaedit)."""
     l2: Positive | None = None
-    """Ridge inside the null space (alphaedit)."""
+    """Ridge inside the null space of the second moment C (alphaedit)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Method(Look):
-    """An editor.
+    """An editing method.
 
     ``cost`` and ``slack_formula`` are ``A`` and ``D⁻¹`` as the documentation prints them.
     """
@@ -119,7 +119,7 @@ CONTROLS: dict[str, Look] = {  # what editors are compared with
 
 
 def look(name: str) -> Look:
-    """The look of a method or control. Raises ``ValueError`` for an unknown name."""
+    """Return the look of a method or control. Raises ``ValueError`` for an unknown name."""
     looks = METHODS | CONTROLS
     if name not in looks:
         raise ValueError(f"unknown method {name!r}: must be one of {', '.join(looks)}")
@@ -127,11 +127,11 @@ def look(name: str) -> Look:
 
 
 def label(name: str) -> str:
-    """What a method or control is called where people read it; any other name stays as it is."""
+    """Return the name of a method or control for people to read; any other name stays as it is."""
     return look(name).label if name in METHODS | CONTROLS else name
 
 
 def table() -> str:
-    """The methods as a Markdown table: ``A``, ``D⁻¹`` and source."""
+    """Return the methods as a Markdown table of ``A``, ``D⁻¹`` and source."""
     rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in METHODS.values()]
     return "\n".join(["| method | $A$ | $D^{-1}$ | source |", "|---|---|---|---|", *rows])

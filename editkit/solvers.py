@@ -1,18 +1,18 @@
 """Closed-form weight edits: one equation for every method.
 
-For a linear layer ``W`` (d_v × d_k), an edit wants the outputs of some keys ``K`` (d_k × n) changed by
-``R`` (d_v × n) and everything else disturbed as little as possible:
+For a linear layer ``W`` (d_v, d_k), an edit wants the outputs of some keys ``K`` (d_k, n) changed by
+``R`` (d_v, n) and everything else disturbed as little as possible:
 
     min over ΔW of  tr(ΔW A ΔWᵀ) + Σ_i d_i ‖ΔW k_i − r_i‖²
     ⇒ ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M,   M = A⁻¹ (or A⁻¹ restricted to an allowed subspace)
 
 A method (:mod:`editkit.methods`) is a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
 reused) and a *slack* ``D⁻¹``. The system solved is n × n, in float64. A matrix that is only positive
-semi-definite gets the smallest ridge that lets it be factored, and the result says how much that was.
+semi-definite gets the smallest ridge that lets it be factored, and the result says how large it is.
 
-Earlier edits are more columns of ``K``, ``R`` and ``D``. With residual 0 such a column adds
+Earlier edits are further columns of ``K``, ``R`` and ``D``. With residual 0 such a column adds
 ``d_p k_p k_pᵀ`` to ``A`` (which is how AlphaEdit's ``K_p K_pᵀ`` comes in); with the residual
-``v_p − W k_p`` the edit is also pulled back to what it was. Any set of columns can be replaced by at most
+``v_p − W k_p`` the edit is also pulled back to its value ``v_p``. Any set of columns can be replaced by at most
 d_k others that say the same, see :func:`compress`.
 """
 
@@ -27,7 +27,7 @@ RIDGE_STEPS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # relative to the mean diagonal, t
 
 
 class Precision(NamedTuple):
-    """``M`` and ``A`` as functions, with the ridge the factorisation needed (absolute; 0 as a rule)."""
+    """``M`` and ``A`` as functions, with the ridge that the factorisation needed (absolute; mostly 0)."""
 
     apply: Callable[[Tensor], Tensor]  # (d_k, m) float64 → (d_k, m)
     cost: Callable[[Tensor], Tensor]  # X ↦ A X, for X in the range of M
@@ -41,7 +41,7 @@ class Subspace(NamedTuple):
     complement: bool = False  # the basis spans what is left out
 
     def project(self, X: Tensor) -> Tensor:
-        """``P X`` for X (d_k, n), without the d_k × d_k projector."""
+        """Return ``P X`` for X (d_k, n), without forming the projector ``P`` (d_k, d_k)."""
         spanned = self.basis @ (self.basis.T @ X)
         return X - spanned if self.complement else spanned
 
@@ -59,11 +59,11 @@ class Update(NamedTuple):
     left: Tensor  # (d_v, m) float64: the residuals that are not zero
     right: Tensor  # (m, d_k) float64: the direction in which each is written
     ridge: float  # absolute ridge added to Kᵀ M K + D⁻¹; 0 unless it was not positive definite
-    cost_ridge: float  # the same for A
+    cost_ridge: float  # absolute ridge added to A; 0 unless it was not positive definite
     condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
-    condition: float  # the same of the matrix that was solved
-    residual: float  # ‖ΔW K − R‖ / ‖R‖: the share of what was asked for that is missing
-    fit_residual: float = 0.0  # what a low-rank form lost of ΔW K, see editkit.editing.lowrank
+    condition: float  # 2-norm condition number of the matrix that was solved
+    residual: float  # ‖ΔW K − R‖ / ‖R‖: the missing share of what was asked for
+    fit_residual: float = 0.0  # share of ΔW K that a low-rank form lost, see editkit.editing.lowrank
 
     @property
     def delta(self) -> Tensor:
@@ -71,7 +71,7 @@ class Update(NamedTuple):
 
 
 def factorize(matrix: Tensor) -> Factor:
-    """Cholesky factor of a symmetric positive semi-definite matrix, with the smallest ridge that works.
+    """Compute the Cholesky factor of a symmetric positive semi-definite matrix, with the smallest ridge that works.
 
     Raises ``ValueError`` for a matrix that is not finite, or indefinite beyond the largest ridge tried.
     """
@@ -89,19 +89,19 @@ def factorize(matrix: Tensor) -> Factor:
 
 
 def inverse_precision(cost: Tensor) -> Precision:
-    """``X ↦ A⁻¹ X`` for a cost matrix ``A`` (d_k × d_k), factored once."""
+    """Return ``X ↦ A⁻¹ X`` for a cost matrix ``A`` (d_k, d_k), factored once."""
     factor = factorize(cost.double())
     L = factor.lower
     return Precision(lambda X: torch.cholesky_solve(X, L), lambda X: L @ (L.T @ X), factor.ridge)
 
 
 def null_space_precision(space: Subspace, l2: float) -> Precision:
-    """``X ↦ P X / l2``, ``P`` projecting onto ``space``, which is what the kept keys leave free."""
+    """Return ``X ↦ P X / l2``, ``P`` projecting onto ``space``, the directions that the kept keys leave free."""
     return Precision(lambda X: space.project(X) / l2, lambda X: l2 * X)
 
 
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
-    """``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
+    """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
 
     Args:
         K: keys, (d_k, n).
@@ -131,14 +131,14 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
 
 
 def missed(left: Tensor, right: Tensor, K: Tensor, wanted: Tensor) -> float:
-    """``‖left · right · K − wanted‖ / ‖wanted‖`` (Frobenius); 0 where nothing is wanted and nothing done."""
+    """Compute ``‖left · right · K − wanted‖ / ‖wanted‖`` (Frobenius); 0 where nothing is wanted and nothing done."""
     return ((left @ (right @ K) - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)).item()
 
 
 def clamp(update: Update, W: Tensor, largest: float) -> Update:
-    """The update, scaled down so far that ``‖W + ΔW‖`` (Frobenius) does not pass ``largest``.
+    """Scale an update down so far that ``‖W + ΔW‖`` (Frobenius) does not pass ``largest``.
 
-    ``residual`` stays that of the update as solved. Where ``‖W‖`` itself is larger, nothing is left of it.
+    ``residual`` stays that of the update as solved. Where ``‖W‖`` itself is larger, the update becomes 0.
     """
     if math.isinf(largest) or (W + (delta := update.delta)).norm() <= largest:
         return update
@@ -148,10 +148,10 @@ def clamp(update: Update, W: Tensor, largest: float) -> Update:
 
 
 def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """At most d_k columns ``F, X`` that stand for all of ``K`` (d_k, p) and ``V`` (d_v, p) in a solve.
+    """Return at most d_k columns ``F, X`` that stand for all of ``K`` (d_k, p) and ``V`` (d_v, p) in a solve.
 
-    ``F Fᵀ = K Kᵀ`` and ``X Fᵀ = V Kᵀ``, which is all that a solve with one weight for all columns sees of
-    them: for p > d_k they are the two moments of the past, in factored form (by a QR decomposition of Kᵀ).
+    They keep ``F Fᵀ = K Kᵀ`` and ``X Fᵀ = V Kᵀ``, which is all that a solve with one weight for all columns
+    sees: for p > d_k they are these two moments of the past in factored form, by a QR decomposition of Kᵀ.
     """
     if K.shape[1] <= K.shape[0]:
         return K, V
@@ -160,7 +160,7 @@ def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _condition(matrix: Tensor, ridge: float = 0.0) -> float:
-    """2-norm condition number of a symmetric positive semi-definite matrix; infinite where it is singular."""
+    """Return the 2-norm condition number of a symmetric positive semi-definite matrix, infinite where singular."""
     values = torch.linalg.eigvalsh(matrix) + ridge
     smallest, largest = values[0].item(), values[-1].item()
     noise = len(matrix) * torch.finfo(matrix.dtype).eps * abs(largest)
@@ -168,7 +168,7 @@ def _condition(matrix: Tensor, ridge: float = 0.0) -> float:
 
 
 def null_space(C: Tensor, threshold: float) -> Subspace:
-    """Span of the eigenvectors of ``C`` (d_k, d_k) whose eigenvalue is below ``threshold``.
+    """Return the span of the eigenvectors of ``C`` (d_k, d_k) whose eigenvalue is below ``threshold``.
 
     AlphaEdit, arXiv 2410.02355 section 3.1: changes confined to it leave the kept keys' outputs alone.
     Raises ``ValueError`` where no eigenvalue is that small.

@@ -1,4 +1,4 @@
-"""A saved adapter: a folder in peft's own format, with a model card and what editkit knows of it."""
+"""A saved adapter: a folder in peft's own format, with a model card and editkit's own notes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 from editkit.cache import replace_folder
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-NOTES = "editkit.json"  # fingerprint of the base model, and spec, edits, scores
+NOTES = "editkit.json"  # the base model's name and fingerprint; spec, edits and scores where there are any
 
 
 def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
-    """Write the folder, complete or not at all; one written before is replaced.
+    """Write an adapter's folder, whole or not at all; an adapter written there before is replaced.
 
     Args:
         config: the adapter's ``peft.LoraConfig``.
@@ -42,10 +42,10 @@ def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes:
 
 
 def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
+    """Return config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
 
-    Raises ``ValueError``, before the tensors are read, for another base model, and for a folder that is no
-    such adapter or is damaged.
+    Raises ``ValueError`` for another base model, before the tensors are read, and for a folder that is no such
+    adapter or is damaged.
     """
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
@@ -62,10 +62,10 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
 
 
 def model_card(notes: Mapping[str, Any]) -> str:
-    """README of a saved adapter, in the hub's form.
+    """Return the README of a saved adapter: a model card in the hub's form.
 
     Args:
-        notes: ``model``, ``weights``, and where there are any ``scores`` (name to value), ``edited`` (a dict an edit)
+        notes: ``model`` and ``weights``; where there are any, ``scores`` (name to value), ``edited`` (a dict per edit)
             and ``spec`` (name to value).
     """
     lines = [

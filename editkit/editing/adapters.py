@@ -29,7 +29,7 @@ Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right 
 
 @dataclass
 class Adapter:
-    """What an adapter adds: ``weight · left · right`` at each of its layers, where it is switched on."""
+    """What an adapter adds: ``weight · left · right`` at each of its layers while it is switched on."""
 
     factors: Factors  # float32 on the model's device
     holds: tuple[str, ...]  # names under which its parts were added: its own, or those of the adapters combined in it
@@ -45,7 +45,7 @@ class AdapterStack:
     """The adapters of one model, each under its name; the base weights stay as they are.
 
     Args:
-        model: a model without adapters; ``ValueError`` where it has some already.
+        model: must be without adapters, else ``ValueError`` is raised.
         alpha: LoRA's alpha; 0 takes the rank, and so a scaling of 1.
     """
 
@@ -54,7 +54,7 @@ class AdapterStack:
             raise ValueError(f"{model.name} already carries adapters: use their AdapterStack, or close() it first")
         self.model, self.alpha = model, alpha
         self._adapters: dict[str, Adapter] = {}
-        self.names: set[str] = set()  # of all that were ever added: no session takes a name for the second time
+        self.names: set[str] = set()  # every name ever added: no session takes one a second time
         self._base = ""
         self._peft = None
         self._unmerged: dict[int, Tensor] = {}
@@ -69,14 +69,14 @@ class AdapterStack:
         return iter(self._adapters)
 
     def __getitem__(self, name: str) -> Adapter:
-        """The adapter of that name; ``ValueError`` where there is none."""
+        """Return the adapter of that name. Raises ``ValueError`` where there is none."""
         if name not in self._adapters:
             raise ValueError(f"no adapter {name!r}; there are: {', '.join(self) or 'none'}")
         return self._adapters[name]
 
     @property
     def base(self) -> str:
-        """Fingerprint of the weights without adapters; while there are none, somebody may edit the weights."""
+        """Fingerprint of the weights without adapters; taken anew while there are none, as the weights may change."""
         return self._base if self._adapters else self.model.fingerprint()
 
     @property
@@ -89,10 +89,10 @@ class AdapterStack:
         return bool(self._unmerged)
 
     def add(self, name: str, factors: Factors, *, holds: Sequence[str] = ()) -> None:
-        """Add an adapter, switched on; one of the same name is replaced and keeps its weight and switch.
+        """Add an adapter, switched on; one that replaces another of its name takes over that one's weight and switch.
 
         Args:
-            holds: names of what lies in it, where that is not its own alone.
+            holds: names of the adapters combined in it, where there are any.
 
         Raises ``FloatingPointError`` for factors that are not finite and ``ValueError`` for a layer or shape
         that is not the model's; nothing is changed then.
@@ -118,7 +118,7 @@ class AdapterStack:
             raise
 
     def remove(self, *names: str) -> None:
-        """Take batches of edits back out; the rest stays."""
+        """Remove adapters, and with them their edits; the others stay."""
         self.check_unmerged()
         for name in dict.fromkeys(name for name in names if self[name]):
             self._uninstall(name)
@@ -126,7 +126,7 @@ class AdapterStack:
         self._switch()
 
     def close(self) -> None:
-        """Remove every adapter: the model is then the plain base model again."""
+        """Remove every adapter, so that the model is the plain base model again."""
         self.unmerge()
         self.remove(*self)
 
@@ -138,7 +138,7 @@ class AdapterStack:
 
     @contextmanager
     def switched(self, *, on: Collection[str] = (), off: Collection[str] = ()) -> Iterator[None]:
-        """Some adapters switched on and others off for now; afterwards each is as it was, whatever happens."""
+        """Switch some adapters on and others off within a block; afterwards each is as it was, whatever happens."""
         on, off = [name for name in on if not self[name].enabled], [name for name in off if self[name].enabled]
         try:
             self._set(on, enabled=True)
@@ -149,18 +149,18 @@ class AdapterStack:
             self._set(on, enabled=False)
 
     def weigh(self, name: str, weight: float) -> None:
-        """Let an adapter count more or less; 1 is the edit as solved, and a negative weight works against it."""
+        """Set an adapter's weight: 1 is the edit as solved, and a negative weight works against it."""
         if not math.isfinite(weight):
             raise ValueError(f"weight of adapter {name!r} = {weight}: must be finite")
         self._set([name], weight=float(weight))
 
     def delta(self, layer: int) -> Tensor | float:
-        """What the adapters in force add to a layer's weight, (d_v, d_k) float64; 0.0 where that is nothing."""
+        """Return what the adapters in force add to a layer's weight, (d_v, d_k) float64; 0.0 where that is nothing."""
         parts = [a for a in self._adapters.values() if a.enabled and layer in a.factors]
         return sum((a.weight * a.factors[layer][0].double() @ a.factors[layer][1].double() for a in parts), 0.0)
 
     def joined(self, *names: str) -> Factors:
-        """Adapters side by side as one, weights taken in: exactly their sum, and as high a rank as all together.
+        """Return the exact sum of adapters, weights included, as one pair of factors per layer; their ranks add up.
 
         A name given twice counts once.
         """
@@ -174,14 +174,14 @@ class AdapterStack:
     def combine(
         self, *names: str, into: str, rank: int | None = None, metrics: Mapping[int, Tensor] | None = None
     ) -> None:
-        """Make one adapter of several that are in force, which it replaces, with their weights taken in for good.
-
-        Raises ``ValueError`` for one that is switched off and for a taken name; nothing is changed then.
+        """Replace several adapters in force by one, which takes their weights in for good.
 
         Args:
-            rank: bring the sum down to this rank; as high as needed where not given.
-            metrics: layer → G (d_k, d_k), in which the best approximation is meant, such as the second moment
-                of the layer's keys; plain truncated SVD where not given.
+            rank: the rank that the sum is brought down to; as high as needed where not given.
+            metrics: layer → G (d_k, d_k), the metric of the best approximation, such as the second moment of the
+                layer's keys; plain truncated SVD where not given.
+
+        Raises ``ValueError`` for an adapter that is switched off and for a taken name; nothing is changed then.
         """
         if into not in names:
             self.check_free(into)
@@ -201,7 +201,7 @@ class AdapterStack:
         self.add(into, factors, holds=tuple(holds))
 
     def merge(self) -> None:
-        """Write what is in force into the base weights, of which a copy is kept for :meth:`unmerge`."""
+        """Write the adapters in force into the base weights and keep a copy of the latter for :meth:`unmerge`."""
         self.check_unmerged()
         if self._peft is None:
             raise ValueError("there is no adapter to merge")
@@ -211,7 +211,7 @@ class AdapterStack:
             self._peft.merge_adapter()
 
     def unmerge(self) -> None:
-        """The base weights from the kept copy, bit for bit, and the adapters beside them again."""
+        """Restore the base weights bit for bit from the kept copy, with the adapters beside them again."""
         if self.merged:
             if self.enabled:
                 self._peft.unmerge_adapter()
@@ -220,22 +220,22 @@ class AdapterStack:
             self._unmerged = {}
 
     def check_unmerged(self) -> None:
-        """Raises ``RuntimeError`` while the adapters are merged: nothing can be changed then."""
+        """Raise ``RuntimeError`` while the adapters are merged, as nothing can be changed then."""
         if self.merged:
             raise RuntimeError("the adapters are merged into the base weights: unmerge() first")
 
     def check_free(self, name: str) -> None:
-        """Raises ``ValueError`` for a name that an adapter has."""
+        """Raise ``ValueError`` for a name that an adapter has."""
         if name in self:
             raise ValueError(f"there is an adapter {name!r} already: choose another name")
 
     def save(self, directory: str | Path, *names: str, notes: Mapping[str, Any] | None = None) -> Path:
         """Write an adapter, or several as one, in peft's own format, with a model card.
 
-        ``adapter_model.safetensors``, ``adapter_config.json`` and ``README.md``; ``editkit.json`` holds the
-        base model's fingerprint and ``notes`` (``spec``, ``edited``, ``scores`` are shown in the card). The
-        folder is complete or not there at all; an adapter saved there before is replaced, ``ValueError`` for
-        any other folder that is not empty.
+        Beside peft's files and ``README.md``, ``editkit.json`` holds the base model's fingerprint and ``notes``
+        (the card shows ``spec``, ``edited`` and ``scores``). The folder is written whole or not at all, and an
+        adapter saved there before is replaced. Raises ``ValueError`` for any other folder that is not empty, and
+        where no adapter is in force.
         """
         factors = self.joined(*(names or self.enabled))
         if not factors:
@@ -251,8 +251,8 @@ class AdapterStack:
     def load(self, directory: str | Path, name: str) -> None:
         """Add an adapter that :meth:`save` wrote.
 
-        Raises ``ValueError``, before anything is loaded, where the base model is another one than it was made
-        for, where the folder is no such adapter, and where a file is damaged.
+        Raises ``ValueError``, before anything is loaded, for a folder that was made for another base model, is no
+        such adapter or is damaged.
         """
         self.check_free(name)
         config, tensors = read_adapter(Path(directory), self.model.name, self.base)
@@ -346,11 +346,11 @@ class AdapterStack:
             self._peft = None
         else:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Adapter .* was active")  # which is next, _switch decides
+                warnings.filterwarnings("ignore", message="Adapter .* was active")  # _switch sets the active ones next
                 self._peft.delete_adapter(name)
 
     def _switch(self) -> None:
-        """Bring peft's switches and scalings to what the adapters say; freeze everything."""
+        """Set peft's switches and scalings as the adapters say, and freeze everything."""
         if self._peft is None:
             return
         for name in self.enabled:
@@ -365,5 +365,5 @@ class AdapterStack:
 
 
 def side_by_side(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Factors of the sum of two products."""
+    """Return factors of the sum of two products ``left · right``."""
     return torch.cat([a[0], b[0]], dim=1), torch.cat([a[1], b[1]], dim=0)

@@ -1,4 +1,4 @@
-"""What a session has to know of what it edits: facts in a language model, images in a Vision Transformer."""
+"""What a session asks of the kind of thing it edits: facts in a language model, images in a Vision Transformer."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -20,26 +20,26 @@ class Domain(Protocol):
     item: ClassVar[type[Item]]
 
     def costs(self) -> dict[int, Tensor]:
-        """``C`` (d_k, d_k) of each edited layer.
+        """Compute ``C`` (d_k, d_k) of each edited layer.
 
-        A session asks once, with the model as it was before its first edit: what else the domain wants to know
-        of that model, it reads now.
+        A session calls this once, on the model as it was before its first edit; whatever else the domain needs
+        of that model, it reads then.
         """
 
     def keys(self, items: Sequence[Item], layer: int) -> Tensor:
-        """``K`` (d_k, n): input of the edited linear layer where each item is edited, averaged over contexts."""
+        """Return ``K`` (d_k, n), inputs of the edited linear layer where items are edited, averaged over contexts."""
 
     def hidden(self, items: Sequence[Item], layer: int) -> Tensor:
-        """Residual stream after a layer at the same places, (d, n)."""
+        """Return the residual stream after a layer at the same places, (d, n)."""
 
     def targets(self, items: Sequence[Item]) -> Targets:
-        """``v*`` of each item on the model as it stands."""
+        """Compute ``v*`` of each item on the model as it stands."""
 
     def scores(self, items: Sequence[Item]) -> dict[str, float]:
-        """How well the model as it stands holds these edits."""
+        """Measure how well the model as it stands holds these edits."""
 
     def judge(self, edited: Sequence[Item], updates: Sequence[LayerUpdate]) -> TrustDecision | None:
-        """What to do with a step that is written, after ``edited`` ones; None where trust is not asked for."""
+        """Decide on a written step that follows the edits ``edited``; returns None where trust is not asked for."""
 
     def options(self) -> dict[str, Any]:
-        """What a saved session must keep, besides spec and items, to be made again; JSON-able arguments."""
+        """Return the JSON-able arguments that a saved session needs besides spec and items to be made again."""

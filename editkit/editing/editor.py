@@ -1,7 +1,7 @@
 """One batch of edits, layer after layer: keys, residuals, solve, write.
 
 Each layer takes an equal share of what is left (MEMIT, arXiv 2210.07229 eq. 20). Earlier edits take part
-as more columns of the same system, see :mod:`editkit.editing.replay`.
+as further columns of the same system, see :mod:`editkit.editing.replay`.
 """
 
 import time
@@ -36,7 +36,7 @@ class Editor:
     """Method and hyperparameters at work on one model: precisions are factored once and kept.
 
     Args:
-        weights: where updates are written, before the first edit: growth and disturbance are measured against it.
+        weights: where updates are written; growth and disturbance are relative to the weights as they are now.
         domain: reads keys and hidden states.
         costs: ``C`` of each edited layer.
     """
@@ -57,9 +57,9 @@ class Editor:
         Args:
             items: the new edits.
             V: their targets, (d, n).
-            memory: earlier edits that take part; only priorities and counts of uses change.
+            memory: earlier edits that may take part; only their priorities and counts of use change.
 
-        Raises ``FloatingPointError`` for an update that is not finite; layers before it are then written.
+        Raises ``FloatingPointError`` for an update that is not finite; the layers before it are written by then.
         """
         layers, n = self.spec.layers, len(items)
         replayed = memory.recall(self.spec.replay_rate, n, layers[-1], self.weights.weight(layers[-1]))
@@ -92,7 +92,7 @@ class Editor:
         return Written(updates, records, spent["keys"], spent["solve"])
 
     def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int) -> Update:
-        """Solve for keys and residuals, of which the first ``new`` columns are new edits; returns what is written."""
+        """Solve for keys and residuals, their first ``new`` columns being new edits; returns the update as written."""
         precision, slack = self._precision(layer), self.method.slack(self.spec)
         slacks = torch.full((K.shape[1],), slack / self.spec.replay_weight, dtype=K.dtype, device=K.device)
         slacks[:new] = 0.0 if self.method.equality_alone and new == 1 else slack
@@ -107,7 +107,7 @@ class Editor:
         return self.weights.write(layer, update, Problem(K, R, precision, slacks), largest)
 
     def write_share(self, updates: Sequence[LayerUpdate], share: float) -> list[LayerUpdate]:
-        """Write only a share of updates, on the weights that they were computed for."""
+        """Write only a share of each update, on the weights that they were computed for."""
         scaled = []
         for item in updates:
             W = self.weights.weight(item.layer).double()
@@ -117,7 +117,7 @@ class Editor:
         return scaled
 
     def old_residual(self, memory: Memory) -> float:
-        """What the last layer's weight leaves undone of the edits in memory, as a share of what they asked for."""
+        """Return what the last layer's weight misses of the edits in memory, as a share of what they asked for."""
         if not len(memory):
             return float("nan")
         layer = self.spec.layers[-1]
@@ -125,13 +125,13 @@ class Editor:
         return ((V - self.weights.weight(layer).double() @ K).norm() / (V - self._last @ K).norm()).item()
 
     def _precision(self, layer: int) -> Precision:
-        """The method's precision at a layer, factored once."""
+        """Return the method's precision at a layer, factored once."""
         if layer not in self._precisions:
             self._precisions[layer] = self.method.precision(self._costs[layer], self.spec)
         return self._precisions[layer]
 
     def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int) -> LayerUpdate:
-        """``W`` is the weight before the update."""
+        """Describe an update that is written, ``W`` being the weight before it."""
         return LayerUpdate(
             layer,
             update,
@@ -145,7 +145,7 @@ class Editor:
 
 
 def _output_norm(left: Tensor, right: Tensor | None, C: Tensor) -> float:
-    """Root mean square of ``‖left · right · k‖`` over ordinary keys, ``tr(W C Wᵀ)^{1/2}``; right None stands for I."""
+    """Return the root mean square of ``‖left · right · k‖`` over ordinary keys, ``tr(W C Wᵀ)^{1/2}``; None is I."""
     C = C.to(left)
     moments = C if right is None else right @ C @ right.T
     return ((left @ moments) * left).sum().clamp_min(0).sqrt().item()

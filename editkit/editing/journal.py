@@ -1,4 +1,4 @@
-"""What a session wrote: kept so that it can be undone bit for bit, settled, saved and gone on from."""
+"""What a session wrote, kept so that it can be undone bit for bit, settled, saved and continued."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from editkit.editing.replay import Item, Memory
 from editkit.editing.result import EditResult
 from editkit.editing.weights import Overlay, RawWeights, State
 
-Pairs = list[tuple[str, Item]]  # an item with the name of the adapter it was written to; empty for raw edits
+Pairs = list[tuple[str, Item]]  # items, each with the name of the adapter it was written to; empty for raw edits
 
 
 class Journal:
-    """The results of a session that can still be undone one by one, and what is before and behind them."""
+    """The results of a session that can still be undone one by one, and the states before and after them."""
 
     def __init__(self, weights: RawWeights | Overlay):
         self.weights = weights
@@ -29,7 +29,7 @@ class Journal:
         self.settled: Pairs | None = None  # edits that can only be undone all together
         self._before: list[tuple[Memory, State | None]] = []  # memory and mark before each result
         self._original: State | None = None  # before the first edit
-        self._written: State | None = None  # after the last one
+        self._written: State | None = None  # after the last edit
         self._base: State | None = None  # where the results begin, once edits were settled
 
     @property
@@ -38,17 +38,17 @@ class Journal:
         return self._original is None
 
     def note(self, before: State, memory: Memory, mark: State | None) -> None:
-        """Note what weights and memory were before a step that is now written."""
+        """Note weights and memory as they were before a step that is now written."""
         self._before.append((memory, mark))
         self._original = before if self._original is None else self._original
         self._written = self.weights.read()
 
     def untouched(self) -> AbstractContextManager[None]:
-        """The model as it was before its first edit, for now."""
+        """Return a context in which the model is as it was before its first edit."""
         return nullcontext() if self._original is None else self.weights.put_for_now(self._original)
 
     def undo(self, last: int | None, nothing: Memory) -> Memory | None:
-        """Take back the ``last`` results, or everything; returns the memory then, ``nothing`` where it is empty.
+        """Take back the ``last`` results, or everything; returns the memory then, after everything ``nothing``.
 
         Returns None where there is nothing to take back. Raises as :meth:`editkit.editing.session.Session.undo`.
         """
@@ -76,7 +76,7 @@ class Journal:
             self.settled = self._base = None
         del self._before[len(kept) :]
         self._written = self.weights.read()
-        if not kept and self.settled is None:  # nothing is held: what others do to the weights is their affair
+        if not kept and self.settled is None:  # nothing is held any more: the weights may change outside the session
             self._original = self._written = None
         self.results = kept
         return memory
@@ -89,12 +89,12 @@ class Journal:
             self._before.clear()
 
     def pairs(self) -> Pairs:
-        """Every item edited so far with its adapter's name; rolled-back ones left out."""
+        """Return every item edited so far with its adapter's name, except those rolled back."""
         made = [(result.adapter, item) for result in self.results if result.updates for item in result.items]
         return (self.settled or []) + made
 
     def edited(self, adapters: Sequence[str] | None = None) -> list[Item]:
-        """Items edited so far: those in some adapters, or all that are in force."""
+        """Return the items edited so far that are in the given adapters, or all that are in force."""
         held = self.weights.batches(adapters)
         return [item for name, item in self.pairs() if held is None or name in held]
 
@@ -114,7 +114,7 @@ class Journal:
         return path
 
     def repeat(self, saved: "SavedEdits", items: list[Item]) -> None:
-        """Write saved updates again; on any error the weights are as they were."""
+        """Write saved updates again; on any error the weights stay as they were."""
         self._original = self.weights.read()
         self.weights.begin()
         try:
@@ -127,7 +127,7 @@ class Journal:
         self.settled = [("", item) for item in items]
 
     def state_dict(self, about: dict[str, Any]) -> State:
-        """What is written and who is in it; adapters are taken as they are now, also where somebody switched them."""
+        """Return what is written and its items; adapters are taken as they are now, with their switches and weights."""
         written = self._written if self._written is not None and self.weights.is_raw else self.weights.read()
         pairs = [(adapter, asdict(item)) for adapter, item in self.pairs()]
         state = {f"edits.{name}": tensor for name, tensor in written.items()}
@@ -153,7 +153,7 @@ class SavedEdits(NamedTuple):
 
 
 def read_edits(path: str | Path, device: torch.device) -> SavedEdits:
-    """Read a file that :meth:`Journal.save` wrote. Raises ``ValueError`` for one that it cannot have written."""
+    """Read a file that :meth:`Journal.save` wrote. Raises ``ValueError`` for any other file."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {})["editkit"])
@@ -169,12 +169,12 @@ def read_edits(path: str | Path, device: torch.device) -> SavedEdits:
 
 
 def read_state(state: State) -> dict[str, Any]:
-    """What a session's state says of itself."""
+    """Return the plain values that a session's state holds beside its tensors."""
     return from_json_tensor(state["session"])
 
 
 def part_of(state: State, prefix: str, device: torch.device) -> State:
-    """The tensors whose names begin with ``prefix``, without it."""
+    """Return the tensors whose names begin with ``prefix``, under their names without it."""
     return {name.removeprefix(prefix): t.to(device) for name, t in state.items() if name.startswith(prefix)}
 
 

@@ -17,9 +17,9 @@ number of edits, and up to that rank the factors are taken as they are (``exact`
 ``A_cost`` is the method's cost of disturbing what is kept, ``K`` the edited keys and ``D`` how strictly each
 edit is wanted. The solver minimises ``tr(ΔW A_cost ΔWᵀ) + Σ d_i ‖ΔW k_i − r_i‖²``; completing the square,
 this is ``‖(ΔW − ΔW*) G^{1/2}‖²`` plus a constant, ``ΔW*`` being the update at full rank. So ``keys`` solves
-the editing problem under the constraint of the rank (reduced-rank regression), and never needs ``G`` itself:
-only ``T G Tᵀ``, n × n. Where edits ask for equality (d = ∞), the largest finite d of the batch stands for it,
-and at least 1: nothing is wanted more strictly.
+the editing problem under the bound on the rank (reduced-rank regression), and never needs ``G`` itself, only
+``T G Tᵀ`` (n, n). Where edits ask for equality (d = ∞), the largest finite d of the batch stands for it, or 1
+where that is larger.
 """
 
 import warnings
@@ -39,24 +39,24 @@ class LoraSpec(Parameters):
     edit_mode: Literal["raw", "lora"] = "raw"
     """raw writes over the weights; lora leaves them alone and writes low-rank adapters beside them."""
     lora_stack: Literal["grow", "batch", "fixed"] = "grow"
-    """Where the next batch goes: into the one adapter, whose rank grows; into an adapter of its own; into the one
-    adapter, fitted again so that its rank stays."""
+    """Where the next batch goes: grow adds it to the one adapter, whose rank grows; batch gives it an adapter of its
+    own; fixed adds it to the one adapter, which is fitted again at the same rank."""
     lora_fit: Literal["exact", "svd", "keys", "steps"] = "keys"
-    """How an update of higher rank is brought down: not at all (an error); truncated SVD; the editing problem solved
-    under the bound on the rank; the same by alternating least squares. At most lora_rank edits are always exact."""
+    """How an update of a rank above lora_rank is brought down: exact refuses to, svd truncates it, keys solves the
+    editing problem under the bound on the rank, and steps does the same by alternating least squares."""
     lora_rank: Count = 32
-    """Rank of a batch's update at most; with lora_stack fixed, of all of them together. For rome every fact is a batch
+    """Largest rank of a batch's update; with lora_stack fixed, of all batches together. For rome every fact is a batch
     of its own, so the rank of an adapter that takes in several is their number, unless lora_stack is fixed."""
     lora_alpha: NonNegative = 0.0
     """LoRA's alpha: factors are stored divided by lora_alpha / rank; 0 takes the rank, so that this scaling is 1."""
     lora_scale: Positive = 1.0
-    """Strength of the overlay; 1 is the edit as solved."""
+    """Factor on every update that is written to an adapter; 1 is the edit as solved."""
     lora_dropout: NonNegative = 0.0
-    """0: closed-form factors are not trained, so there is nothing that dropout could regularise."""
+    """Must be 0: closed-form factors are not trained, so there is nothing that dropout could regularise."""
     lora_fit_steps: Count = 3
-    """Rounds of alternating least squares of the fit steps, which begins at svd and ends at keys."""
+    """Rounds of alternating least squares where lora_fit is steps; they lead from svd towards keys."""
     lora_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the edits' outputs that a low rank may lose before allow_fallback raises it."""
+    """Share of the edits' outputs that a low rank may lose before allow_fallback raises the rank."""
     allow_fallback: bool = False
     """Write a higher rank, with a warning, where lora_tolerance is exceeded."""
 
@@ -70,7 +70,7 @@ class Problem(NamedTuple):
     slack: Tensor  # (n,) D⁻¹
 
     def gram(self, right: Tensor) -> Tensor:
-        """``T G Tᵀ`` (m, m) for ``T`` = right (m, d_k)."""
+        """Return ``T G Tᵀ`` (m, m) for ``T`` = right (m, d_k)."""
         finite = 1 / self.slack[self.slack > 0]
         weight = torch.where(self.slack > 0, 1 / self.slack, max([1.0, *finite.tolist()]))
         seen = right @ self.K
@@ -78,12 +78,12 @@ class Problem(NamedTuple):
 
 
 def fit(update: Update, problem: Problem, spec: LoraSpec) -> Update:
-    """The update with rank at most ``spec.lora_rank``, by ``spec.lora_fit``.
+    """Bring an update down to a rank of at most ``spec.lora_rank`` by ``spec.lora_fit``.
 
-    ``fit_residual`` then says what that costs: ``‖(ΔW − B A) K‖ / ‖ΔW K‖``. Where it exceeds
-    ``lora_tolerance`` and ``allow_fallback`` is set, the rank is doubled until it does not, with a warning;
-    at the number of edits nothing is lost any more, so a raw weight is never needed. Raises ``ValueError``
-    where ``exact`` needs a higher rank than ``lora_rank`` and may not fall back.
+    ``fit_residual`` then says what that loses: ``‖(ΔW − B A) K‖ / ‖ΔW K‖``. Where it exceeds
+    ``lora_tolerance`` and ``allow_fallback`` is set, the rank is doubled until it does not, with a warning; a
+    rank as high as the number of edits loses nothing. Raises ``ValueError`` where ``exact`` needs a higher rank
+    than ``lora_rank`` and may not fall back.
     """
     whole, ranks = min(update.left.shape), [spec.lora_rank]
     if spec.lora_fit == "exact" and whole > spec.lora_rank:
@@ -128,7 +128,7 @@ def _at_rank(update: Update, problem: Problem, rank: int, spec: LoraSpec) -> Upd
 
 
 def truncate(left: Tensor, right: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``B`` (d_v, r) and ``A`` (r, d_k) with the least ``‖(L T − B A) G^{1/2}‖``; columns of B are orthonormal.
+    """Return ``B`` (d_v, r), of orthonormal columns, and ``A`` (r, d_k) with the least ``‖(L T − B A) G^{1/2}‖``.
 
     Args:
         left, right: ``L`` (d_v, m) and ``T`` (m, d_k).
@@ -140,7 +140,7 @@ def truncate(left: Tensor, right: Tensor, gram: Tensor, rank: int) -> tuple[Tens
 
 
 def alternate(left: Tensor, right: Tensor, gram: Tensor, B: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The same problem by alternating least squares from ``B``: ``steps`` rounds of A given B, then B given A."""
+    """Solve the same problem by alternating least squares from ``B``: ``steps`` rounds of A given B, then B given A."""
     for _ in range(steps):
         mix = torch.linalg.lstsq(B, left).solution  # A = mix · T: the best rows for these columns
         B = torch.linalg.solve(mix @ gram @ mix.T, mix @ gram @ left.T).T
@@ -148,5 +148,5 @@ def alternate(left: Tensor, right: Tensor, gram: Tensor, B: Tensor, steps: int) 
 
 
 def spectrum(update: Update) -> Tensor:
-    """Singular values of ``ΔW``, largest first, at most as many as it has columns ``left``."""
+    """Return the singular values of ``ΔW``, largest first, at most as many as ``left`` has columns."""
     return torch.linalg.svdvals(torch.linalg.qr(update.left).R @ torch.linalg.qr(update.right.T).R.T)

@@ -1,4 +1,4 @@
-"""The second moment of a layer's keys: how what is to be kept uses them."""
+"""The second moment of a layer's keys, by which the disturbance of what is to be kept is measured."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from editkit.models import EditableModel
 
 PENDING_KEYS = 4096  # keys multiplied out at once
 KEYS_PER_DIMENSION = 10  # 2 to 10 suffice (arXiv 2506.04226); the speed appendix shows the scores against it
-BLOCK = 256  # columns of their product computed at once
+BLOCK = 256  # columns of the keys' product computed at once
 
 
 class MomentSpec(Parameters):
     """How much is read for the second moment; what is left out takes the model's default."""
 
     mom2_n_tokens: Count | None = None
-    """Tokens of ordinary text behind C; left out, 10 for each dimension of a key."""
+    """Tokens of ordinary text that the second moment C is taken over; left out, 10 for each dimension of a key."""
 
 
 class SecondMoment:
@@ -40,7 +40,7 @@ class SecondMoment:
             self._flush()
 
     def moment(self) -> Tensor:
-        """``C`` (dim, dim) in float64. Raises ``ValueError`` before anything was added."""
+        """Return ``C`` (dim, dim) in float64. Raises ``ValueError`` before anything was added."""
         if self.count == 0:
             raise ValueError("the second moment of no keys at all is not defined")
         return self._sum() / self.count
@@ -81,10 +81,10 @@ def stored_moments(
     code: str,
     **determines: Any,
 ) -> dict[int, Tensor]:
-    """``C`` of each layer's keys under the weights as they are, from the store where it is there.
+    """Return ``C`` of each layer's keys under the weights as they are, from the store where it is there.
 
     Args:
-        accumulate: the statistics of the layers that the store lacks, all from one pass.
+        accumulate: computes the statistics of the layers that the store lacks, all in one pass.
         code, determines: as for :func:`editkit.cache.entry_key`.
     """
     base = entry_key(code, model, **determines)

@@ -1,8 +1,8 @@
 """Memory of earlier edits: a buffer that replays some of them, or the moments of all of them.
 
 Either way an earlier edit takes part in a step as one more column of ``K``, ``R`` and ``D`` (see
-:mod:`editkit.solvers`): its key, what the layer should put out for it less what it does put out, and
-``replay_weight``.
+:mod:`editkit.solvers`): its key, its residual (what the layer should put out for it less what it does),
+and ``replay_weight``.
 """
 
 import math
@@ -27,15 +27,15 @@ SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
 
 
 class ReplaySpec(Parameters):
-    """How earlier edits take part in a step; what is left out takes what was published."""
+    """How earlier edits take part in a step; what is left out is as published."""
 
     replay: Literal["none", "buffer", "hold", "history"] | None = None
-    """How earlier edits take part in a step: not at all; some of them again; all by their keys alone (held where they
-    are); all by keys and values (pulled back). Left out: what was published, hold for alphaedit and none for others."""
+    """How earlier edits take part in a step: none, not at all; buffer, some again; hold, all by their keys alone (held
+    as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, else none)."""
     replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the buffer that is replayed; while the buffer is smaller than the batch, that share of the batch."""
     replay_max_items: Annotated[int, Field(ge=0)] = 0
-    """Edits the buffer keeps; 0 keeps all."""
+    """Largest number of edits that the buffer keeps; 0 keeps all."""
     replay_weight: Positive = 1.0
     """Weight of an earlier edit against a new one."""
     replay_strategy: Literal["random", "priority", "recent"] = "random"
@@ -52,10 +52,10 @@ class Item(Protocol):
 
     @property
     def topic(self) -> tuple[str, str]:
-        """What a newer edit replaces."""
+        """What the edit is about: a newer edit of the same topic replaces it."""
 
     def describe(self) -> dict[str, str]:
-        """The edit in words, for a model card."""
+        """Return the edit in words, for a model card."""
 
 
 @dataclass(frozen=True)
@@ -80,59 +80,59 @@ class EditRecord:
 
 
 class Memory:
-    """What a session remembers of earlier edits: nothing, unless a kind of memory says otherwise."""
+    """What a session remembers of earlier edits: nothing in this base class."""
 
     def __len__(self) -> int:
         return 0
 
     def copy(self) -> Self:
-        """A memory with the same content that can change on its own."""
+        """Return a memory with the same content that can change on its own."""
         return self
 
     def add(self, records: Sequence[EditRecord]) -> None:
         """Take in new edits."""
 
     def holds(self, item: Item) -> bool:
-        """Whether this edit may take part in a later step."""
+        """Return whether this edit may take part in a later step."""
         return False
 
     def recall(self, rate: float, batch: int, layer: int, weight: Tensor) -> list[EditRecord]:
-        """The records to replay with ``batch`` new edits, given the ``weight`` (d_v, d_k) of the last layer."""
+        """Return the records to replay with ``batch`` new edits, given the ``weight`` (d_v, d_k) of the last layer."""
         return []
 
     def use(self, records: Sequence[EditRecord]) -> None:
         """Note that records were replayed."""
 
     def past(self, layer: int, records: Sequence[EditRecord]) -> tuple[Tensor, Tensor] | None:
-        """Keys (d_k, m) and values (d_v, m) that take part in a step as they were stored; None for none."""
+        """Return keys (d_k, m) and values (d_v, m) that take part in a step as they were stored; None for none."""
         return None
 
     def taking_part(self, records: Sequence[EditRecord]) -> int:
-        """How many earlier edits a step with these replayed records is about."""
+        """Count the earlier edits that take part in a step with these replayed records."""
         return 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as tensors, for a safetensors file."""
+        """Return everything as tensors, for a safetensors file."""
         return {}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
-        """What :meth:`state_dict` returned as a memory again, ``make`` being the class of its items."""
+        """Make a memory from what :meth:`state_dict` returned, ``make`` being the class of its items."""
         return cls()
 
 
 @dataclass
 class ReplayBuffer(Memory):
-    """Edits to be made again together with new ones.
+    """A memory of edits, some of which are made again together with new ones.
 
     What is drawn depends on the seed and the buffer's content alone, so a buffer that is put back to an
     earlier :meth:`copy` draws the same again.
 
     Args:
-        capacity: edits kept at most; 0 keeps all.
+        capacity: largest number of edits kept; 0 keeps all.
         strategy: ``random``, ``priority`` (likelier the more an edit has lost) or ``recent``.
-        eviction: who leaves a full buffer: ``fifo`` the oldest, ``lru`` the one used longest ago.
-        seed: of the draws.
+        eviction: which edit leaves a full buffer: ``fifo`` the oldest, ``lru`` the one used longest ago.
+        seed: decides what is drawn.
     """
 
     capacity: int = 0
@@ -154,7 +154,7 @@ class ReplayBuffer(Memory):
         return other
 
     def add(self, records: Sequence[EditRecord]) -> None:
-        """Take in new edits: each replaces an older one of the same topic; the rest evicts.
+        """Take in new edits: each replaces an older one of the same topic, and a full buffer then evicts.
 
         Raises ``ValueError`` for a record whose layers or dimensions are not those of the others.
         """
@@ -171,11 +171,11 @@ class ReplayBuffer(Memory):
             del self._records[min(self, key=lambda record: getattr(record, age)).item.topic]
 
     def amount(self, rate: float, batch: int) -> int:
-        """How many to replay with ``batch`` new edits: ``rate`` of what is stored, or of a larger batch."""
+        """Return how many to replay with ``batch`` new edits: ``rate`` of what is stored, or of a larger batch."""
         return min(len(self), math.ceil(rate * max(len(self), batch)))
 
     def sample(self, count: int) -> list[EditRecord]:
-        """``count`` records, oldest first. Draws without replacement and changes nothing; see :meth:`use`."""
+        """Draw ``count`` records without replacement, oldest first; this changes nothing, see :meth:`use`."""
         if not 0 <= count <= len(self):
             raise ValueError(f"cannot draw {count} records from a buffer of {len(self)}")
         records = sorted(self, key=lambda record: record.timestamp)
@@ -220,11 +220,11 @@ class ReplayBuffer(Memory):
             self._records[record.item.topic] = replace(record, priority=priority)
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys (d_k, m) and values (d_v, m) of all that is stored."""
+        """Return keys (d_k, m) and values (d_v, m) of all that is stored."""
         return columns(list(self), layer)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As :meth:`Memory.state_dict`; the items and counts lie in ``meta`` as JSON."""
+        """Return everything as tensors; settings, items and counts lie in ``meta`` as JSON."""
         settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "clock")}
         counts = ("timestamp", "priority", "access_count", "last_used")
         meta = [{"item": asdict(r.item)} | {name: getattr(r, name) for name in counts} for r in self]
@@ -246,7 +246,7 @@ class ReplayBuffer(Memory):
     def load(cls, path: str | Path, make: Callable[..., Item]) -> Self:
         """Read what :meth:`save` wrote, ``make`` being the class of its items.
 
-        Raises ``ValueError`` for a file that is something else.
+        Raises ``ValueError`` for any other file.
         """
         try:
             return cls.from_state_dict(load_tensors(Path(path).read_bytes()), make)
@@ -271,7 +271,7 @@ class ReplayBuffer(Memory):
 
 
 def columns(records: Sequence[EditRecord], layer: int) -> tuple[Tensor, Tensor]:
-    """Keys (d_k, m) and values (d_v, m) of records at a layer, float64."""
+    """Return keys (d_k, m) and values (d_v, m) of records at a layer, float64."""
     K = torch.stack([record.keys[layer] for record in records], dim=1)
     V = torch.stack([record.values[layer] for record in records], dim=1)
     return K.double(), V.double()
@@ -283,7 +283,7 @@ class Moments(Memory):
 
     Up to d_k edits the factors are the edits' own keys and values; beyond that they stay at d_k columns
     (:func:`editkit.solvers.compress`). Unlike a buffer this cannot forget: an edit that a newer one of the
-    same subject contradicts still counts.
+    same topic contradicts still counts.
     """
 
     count: int = 0  # edits taken in
@@ -313,7 +313,7 @@ class Moments(Memory):
         return self.count
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
-        """``F`` (d_k, m) and ``X`` (d_v, m), m ≤ d_k, with ``F Fᵀ = K_p K_pᵀ`` and ``X Fᵀ = V_p K_pᵀ``."""
+        """Return ``F`` (d_k, m) and ``X`` (d_v, m), m ≤ d_k, with ``F Fᵀ = K_p K_pᵀ`` and ``X Fᵀ = V_p K_pᵀ``."""
         K, V = zip(*self._blocks[layer], strict=True)
         return torch.cat(K, dim=1), torch.cat(V, dim=1)
 
@@ -333,7 +333,7 @@ def _layers(state: Mapping[str, Tensor]) -> list[int]:
 
 
 def make_memory(spec: ReplaySpec, seed: int) -> Memory:
-    """The memory that a resolved spec asks for, empty."""
+    """Return the empty memory that a resolved spec asks for."""
     if spec.replay == "none" or (spec.replay == "buffer" and spec.replay_rate == 0):
         return Memory()
     if spec.replay == "buffer":

@@ -17,7 +17,7 @@ class LayerUpdate:
 
     layer: int
     update: Update
-    edits: int  # new ones
+    edits: int  # new edits
     replayed: int  # earlier edits that took part: records, or all that the moments stand for
     norm: float  # ‖ΔW‖ (Frobenius)
     weight_norm: float  # ‖W‖ before
@@ -33,24 +33,24 @@ class EditResult:
     adapter: str  # the name it was written to; empty for raw edits, and where there was nothing to write
     updates: list[LayerUpdate]  # as written; none where the step was rolled back
     targets: Targets
-    old_residual: float  # missing of earlier edits at the last layer, as a share of what they asked; nan without memory
+    old_residual: float  # what earlier edits miss at the last layer, of what they asked for; nan without memory
     trust: TrustDecision | None
     seconds: dict[str, float]  # targets, keys, solve, total
     peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
 
     @property
     def deltas(self) -> dict[int, Tensor]:
-        """ΔW (d_v, d_k) per layer, float64."""
+        """``ΔW`` (d_v, d_k) of each layer, float64."""
         total: dict[int, Tensor] = {}
         for item in self.updates:
             total[item.layer] = total.get(item.layer, 0) + item.update.delta
         return total
 
     def diagnostics(self) -> pd.DataFrame:
-        """One row per weight update.
+        """Return a table with one row per weight update.
 
-        Layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``; ``fit_residual``
-        is what a low rank lost), disturbance of ordinary outputs, condition numbers and ridge.
+        It shows layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``) and lost
+        by a low rank (``fit_residual``), disturbance of ordinary outputs, condition numbers and ridges.
         """
         return pd.DataFrame(
             {

@@ -28,7 +28,7 @@ class Session:
     """A sequence of edits on one model, under one spec, in one domain.
 
     All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
-    models never meet; on the same model, undo the later one first.
+    models are independent; on the same model, undo the later one first.
 
     Args:
         model: its weights are written to by :meth:`edit`.
@@ -51,12 +51,12 @@ class Session:
 
     @property
     def results(self) -> list[EditResult]:
-        """What was edited and neither undone nor settled, in order."""
+        """Results of the edits that are neither undone nor settled, in order."""
         return self._journal.results
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that hold the edits: all those of the edited weights, or the factors of the session's adapters."""
+        """Count of numbers that hold the edits: the edited weights, or the factors of the session's adapters."""
         return self._weights.n_parameters
 
     def edit(self, items: Sequence[Item]) -> EditResult:
@@ -65,7 +65,7 @@ class Session:
         Targets are optimised on the model as it stands when the call is made, or with
         ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
-        were. A step below the trust threshold is undone, scaled down or warned of, see
+        were. A step below the trust threshold is undone, scaled down or warned about, see
         :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch, and ``RuntimeError`` where replay
         would edit in again what was taken out of :attr:`adapters` by hand.
         """
@@ -74,7 +74,7 @@ class Session:
             raise ValueError(f"an edit needs at least one {self.domain.item.__name__.lower()}, got an empty batch")
         self._weights.begin()
         self._check_remembered()
-        editor = self._prepared()  # what is computed once, or read from the cache, is in no edit's seconds
+        editor = self._prepared()  # computed once or read from the cache: it counts in no edit's seconds
         start = time.perf_counter()
         reset_peak(self.model.device)
         targets = self._targets(items)
@@ -103,13 +103,13 @@ class Session:
         return result
 
     def undo(self, last: int | None = None) -> None:
-        """Take back the ``last`` edits, or all of them: the weights are then what they were, bit for bit.
+        """Take back the ``last`` batches of edits, or all: the weights are then what they were, bit for bit.
 
         An adapter that was removed from :attr:`adapters` stays removed.
 
-        Raises ``ValueError`` for more edits than were made since :meth:`settle`, and ``RuntimeError`` where
-        the weights were changed by somebody else since: undoing would lose that change. The same for edits
-        that were combined into one adapter with edits that are to stay.
+        Raises ``ValueError`` for more batches than were edited since :meth:`settle`, and ``RuntimeError`` where the
+        weights were changed outside the session since, as undoing would lose that change, and where an adapter
+        joins the edits with others that are to stay.
         """
         memory = self._journal.undo(last, make_memory(self.spec, self.spec.seed))
         self.memory = self.memory if memory is None else memory
@@ -124,7 +124,7 @@ class Session:
     def save(self, path: str | Path) -> Path:
         """Write the session's updates, in factored form, with their provenance to one safetensors file.
 
-        Tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k), numbered in the order of edits;
+        The tensors ``{number}.{layer}.left`` (d_v, n) and ``….right`` (n, d_k) are numbered in the order of edits;
         the file's metadata holds the model's name and fingerprint before the session, spec and items as JSON.
         Raises ``ValueError`` in ``edit_mode: lora``, whose edits :meth:`save_adapter` writes.
         """
@@ -135,14 +135,14 @@ class Session:
     def save_adapter(self, directory: str | Path, *names: str) -> Path:
         """Write the edits as one LoRA adapter in peft's own format, see :meth:`AdapterStack.save`.
 
-        The card shows method, the items of these adapters, and their scores where these adapters alone are in
-        force, with their weights: what a reader of the folder gets.
+        The card shows the method, the items of these adapters, and their scores with these adapters alone in force,
+        at their weights, which is what a user of the folder gets.
 
         Args:
             names: adapters of :attr:`adapters`; all that are switched on where not given.
 
         Raises ``ValueError`` in ``edit_mode: raw``, whose edits :meth:`save` writes, and ``RuntimeError`` where
-        adapters are merged that would have to be switched.
+        merged adapters would have to be switched.
         """
         if self.adapters is None:
             raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
@@ -156,15 +156,15 @@ class Session:
 
     @classmethod
     def load(cls, model: EditableModel, path: str | Path, **options: Any) -> Self:
-        """Make the edits that :meth:`save` wrote on another copy of the same model, without computing anything.
+        """Write the edits of a file made by :meth:`save` into another copy of the model, without computing anything.
 
         The weights are then those of the saved session, bit for bit on the same kind of device. The session
-        can undo them, all together; what it remembers of earlier edits for replay is not in the file.
+        can undo them all together; the memory of earlier edits for replay is not in the file.
 
         Args:
             options: further arguments of the session.
 
-        Raises ``ValueError``, before anything is written, for a file that is none, and for another model;
+        Raises ``ValueError``, before anything is written, for any other file and for another model;
         ``FloatingPointError`` for an update that is not finite. On any error the model is as it was.
         """
         saved = read_edits(path, model.device)
@@ -184,7 +184,7 @@ class Session:
         return session
 
     def state_dict(self) -> State:
-        """What a new session on the untouched model needs to go on from here: edits, memory, items edited.
+        """Return what a new session on the untouched model needs to go on from here: edits, memory and items.
 
         Adapters are taken as they are now: what was removed, weighted or switched off stays so.
         """
@@ -194,8 +194,8 @@ class Session:
     def load_state_dict(self, state: State) -> None:
         """Go on where another session under the same spec stood; its edits can only be undone all together.
 
-        Raises ``RuntimeError`` for a session that has made edits, ``ValueError`` for a state with other layers or
-        another edit_mode than its own.
+        Raises ``RuntimeError`` for a session that has made edits, and ``ValueError`` for a state of other layers
+        or another ``edit_mode``.
         """
         if not self._journal.is_empty:
             raise RuntimeError("this session has made edits of its own: load into a new one")
@@ -211,7 +211,7 @@ class Session:
         self.memory = memory
 
     def _prepared(self) -> Editor:
-        """The editor, made on the model as it was before its first edit."""
+        """Return the editor, made on the model as it was before its first edit."""
         if self._editor is None:
             with self._journal.untouched():
                 self._editor = Editor(self._weights, self.spec, self.domain, self.domain.costs())
@@ -222,7 +222,7 @@ class Session:
             return self.domain.targets(items)
 
     def _acted(self, trust: TrustDecision | None, updates: list[LayerUpdate], before: State) -> list[LayerUpdate]:
-        """The updates that stay after a decision: all, a share of each, or none."""
+        """Act on a decision; returns the updates that stay: all, a share of each, or none."""
         if trust and trust.action == "scale":
             self._weights.put(before)
             return self._editor.write_share(updates, self.spec.trust_scale)
@@ -237,9 +237,9 @@ class Session:
         return about | {"items": [asdict(item) for item in items]} | self.domain.options()
 
     def _check_remembered(self) -> None:
-        """Raises ``RuntimeError`` where replay would undo what was done to an adapter by hand.
+        """Raise ``RuntimeError`` where replay would undo what was done to an adapter by hand.
 
-        What is replayed is corrected towards its target under the weights in force. With ``hold`` it is not.
+        Replay corrects an edit towards its target under the weights in force, except with ``hold``.
         """
         if self.spec.replay != "hold":
             remembered = (name for name, item in self._journal.pairs() if self.memory.holds(item))

@@ -1,4 +1,4 @@
-"""An edit, specified: the method and its hyperparameters, composed of what each room has to be told."""
+"""The specification of an edit: a method and its hyperparameters, composed of what each room asks for."""
 
 import math
 from importlib import resources
@@ -17,33 +17,33 @@ from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
 from editkit.models import EditableModel
 
-LAST_LAYERS = 3  # edited where neither the user nor tracing says which, in models without defaults of their own
+LAST_LAYERS = 3  # edited where neither user nor tracing chooses layers, in models without defaults of their own
 
 
 class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
-    """What an edit is: a method and its hyperparameters, under the field's names.
+    """What an edit is: a method and its hyperparameters, named as in the literature.
 
     A hyperparameter left out takes the model's default, see ``editkit/hparams/*.yaml`` and
     :meth:`resolve`; a resolved spec has every value set.
     """
 
     method: MethodName
-    """rome (one edit after another), memit, emmet or alphaedit (all edits of a batch at once)."""
+    """Editing method: rome (one edit after another), memit, emmet or alphaedit (all edits of a batch at once)."""
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Edited layers, ascending; the target v* is optimised at the last one and spread over all."""
     n_contexts: Annotated[int, Field(ge=0)] | None = None
-    """Sampled context prefixes, besides the bare prompt; for images, augmented copies besides the image itself."""
+    """Number of sampled context prefixes besides the bare prompt; for images, of augmented copies besides the image."""
     context_length: Count | None = None
-    """Their length in tokens."""
+    """Length in tokens of each sampled context prefix."""
     targets_from: Literal["current", "base"] = "current"
-    """Model on which a sequence optimises v*: as the steps before left it, or as it was before the first."""
+    """Model on which v* is optimised: current, as earlier edits left it, or base, as it was before the first."""
     norm_clamp: Annotated[float, Field(ge=1)] = math.inf
-    """Upper bound of ‖W‖ / ‖W before the first edit‖; an update that passes it is scaled down."""
+    """Upper bound of ‖W‖ / ‖W before the first edit‖; an update that would pass it is scaled down."""
     seed: int = 0
     """Seed of the sampled context prefixes and of the replayed edits."""
 
     def resolve(self, model: EditableModel) -> Self:
-        """This spec with every value left out taken from the model's defaults (its name, depth and key dimension).
+        """Return this spec with values left out taken from the model's defaults, by its name, depth and key dimension.
 
         Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
         """
@@ -68,7 +68,7 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
         return spec
 
     def _check(self, model_name: str, n_layers: int) -> None:
-        """Raises ``ValueError`` for values that do not fit each other or the model."""
+        """Raise ``ValueError`` for values that do not fit each other or the model."""
         if bad := [layer for layer in (*self.layers, self.v_loss_layer) if layer >= n_layers]:
             raise ValueError(f"layer {bad[0]} is out of range: {model_name} has layers 0 to {n_layers - 1}")
         if self.layers != sorted(set(self.layers)):
@@ -90,13 +90,13 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
 
 
 def known_defaults() -> list[str]:
-    """Names of the models that have default hyperparameters."""
+    """Return the names of the models that have default hyperparameters."""
     folder = resources.files("editkit") / "hparams"
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
-    """Default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
+    """Return the default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
 
     A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``.
     """

@@ -1,6 +1,6 @@
 """The search for a target ``v*``: a shift of hidden states under which the model says what it should.
 
-The loop is the same for facts and for images; what a shift costs is theirs to say.
+The loop is the same for facts and for images; each computes its own loss of a shift.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ class TargetSpec(Parameters):
     v_num_grad_steps: Count | None = None
     """Steps of the target optimisation."""
     v_lr: Positive | None = None
-    """Adam's learning rate there."""
+    """Learning rate of Adam in the target optimisation."""
     v_loss_layer: Annotated[int, Field(ge=0)] | None = None
-    """Layer whose output is projected to the vocabulary; the last one in every published setting."""
+    """Layer whose output the target's loss projects to the vocabulary; the last one in every published setting."""
     v_weight_decay: NonNegative | None = None
     """Weight of ‖δ‖ / ‖h‖² in the target's loss."""
     clamp_norm_factor: Positive | None = None
@@ -41,31 +41,31 @@ class TargetSpec(Parameters):
     kl_factor: NonNegative | None = None
     """Weight of the KL divergence that keeps "{subject} is a" as it was."""
     early_stop_loss: NonNegative | None = None
-    """A target whose loss is below this is finished (0.05 in the published code; 0 never stops)."""
+    """Loss below which a target is finished (0.05 in the published code; 0 never stops)."""
     target_mode: Literal["exact", "fast"] = "exact"
-    """exact: v* in the model's own precision. fast: attention and MLP in bfloat16 where that gains."""
+    """Precision of the target optimisation: exact, the model's own; fast, bfloat16 in attention and MLP if faster."""
     stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
-    """A target under which the new object is at least this likely is finished (1 never stops, as exact mode does)."""
+    """Probability of the new object at which a target is finished (1, exact mode's default, never stops)."""
     target_batch: Annotated[int, Field(ge=0)] = 0
-    """Suffix tokens optimised together; 0 chooses by the free memory. Halved where memory runs out."""
+    """Number of suffix tokens optimised together; 0 chooses by the free memory. It is halved where memory runs out."""
 
 
 class Targets(NamedTuple):
-    """Targets of a batch of edits, in the order of its facts."""
+    """Targets of a batch of edits, in the order of its items."""
 
     values: Tensor  # V (d, n): hidden state wanted after the last edited layer
     losses: Tensor  # (n, steps): the loss at each step; nan after a target has finished
     probability: Tensor  # (n,): exp(−nll) of the new object under the target, averaged over contexts
     precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
     cached: int  # how many came from the store
-    seconds: float  # what the optimisation took, for cached ones when they were computed
+    seconds: float  # duration of the optimisation, for cached targets of the one that computed them
 
 
 class Batch(Protocol):
-    """Whatever is needed to compute the losses of a batch of edits."""
+    """What is needed to compute the losses of a batch of edits."""
 
     def select(self, rows: Tensor) -> Self:
-        """The batch of some of its edits (bool, one per edit)."""
+        """Return the batch of some of its edits (bool, one per edit)."""
 
 
 B = TypeVar("B", bound=Batch)
@@ -81,16 +81,16 @@ def optimise_shift(
 ) -> list[dict[str, Tensor]]:
     """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.
 
-    ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16). An edit leaves the batch when its loss is
-    below ``early_stop_loss`` or its probability has reached ``stop_probability``.
+    This is the loss of ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16). An edit leaves the batch
+    when its loss is below ``early_stop_loss`` or its probability has reached ``stop_probability``.
 
     Args:
-        losses: of the batch under shifts δ (m, dim): −log P of what is wanted, and how much else moves; (m,) each.
+        losses: gives −log P of what is wanted and the drift of what is not, (m,) each, under shifts δ (m, dim).
         size: ‖h‖ of each edit, (n,).
-        report: told of each step.
+        report: receives a line of progress at each step.
 
-    Returns for each edit ``delta`` (dim,), ``losses`` (steps,; nan after it has finished) and ``probability``.
-    Raises ``FloatingPointError`` where the loss leaves the finite numbers.
+    Returns for each edit ``delta`` (dim,), ``losses`` (steps,), nan after it has finished, and ``probability``.
+    Raises ``FloatingPointError`` where the loss is not finite.
     """
     steps, device = spec.v_num_grad_steps, size.device
     limit = spec.clamp_norm_factor * size

@@ -11,18 +11,18 @@ TrustPart = Literal["text", "neighbours", "retention", "norm", "condition"]
 
 
 class TrustSpec(Parameters):
-    """Whether and how a step is judged after it was made."""
+    """Whether and how a step is judged once it is written."""
 
     trust_enable: bool = False
     """Judge the model after each step by held-out prompts."""
     trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Trust below this calls for the action."""
+    """Trust score below which trust_action is taken."""
     trust_action: Literal["rollback", "scale", "warn"] = "warn"
-    """rollback undoes the step, scale applies trust_scale of it, warn records and warns."""
+    """What a step of too little trust calls for: rollback undoes it, scale keeps trust_scale of it, warn only warns."""
     trust_scale: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of an update that is kept by the action scale."""
+    """Share of an update that is kept where trust_action is scale."""
     trust_heldout_samples: Count = 8
-    """Held-out texts, neighbour prompts and earlier edits that are looked at, at most so many of each."""
+    """Largest number of held-out texts, of neighbour prompts and of earlier edits that a step is judged by."""
     trust_weights: dict[TrustPart, NonNegative] = dict.fromkeys(get_args(TrustPart), 1.0)
     """Weights of the parts of the trust score."""
 

@@ -1,6 +1,6 @@
 """Where edits are written: over the weights (:class:`RawWeights`) or beside them (:class:`Overlay`).
 
-Both do the same things under the same names, so that a session does not need to know which it has.
+Both have the same methods, so that a session need not know which it has.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,12 +23,11 @@ State = dict[str, Tensor]
 class RawWeights:
     """Writes updates over the weights of some layers.
 
-    Args:
-        model: a model without adapters; ``ValueError`` where it has some, whose share in a weight is not seen here.
+    Raises ``ValueError`` for a model with adapters, whose share in a weight is not seen here.
     """
 
     is_raw, stack, written_to = True, None, ""
-    way_back = "undo that first"  # what to do where somebody else has changed something
+    way_back = "undo that first"  # what to do where something was changed outside the session
 
     def __init__(self, model: EditableModel, layers: Iterable[int]):
         self.model, self.layers = model, list(layers)
@@ -40,24 +39,24 @@ class RawWeights:
         return sum(self.model.weight(layer).numel() for layer in self.layers)
 
     def begin(self) -> None:
-        """The next updates belong to a new batch; ``ValueError`` where the model carries adapters."""
+        """Begin a new batch of updates. Raises ``ValueError`` where the model carries adapters."""
         if self.model.has_adapters:
             raise ValueError(
                 f"{self.model.name} carries adapters: close() their stack first, or edit with edit_mode 'lora'"
             )
 
     def weight(self, layer: int) -> Tensor:
-        """``W`` (d_v, d_k) as it is in force."""
+        """Return ``W`` (d_v, d_k) as it is in force."""
         return self.model.weight(layer)
 
     def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
-        """Bound the norm, write; returns the update as written."""
+        """Write an update, scaled down to the bound on the norm; returns the update as written."""
         update = clamp(update, self.weight(layer).double(), largest)
         self.add(layer, update.left, update.right)
         return update
 
     def add(self, layer: int, left: Tensor, right: Tensor) -> None:
-        """Add ``left · right`` to a layer's weight; ``FloatingPointError`` where the sum is not finite."""
+        """Add ``left · right`` to a layer's weight. Raises ``FloatingPointError`` where the sum is not finite."""
         weight = self.model.weight(layer)
         changed = weight + (left @ right).to(weight)
         if not torch.isfinite(changed).all():
@@ -65,7 +64,7 @@ class RawWeights:
         weight.copy_(changed)
 
     def read(self) -> dict[str, Tensor]:
-        """A copy of everything that edits change, by name."""
+        """Return a copy of everything that edits change, by name."""
         return {f"weight.{layer}": self.model.weight(layer).clone() for layer in self.layers}
 
     def put(self, state: Mapping[str, Tensor]) -> None:
@@ -74,19 +73,19 @@ class RawWeights:
             self.model.weight(int(name.removeprefix("weight."))).copy_(weight)
 
     def settings(self) -> dict[str, Any]:
-        """What else there is to say of what :meth:`read` returns, as plain values: nothing."""
+        """Return the plain values that belong to what :meth:`read` returns; raw weights have none."""
         return {}
 
     def load(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-        """Take over what another one's :meth:`read` and :meth:`settings` returned."""
+        """Take over what :meth:`read` and :meth:`settings` of another instance returned."""
         self.put(state)
 
     def mark(self) -> None:
-        """What undoing needs to come back here: nothing, the same additions in the same order give the same bits."""
+        """Return None: undoing needs no copy, as the same additions in the same order give the same bits."""
 
     @contextmanager
     def put_for_now(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """What :meth:`read` returned, and afterwards what there is now again."""
+        """Put back what :meth:`read` returned within a block; afterwards the weights are as they were before it."""
         now = self.read()
         try:
             self.put(state)
@@ -95,20 +94,20 @@ class RawWeights:
             self.put(now)
 
     def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
-        """What is not as :meth:`read` returned it, if anything."""
+        """Name something that is not as :meth:`read` returned it; returns None where nothing has changed."""
         changed = (
             layer for layer in self.layers if not torch.equal(self.model.weight(layer), state[f"weight.{layer}"])
         )
         return next((f"layer {layer}" for layer in changed), None)
 
     def batches(self, adapters: Sequence[str] | None) -> None:
-        """Names under which edits are in force: None, they always are."""
+        """Return None: edits in the weights have no names and are always in force."""
 
     def check_in_force(self, batches: Iterable[str]) -> None:
-        """Edits in the weights are always in force as they were solved."""
+        """Do nothing: edits in the weights are always in force as they were solved."""
 
     def check_apart(self, stay: set[str], undone: set[str]) -> None:
-        """Edits in the weights can always part."""
+        """Do nothing: edits in the weights can always be undone without others."""
 
 
 class Overlay:
@@ -119,8 +118,8 @@ class Overlay:
 
     def __init__(self, model: EditableModel, spec: EditSpec, stack: AdapterStack):
         self.model, self.spec, self.stack, self.base = model, spec, stack, stack.base
-        self._names: list[str] = []  # under which the session wrote; what others combined keeps them, see _own
-        self.current = ""  # the one that is written to
+        self._names: list[str] = []  # names the session wrote under; combined adapters still hold them, see _own
+        self.current = ""  # name of the adapter that is written to
 
     @property
     def n_parameters(self) -> int:
@@ -132,10 +131,10 @@ class Overlay:
         return self.current if self.current in self.stack else ""
 
     def begin(self) -> None:
-        """The next updates belong to a new batch.
+        """Begin a new batch of updates.
 
-        Raises ``RuntimeError`` while the adapters are merged, and where the one to be extended is not in force
-        as it was solved: the new edits would not be either.
+        Raises ``RuntimeError`` while the adapters are merged, and where the adapter to be extended is not in force
+        as it was solved, since the new edits would not be either.
         """
         self.stack.check_unmerged()
         kind = "batch" if self.spec.lora_stack == "batch" else "edits"
@@ -147,11 +146,11 @@ class Overlay:
             raise RuntimeError(f"adapter {self.current!r} is switched off or weighted: enable it with weight 1 first")
 
     def weight(self, layer: int) -> Tensor:
-        """``W`` (d_v, d_k) as it is in force, float64."""
+        """Return ``W`` (d_v, d_k) as it is in force, float64."""
         return self.model.weight(layer).double() + self.stack.delta(layer)
 
     def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
-        """Fit the update to the rank, bound the norm, write; returns the change as written."""
+        """Write an update, fitted to the rank and the bound on the norm; returns the change as written."""
         K, R = problem.K, problem.R
         if self.spec.lora_scale != 1:
             left = update.left * self.spec.lora_scale
@@ -177,7 +176,7 @@ class Overlay:
         self._put(layer, *(side_by_side(old, new) if old else new))
 
     def read(self) -> dict[str, Tensor]:
-        """Everything that edits change, by name. The tensors are the adapters' own, which are never written to."""
+        """Return everything that edits change, by name: the adapters' own tensors, which are never changed in place."""
         return {
             f"{name}.{layer}.{side}": tensor
             for name, adapter in self._own().items()
@@ -196,12 +195,12 @@ class Overlay:
                 self.stack.add(name, adapters[name])
 
     def settings(self) -> dict[str, Any]:
-        """Switches, weights and contents of the adapters that :meth:`read` returns, and the names that are taken."""
+        """Return switches, weights and contents of the adapters that :meth:`read` returns, and the names taken."""
         own = {name: {"weight": a.weight, "enabled": a.enabled, "holds": a.holds} for name, a in self._own().items()}
         return {"adapters": own, "names": sorted(self.stack.names)}
 
     def load(self, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-        """Take over what another one's :meth:`read` and :meth:`settings` returned."""
+        """Take over what :meth:`read` and :meth:`settings` of another instance returned."""
         factors, adapters = _adapters(state), settings["adapters"]
         for name in adapters:
             self.stack.check_free(name)
@@ -213,16 +212,16 @@ class Overlay:
         self.stack.names.update(settings["names"])
 
     def put_for_now(self, state: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """What :meth:`read` returned, and afterwards what there is now again; ``state`` must be of now's adapters."""
+        """Switch off within a block the session's adapters that ``state`` lacks; the others must be as in it."""
         kept = _adapters(state)
         return self.stack.switched(off=[name for name in self._own() if name not in kept])
 
-    mark = read  # what undoing needs to come back here
+    mark = read  # the state that undoing needs to come back here
 
     def changed_since(self, state: Mapping[str, Tensor]) -> str | None:
-        """What is not as :meth:`read` returned it, if anything.
+        """Name something that is not as :meth:`read` returned it; returns None where nothing has changed.
 
-        Switches, weights and the removal of a whole adapter are the user's own affair.
+        Switches, weights and the removal of a whole adapter do not count: they are the user's choice.
         """
         now, here = self.read(), {*self.stack, *(batch for a in self._own().values() for batch in a.holds)}
         then = {key: tensor for key, tensor in state.items() if key.split(".")[0] in here}
@@ -233,15 +232,15 @@ class Overlay:
         return f"adapter {name!r}" + ("" if name in self.stack else " (combined with others)")
 
     def batches(self, adapters: Sequence[str] | None) -> set[str]:
-        """Names under which edits are in some adapters, or in all that are switched on.
+        """Return the names under which edits lie in the given adapters, or in all that are switched on.
 
-        What is in no adapter counts where none is named: nothing can take it out.
+        Where no adapters are given, edits in no adapter count as well, since nothing can take them out.
         """
         chosen = self.stack.enabled if adapters is None else adapters
         return {batch for name in chosen for batch in self.stack[name].holds} | ({""} if adapters is None else set())
 
     def check_in_force(self, batches: Iterable[str]) -> None:
-        """Raises ``RuntimeError`` where what was written under one of these names is not in force as it was solved."""
+        """Raise ``RuntimeError`` where edits written under one of these names are not in force as they were solved."""
         holders = {batch: self.stack[name] for name in self.stack for batch in self.stack[name].holds}
         for name in filter(None, batches):
             holder = holders.get(name)
@@ -253,14 +252,14 @@ class Overlay:
                 )
 
     def check_apart(self, stay: set[str], undone: set[str]) -> None:
-        """Raises ``RuntimeError`` where an adapter joins edits that are to be undone with others."""
+        """Raise ``RuntimeError`` where an adapter joins edits that are to be undone with others that are not."""
         for name in self.stack:
             parts = {*self.stack[name].holds}
             if parts & undone and parts != {name} and not parts <= undone - stay:
                 raise RuntimeError(f"adapter {name!r} joins edits that are to be undone with others: they cannot part")
 
     def _own(self) -> dict[str, Adapter]:
-        """Adapters that hold edits of the session, also where somebody combined them with others."""
+        """Return the adapters that hold edits of the session, also where they were combined with others."""
         mine = {*self._names}
         return {name: self.stack[name] for name in self.stack if not mine.isdisjoint(self.stack[name].holds)}
 
@@ -275,7 +274,7 @@ class Overlay:
 
 
 def writer(model: EditableModel, spec: EditSpec, stack: AdapterStack | None) -> RawWeights | Overlay:
-    """Where a session under a resolved spec writes; ``ValueError`` for a stack that is not such a session's."""
+    """Make the writer of a session under a resolved spec. Raises ``ValueError`` for a stack that does not fit it."""
     if spec.edit_mode == "raw":
         if stack is not None:
             raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")
@@ -290,7 +289,7 @@ def writer(model: EditableModel, spec: EditSpec, stack: AdapterStack | None) -> 
 
 
 def _adapters(state: Mapping[str, Tensor]) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
-    """Factors of each adapter in what :meth:`Overlay.read` returned."""
+    """Return the factors of each adapter in what :meth:`Overlay.read` returned."""
     adapters: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
     for key in state:
         name, layer, side = key.split(".")
