@@ -14,7 +14,7 @@ PROBE_TOKENS = 64  # longest piece of text; many short ones say more than one lo
 
 
 def held_out(lm: LanguageModel, texts: Sequence[str], reserved: int, pieces: int) -> list[list[int]]:
-    """``pieces`` rows of tokens from behind the first ``reserved`` tokens, which serve something else.
+    """Cut ``pieces`` rows of tokens from behind the first ``reserved`` tokens, which are used elsewhere.
 
     Raises ``ValueError`` where the texts are too short for both.
     """

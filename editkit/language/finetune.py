@@ -87,7 +87,7 @@ def finetune(
 
 
 def _start(lm: LanguageModel, spec: FinetuneSpec) -> dict[int, tuple[Tensor, Tensor]]:
-    """Factors as LoRA begins with them, by layer."""
+    """Draw the factors that LoRA begins with, by layer."""
     generator = torch.Generator().manual_seed(spec.seed)
     factors = {}
     for layer in spec.layers:
@@ -99,7 +99,7 @@ def _start(lm: LanguageModel, spec: FinetuneSpec) -> dict[int, tuple[Tensor, Ten
 
 
 def _loss_of(lm: LanguageModel, facts: Sequence[Fact]) -> Callable[[], Tensor]:
-    """The mean over facts of −log P(new object | prompt) a token, under the weights at the time of the call."""
+    """Return a function: the mean over facts of −log P(new object | prompt) a token, under the weights as they are."""
     targets = [lm.encode_continuation(fact.text, fact.target_new) for fact in facts]
     rows = [lm.encode(fact.text)[0] + target[:-1] for fact, target in zip(facts, targets, strict=True)]
     labels = torch.tensor(sum(targets, []), device=lm.device)

@@ -12,7 +12,7 @@ from editkit.models import LanguageModel
 
 @torch.no_grad()
 def complete(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 12) -> list[str]:
-    """Greedy continuations, without the prompt."""
+    """Continue prompts greedily. Returns the continuations without the prompt."""
     texts = []
     for prompt in prompts:
         ids = torch.tensor([lm.encode(prompt)[0]], device=lm.device)
@@ -30,7 +30,7 @@ def complete(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 12
 def before_and_after(
     session: EditSession, facts: Sequence[Fact], prompts: pd.DataFrame, max_new_tokens: int = 8
 ) -> pd.DataFrame:
-    """Greedy completions of some prompts of an ``evaluate`` frame before and after one batch of edits.
+    """Complete some prompts of an ``evaluate`` frame greedily, before and after one batch of edits.
 
     ``wanted`` is what should come: the new object, on neighbourhood prompts the true one. The edit is
     undone.
@@ -59,6 +59,6 @@ def before_and_after(
 
 
 def pick_examples(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """``n`` prompts of an ``evaluate`` frame, taken in turn from successes and failures of every kind."""
+    """Pick ``n`` prompts of an ``evaluate`` frame, in turn from successes and failures of every kind."""
     turn = frame.groupby(["kind", "accuracy"]).cumcount()
     return frame.assign(turn=turn).sort_values(["turn", "kind"], kind="stable").head(n).drop(columns="turn")

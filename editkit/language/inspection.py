@@ -15,7 +15,7 @@ from editkit.models.hooks import capture
 
 
 def model_card(lm: LanguageModel) -> pd.Series:
-    """What the model is, and what of it is edited."""
+    """Describe the model, and which of its weights are edited."""
     d_v, d_k = lm.weight(0).shape
     return pd.Series(
         {
@@ -86,7 +86,7 @@ def fact_prompts(fact: Fact) -> pd.DataFrame:
 
 
 def spectra(moments: Mapping[int, Tensor]) -> dict[int, np.ndarray]:
-    """Eigenvalues of the second moment ``C`` (d_k, d_k) of each layer, descending."""
+    """Compute the eigenvalues of each layer's second moment ``C`` (d_k, d_k), descending."""
     return {layer: torch.linalg.eigvalsh(C).flip(0).numpy(force=True) for layer, C in moments.items()}
 
 

@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 def locate(lm: LanguageModel, template: str, subject: str, context: str = "") -> Row:
-    """Tokens of ``context`` + ``template`` with the subject in place of ``{}``, and its last token's index.
+    """Tokenize ``context`` + ``template``, the subject in place of ``{}``, and find the subject's last token.
 
     Where a token covers the subject's last character and more, that token is meant. Raises ``ValueError``
     for a template without ``{}``.
@@ -41,7 +41,7 @@ def locate(lm: LanguageModel, template: str, subject: str, context: str = "") ->
 
 @torch.no_grad()
 def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> list[str]:
-    """Context prefixes sampled from the model, ``length`` tokens each, ending in ". ".
+    """Sample context prefixes from the model, ``length`` tokens each, ending in ". ".
 
     They stand before a prompt so that an edit does not hang on the prompt being the very beginning. Drawn
     from the 5 likeliest tokens at each step, as in the public code of ROME; the same seed and weights on
@@ -61,7 +61,7 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
 
 @torch.no_grad()
 def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> Tensor:
-    """``K`` (d_k, n): the edited layer's input at each subject's last token.
+    """Read ``K`` (d_k, n), the edited layer's input at each subject's last token.
 
     Averaged over the bare prompt and the prompt after each context, for every method alike: mixing
     averaged and single keys is what makes the original ROME collapse (arXiv 2403.07175).
@@ -74,13 +74,13 @@ def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Se
 
 @torch.no_grad()
 def hidden_states(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
-    """Residual stream after ``layer`` at each subject's last token in the bare prompt, (d, n)."""
+    """Read the residual stream after ``layer`` at each subject's last token in the bare prompt, (d, n)."""
     rows = [locate(lm, fact.prompt, fact.subject) for fact in facts]
     return _read(lm, rows, lm.layers[layer], "output").T
 
 
 def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str) -> Tensor:
-    """The module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
+    """Read the module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
     cut = [row.ids[: row.subject_last + 1] for row in rows]
     found: dict[int, Tensor] = {}
     for group in buckets([len(ids) for ids in cut], BATCH_TOKENS):

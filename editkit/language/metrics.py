@@ -46,7 +46,7 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
 
 
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
-    """ES, PS, NS, S and EA, PA, NA of an :func:`evaluate` frame, in [0, 1]; every fact weighs the same.
+    """Average an :func:`evaluate` frame to ES, PS, NS, S and EA, PA, NA in [0, 1]; every fact weighs the same.
 
     A kind of prompt that no fact has is nan, and so is S then.
     """
@@ -59,7 +59,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def scored_prompts(fact: Fact) -> list[tuple[str, str, list[str]]]:
-    """Kind, prompt, and the new and the right object, for every prompt of a fact."""
+    """List kind, prompt, and the new and the right object, for every prompt of a fact."""
     edited = [fact.target_new, fact.target_true]
     kept = [fact.target_new, fact.neighbour_target or fact.target_true]
     return [

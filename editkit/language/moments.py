@@ -21,7 +21,7 @@ BATCH_TOKENS = 1024
 
 
 def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list[list[int]]:
-    """Texts as token rows of at most ``CHUNK_TOKENS``, each after the start token, ``n_tokens`` in all.
+    """Cut texts into token rows of at most ``CHUNK_TOKENS``, each after the start token, ``n_tokens`` in all.
 
     The start tokens are not counted. Raises ``ValueError`` where the texts hold fewer tokens than asked for.
     """
@@ -47,7 +47,7 @@ def second_moments(
     store: Store | None = None,
     progress: bool = True,
 ) -> dict[int, Tensor]:
-    """``C`` (d_k, d_k) float64 of each layer's keys, all from one pass that stops after the last layer.
+    """Compute ``C`` (d_k, d_k) float64 of each layer's keys in one pass that stops after the last layer.
 
     The key is the input of the edited linear layer; the start token is left out (an attention sink, far
     from every other key). With a ``store``, layers computed before for the same weights, text and token

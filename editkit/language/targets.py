@@ -95,7 +95,7 @@ def optimise_targets(
 def _shifts(
     lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The place of each edit and its optimised shift, group by group, as each is done."""
+    """Yield the place of each edit and its optimised shift, group by group, as each is done."""
     left, budget = list(range(len(edits))), spec.target_batch or automatic_batch(lm, spec.layers[-1])
     while left:
         group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
@@ -116,7 +116,7 @@ def _shifts(
 
 
 def automatic_batch(lm: LanguageModel, layer: int) -> int:
-    """Suffix tokens in one batch, so that what the backward pass needs takes a quarter of the free memory."""
+    """Choose the suffix tokens of one batch, so that the backward pass takes a quarter of the free memory."""
     d_v, d_k = lm.weight(layer).shape
     vocabulary = lm.model.config.vocab_size
     # Per token: about 16 vectors of the residual stream and 6 of the MLP in each layer above, and for every
@@ -206,7 +206,7 @@ class _Batch:
         return cls(prefix, ids, segment, subject, essence, labels, seen["h"])
 
     def select(self, rows: Tensor) -> "_Batch":
-        """The batch of some of its edits (bool, one per edit)."""
+        """Select some of the edits (bool, one per edit)."""
         tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden, self.reference)
         return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
 
@@ -218,7 +218,7 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: C
 
 
 def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """−log P(new object), and the KL divergence at the KL position from what it was without δ; (n,) each."""
+    """Compute −log P(new object), and the KL divergence at the KL position from what it was without δ; (n,) each."""
     nll, essence = _forward(lm, batch, delta, spec)
     if batch.reference is None:
         batch.reference = essence.detach()
@@ -226,7 +226,7 @@ def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor]:
-    """−log P(new object) averaged over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
+    """Compute −log P(new object) over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
     layer = spec.layers[-1]
     row, column = batch.subject.nonzero(as_tuple=True)
     hidden = batch.hidden.index_put((row, column), delta[row].to(batch.hidden), accumulate=True)

@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 
 
 def load_texts(source: str = "") -> list[str]:
-    """Texts from a ``.txt`` (paragraphs) or ``.jsonl`` file (field ``text``), from ``"wikipedia"``, or offline.
+    """Read texts from a ``.txt`` (paragraphs) or ``.jsonl`` file (field ``text``), ``"wikipedia"``, or offline.
 
     The default needs no network: the chapters of the Python language reference that come with Python.
     Raises ``ValueError`` for a file that is missing, empty or of another kind.

@@ -18,7 +18,7 @@ class TrustMonitor:
 
     Args:
         lm: the model before its first edit.
-        texts: ordinary text, of which the first ``reserved`` tokens serve something else.
+        texts: ordinary text; its first ``reserved`` tokens are used elsewhere.
         heldout: facts that are never edited; their neighbourhood prompts are watched.
     """
 

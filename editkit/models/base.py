@@ -74,7 +74,7 @@ class EditableModel:
             return returns_tuple(self.layers[0], self.probe)
 
     def probe(self) -> Tensor:
-        """The shortest forward pass there is."""
+        """Run the shortest forward pass there is."""
         raise NotImplementedError
 
     @property
@@ -83,11 +83,11 @@ class EditableModel:
         return self.weight(0).shape[1]
 
     def mlp_out(self, layer: int) -> nn.Module:
-        """The edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
+        """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
         return self.layers[layer].get_submodule(self.family.mlp_out)
 
     def mlp_out_name(self, layer: int) -> str:
-        """Its path inside :attr:`model`."""
+        """Return the path of the edited linear layer inside :attr:`model`."""
         return f"{self.family.layers}.{layer}.{self.family.mlp_out}"
 
     @property
@@ -96,7 +96,7 @@ class EditableModel:
         return any(hasattr(self.mlp_out(layer), "lora_A") for layer in range(self.n_layers))
 
     def weight(self, layer: int) -> Tensor:
-        """``W`` (d_v × d_k) of the edited linear layer: a view of the parameter, so writing edits the model.
+        """Return ``W`` (d_v × d_k) of the edited linear layer, a view of the parameter: writing to it edits the model.
 
         What adapters add to it is not in there.
         """
@@ -104,7 +104,7 @@ class EditableModel:
         return weight.T if self.family.transposed else weight
 
     def gain(self, layer: int) -> Tensor:
-        """(d_v, 1) or (1, 1) float64: by how much each output of the edited layer changes the residual stream.
+        """Return by how much each output of the edited layer changes the residual stream, (d_v, 1) or (1, 1) float64.
 
         Raises ``ValueError`` where that is 0: no edit of this layer would reach the target.
         """
@@ -117,12 +117,12 @@ class EditableModel:
         return gain
 
     def identity(self) -> dict[str, Any]:
-        """What determines everything that the model computes, for :func:`editkit.cache.entry_key`."""
+        """Return what determines everything that the model computes, for :func:`editkit.cache.entry_key`."""
         config = {k: v for k, v in self.model.config.to_dict().items() if not k.startswith("_")}
         return {"weights": self.fingerprint(), "config": config, "device": self.device.type}
 
     def fingerprint(self) -> str:
-        """Hash of the weights as they are now, so that what is cached for them is not used for others.
+        """Hash the weights as they are now, so that what is cached for them is not used for others.
 
         An adapter counts by what it adds to a weight; one that is switched off does not count.
         """
@@ -142,7 +142,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights by the names they have without adapters, and what peft adapters in force add to them."""
+    """Yield weights by the names they have without adapters, and what peft adapters in force add to them."""
     for name, tensor in model.state_dict().items():
         if ".lora_" not in name:
             yield name.replace(".base_layer.", "."), tensor
@@ -154,7 +154,7 @@ def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``auto``: a GPU where there is one. Raises ``ValueError`` for a device this machine lacks."""
+    """Choose a device; ``auto`` takes a GPU where there is one. Raises ``ValueError`` for one that is not here."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")

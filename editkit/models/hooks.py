@@ -102,7 +102,7 @@ def run_from(model: Layered, start: int, hidden: Tensor, *, until: int | None = 
 
 
 def returns_tuple(layer: nn.Module, run: Callable[[], Any]) -> bool:
-    """Whether a layer returns a tuple that starts with the hidden state, or the hidden state, as ``run`` shows."""
+    """See from a ``run`` whether a layer returns a tuple that starts with the hidden state, or the hidden state."""
     seen = []
     handle = layer.register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
     try:
@@ -113,7 +113,7 @@ def returns_tuple(layer: nn.Module, run: Callable[[], Any]) -> bool:
 
 
 def window(layer: int, size: int, n_layers: int) -> range:
-    """``size`` layers centred on ``layer``, fewer at the ends; an even size has the odd one out below."""
+    """Centre ``size`` layers on ``layer``, fewer at the ends; an even size has one more below it."""
     return range(max(0, layer - size // 2), min(n_layers, layer - size // 2 + size))
 
 

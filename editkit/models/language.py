@@ -51,7 +51,7 @@ class LanguageModel(EditableModel):
         return self.forward(torch.tensor([[self.start_id]], device=self.device))
 
     def identity(self) -> dict[str, Any]:
-        """As :meth:`EditableModel.identity`, and how text becomes tokens."""
+        """Return :meth:`EditableModel.identity`, and how text becomes tokens."""
         return super().identity() | {"tokenizer": self._tokenizer_hash, "start_id": self.start_id}
 
     @cached_property
@@ -59,12 +59,12 @@ class LanguageModel(EditableModel):
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of ``text`` after the start token, and each token's character span ((0, 0) for the start)."""
+        """Tokenize ``text`` after the start token. Returns ids and character spans ((0, 0) for the start)."""
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [self.start_id, *encoding["input_ids"]], [(0, 0), *encoding["offset_mapping"]]
 
     def encode_continuation(self, prompt: str, continuation: str) -> list[int]:
-        """Token ids of ``continuation`` where it follows ``prompt`` and a space; at least one."""
+        """Tokenize ``continuation`` where it follows ``prompt`` and a space. Returns at least one id."""
         before, _ = self.encode(prompt)
         joint, _ = self.encode(f"{prompt} {continuation}")
         if joint[: len(before)] == before:
@@ -76,11 +76,11 @@ class LanguageModel(EditableModel):
         return ids
 
     def forward(self, ids: Tensor, **options) -> Tensor:
-        """Last hidden states (rows, T, d) after the final norm; project the needed ones with :meth:`logits`."""
+        """Compute the hidden states (rows, T, d) after the final norm; project the needed ones with :meth:`logits`."""
         return self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary projection of final hidden states (…, d) → (…, vocabulary), in float32 or better.
+        """Project final hidden states (…, d) → (…, vocabulary), in float32 or better.
 
         The product is taken in the weights' own type, also where the forward pass ran in a lower one.
         """

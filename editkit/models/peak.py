@@ -19,7 +19,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Peak memory in MB since :func:`reset_peak`: allocated on a GPU, resident set of the process otherwise."""
+    """Return the peak memory in MB since :func:`reset_peak`: allocated on a GPU, else the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")

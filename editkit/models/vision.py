@@ -61,7 +61,7 @@ class VisionModel(EditableModel):
         return [self.image_size, self.mean, self.std]
 
     def pixels(self, images: np.ndarray) -> Tensor:
-        """The model's input (n, 3, size, size) for images (n, h, w) or (n, h, w, 1 or 3), uint8.
+        """Bring images (n, h, w) or (n, h, w, 1 or 3), uint8, to the model's input (n, 3, size, size).
 
         Grey images get three equal channels; the size is changed by antialiased bilinear interpolation.
         Raises ``ValueError`` for another shape or type.
@@ -84,11 +84,11 @@ class VisionModel(EditableModel):
         return self.forward(torch.zeros(1, 3, self.image_size, self.image_size, dtype=self.model.dtype).to(self.device))
 
     def identity(self) -> dict[str, Any]:
-        """As :meth:`EditableModel.identity`, and how images become pixels."""
+        """Return :meth:`EditableModel.identity`, and how images become pixels."""
         return super().identity() | {"preprocessing": self.preprocessing}
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (n, labels), in float32 or better."""
+        """Compute logits (n, labels), in float32 or better."""
         # DINOv2 always fits its position embeddings to the image; ViT has to be told.
         options = {"interpolate_pos_encoding": True} if self.model.config.model_type == "vit" else {}
         return at_least_float32(self.model(pixel_values=pixels, **options).logits)
@@ -149,13 +149,13 @@ def _read(source: str | Path, labels: list[str], seed: int, dtype: torch.dtype |
 
 
 def _size(settings: Mapping) -> int:
-    """Pixels that a preprocessor's settings bring an image to: those of its crop, or of its resizing."""
+    """Read the pixels that a preprocessor brings an image to: those of its crop, or of its resizing."""
     size = settings["crop_size"] if settings.get("do_center_crop") else settings["size"]
     return size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
 
 
 def _convert_onnx(source: Path, target: Path) -> None:
-    """The DINOv2 backbone inside an ONNX graph as a transformers folder.
+    """Convert the DINOv2 backbone inside an ONNX graph to a transformers folder.
 
     Biases and norms keep their Hugging Face names in the graph; a linear layer's weight is anonymous, stored
     transposed, and belongs to the layer after which its MatMul node is named.
@@ -196,7 +196,7 @@ def _convert_onnx(source: Path, target: Path) -> None:
 
 
 def _renamed(name: str) -> str:
-    """A parameter's name in transformers 5, from that in 4."""
+    """Translate a parameter's name in transformers 4 to that in 5."""
     for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
         name = name.replace(f"attention.attention.{old}.", f"attention.{new}.")
     return name.replace("attention.output.dense.", "attention.o_proj.")

@@ -21,7 +21,7 @@ SET_BY_THE_COMMAND = "run_dir"
 
 
 def base_yaml() -> str:
-    """The text of ``params/base.yaml``."""
+    """Compose the text of ``params/base.yaml``."""
     lines = [HEADER]
     for name, value in RunParams().model_dump().items():
         if name != SET_BY_THE_COMMAND:
@@ -50,7 +50,7 @@ def declare(root: Path) -> None:
 
 
 def _literal(value: Any) -> str:
-    """A plain value as ruff formats it."""
+    """Write a plain value as ruff formats it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

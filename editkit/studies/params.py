@@ -57,7 +57,7 @@ class RunParams(ImageParams, LoraParams, SequenceParams, BaselineParams, Setting
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """What a flat YAML file states, as it stands there. Raises ``ValueError`` that names the file."""
+    """Read what a flat YAML file states, as it stands there. Raises ``ValueError`` that names the file."""
     if not path.is_file():
         raise ValueError(f"parameter file {path} does not exist")
     try:

@@ -41,7 +41,7 @@ class BaselineParams(Parameters):
 
 
 def check_batches(n_facts: int, batch_sizes: Sequence[int]) -> None:
-    """Raises ``ValueError`` for a batch size that does not divide the number of facts."""
+    """Raise ``ValueError`` for a batch size that does not divide the number of facts."""
     if bad := [size for size in batch_sizes if n_facts % size]:
         raise ValueError(f"batch_sizes = {list(batch_sizes)}: {bad[0]} does not divide n_facts = {n_facts}")
 
@@ -79,7 +79,7 @@ def run_baselines(
 
 
 def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[str, Any]:
-    """What determines a measurement on the facts of a seed, hyperparameters aside.
+    """Return what determines a measurement on the facts of a seed, hyperparameters aside.
 
     Args:
         code: dotted name of the module that measures.
@@ -94,7 +94,7 @@ def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[s
 
 
 def untouched(setting: Setting, seed: int) -> Cell:
-    """The control without any edit, on the facts of a seed."""
+    """Measure the control without any edit, on the facts of a seed."""
     facts = setting.draws[seed].facts
 
     def measure() -> Cell:
@@ -116,7 +116,7 @@ def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None
 
 
 def target_losses(setting: Setting, seed: int, spec: EditSpec) -> pd.DataFrame:
-    """Loss of the target optimisation, a row an edit and step until its target has finished."""
+    """Tabulate the loss of the target optimisation, a row an edit and step until its target has finished."""
     facts, resolved = setting.draws[seed].facts, spec.resolve(setting.lm)
     targets = optimise_targets(setting.lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
     losses = pd.DataFrame(targets.losses.numpy()).rename_axis("edit").reset_index()
@@ -155,7 +155,7 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
 
 
 def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
-    """Batches of ``size`` edits, each in the untouched model."""
+    """Measure batches of ``size`` edits, each in the untouched model."""
     key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
     return _once(setting.store, key, partial(_edit, setting, seed, spec, size))
 
@@ -189,7 +189,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
 
 
 def _once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:
-    """A cell from the store, or computed and stored as JSON: no format of its own, and nothing to unpickle."""
+    """Read a cell from the store, or compute and store it as JSON: no format of its own, nothing to unpickle."""
     entry = store.get("cell", key)
     if entry is not None:
         cell = from_json_tensor(entry["json"])

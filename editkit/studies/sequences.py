@@ -238,7 +238,7 @@ class _Plan:
         return len(self.facts) // self.batch_size
 
     def measured(self, step: int) -> bool:
-        """Whether all edits so far are measured after this step."""
+        """Say whether all edits so far are measured after this step."""
         return step % self.every == 0 or step == self.total
 
     def trajectory(self) -> Trajectory:

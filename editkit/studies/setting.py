@@ -102,7 +102,7 @@ class Setting:
         )
 
     def spec(self, method: str, **changes: Any) -> EditSpec:
-        """The spec of a method in this setting, with ``changes``; the model's defaults are not yet filled in."""
+        """Specify a method in this setting, with ``changes``; the model's defaults are not yet filled in."""
         return EditSpec(method=method, **{**self.hyperparameters, **changes})
 
     def session(self, spec: EditSpec, seed: int) -> EditSession:
@@ -120,7 +120,7 @@ class Setting:
         return self.lm.device
 
     def summary(self) -> pd.DataFrame:
-        """One row a seed: how many facts were taken, held out and looked at, and the hash of those to edit."""
+        """Tabulate the facts taken, held out and looked at, and the hash of those to edit, a row a seed."""
         rows = [
             (self.dataset, seed, len(draw.facts), len(draw.heldout), draw.tried, self.hashes[seed][:12])
             for seed, draw in self.draws.items()

@@ -30,7 +30,7 @@ class Repair:
         return str(self.index), "class"
 
     def describe(self) -> dict[str, str]:
-        """The edit in words, for a model card."""
+        """Describe the edit in words, for a model card."""
         return {"image": str(self.index), "class": str(self.label)}
 
 

@@ -24,7 +24,7 @@ def grouped_attention(
     scaling: float | None = None,
     **unused,
 ) -> tuple[Tensor, None]:
-    """``softmax(Q Kᵀ · scaling + mask) V`` as (B, S, heads, d_head), by transformers' attention interface."""
+    """Compute ``softmax(Q Kᵀ · scaling + mask) V`` (B, S, heads, d_head), for transformers' attention interface."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups, length = key.shape[1], query.shape[2]
     together = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (B, groups, heads/groups · S, d_head)

@@ -24,7 +24,7 @@ FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 a
 
 
 def choose_precision(lm: LanguageModel, mode: str) -> str:
-    """``bfloat16`` in mode ``fast`` where it clearly gains on this hardware; else the model's own type."""
+    """Choose ``bfloat16`` in mode ``fast`` where it clearly gains on this hardware, else the model's own type."""
     weight = lm.mlp_out(0).weight
     if mode == "fast" and weight.dtype == torch.float32:
         x = torch.randn(ROWS, weight.shape[1], device=weight.device)
@@ -95,7 +95,7 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def _onednn_is_exact(lm: LanguageModel) -> bool:
-    """Whether oneDNN, allowed to use bfloat16, keeps to float32 all the same (it does without AMX)."""
+    """Try whether oneDNN, allowed to use bfloat16, keeps to float32 all the same (it does without AMX)."""
     weight = lm.mlp_out(0).weight
     x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
     plain = nn.functional.linear(x, weight)

@@ -22,7 +22,7 @@ GROUP_COST = 32  # tokens that could be run in the time one more group takes, me
 
 
 def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices in groups of similar length, so that the padded tokens and the groups together cost least.
+    """Group indices by similar length, so that the padded tokens and the groups together cost least.
 
     A group has at most ``budget`` tokens when padded, or one row.
     """
@@ -42,7 +42,7 @@ def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor (B, T), padded on the right, and the mask (B, T) of what is not padding."""
+    """Pad rows on the right to one tensor (B, T). Returns it with the mask (B, T) of what is not padding."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
     lengths = torch.tensor([len(row) for row in rows])
@@ -88,7 +88,7 @@ class Prefix:
 
     @classmethod
     def run_sharing(cls, lm: LanguageModel, table: Sequence[Sequence[Sequence[int]]]) -> "Prefix":
-        """Prefixes given as a table; what a whole column begins with is run once. Rows come out row by row."""
+        """Run a table of prefixes, the common beginning of each column once. Rows come out row by row."""
         shared = [common_beginning(column) for column in zip(*table, strict=True)]
         rest = [ids[len(head) :] for row in table for ids, head in zip(row, shared, strict=True)]
         heads = cls.run(lm, shared).select(torch.arange(len(shared), device=lm.device).repeat(len(table)))
@@ -107,7 +107,7 @@ class Prefix:
         return Prefix(self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
 
     def pack(self, count: int) -> "Prefix":
-        """Each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1, padding at the end."""
+        """Lay each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1, padding last."""
         number = torch.arange(count, device=self.segment.device).repeat(len(self.segment) // count)[:, None]
         segment = self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2)
         longest = (segment != PADDING).sum(1).max()
@@ -150,7 +150,7 @@ def _forward(lm: LanguageModel, ids: Tensor, segment: Tensor, before: Tensor, ca
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The longest beginning that all rows share."""
+    """Find the longest beginning that all rows share."""
     lowest, highest = min(rows), max(rows)  # what these two share, every row between them shares
     pairs = zip(lowest, highest, strict=False)
     count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(lowest), len(highest)))

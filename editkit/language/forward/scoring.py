@@ -27,7 +27,7 @@ class Score(NamedTuple):
 def score(
     lm: LanguageModel, items: Sequence[tuple[str, Sequence[str]]], *, progress: bool = False
 ) -> list[list[Score]]:
-    """Scores of each prompt's continuations, teacher-forced.
+    """Score each prompt's continuations, teacher-forced.
 
     Args:
         items: pairs of a prompt and its continuations, given without the space that joins them.
