@@ -18,11 +18,10 @@ def read_facts(source: str, *, seed: int | None = 0, path: str | os.PathLike | N
 
     Args:
         source: "worldfacts" (real facts from installed packages), "counterfact" or "zsre".
-        seed: 0 or None keeps the source's own order; any other draws a shuffle (of worldfacts one that still
-            takes relations in turn).
+        seed: 0 or None keeps the source's own order; any other shuffles it (worldfacts still takes relations in turn).
         path: path or URL of the published file; needed for counterfact and zsre.
 
-    Raises ``ValueError`` for an unknown source, a path missing or out of place, or another file layout;
+    Raises ``ValueError`` for an unknown source, a path that is missing or not allowed, or another file layout;
     ``FileNotFoundError`` or ``ConnectionError`` where the file or URL cannot be read.
     """
     if source not in SOURCES:

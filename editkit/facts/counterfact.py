@@ -11,8 +11,8 @@ PUBLISHED = "https://rome.baulab.info/data/dsets/counterfact.json"
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
     """Read CounterFact's records in the file's own order.
 
-    Records that state no edit (an empty or equal target) are skipped with one warning. Raises as ``read_records``
-    and ``to_facts`` do.
+    Records that state no edit (an empty target, or equal ones) are skipped with one warning. Raises what
+    ``read_records`` and ``to_facts`` raise.
     """
     return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
 

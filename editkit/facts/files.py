@@ -17,7 +17,7 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
     Args:
         source: a path, or an http(s) URL. A URL's file is stored in the cache folder ($EDITKIT_CACHE, else
             ~/.cache/editkit) and read from there the next time.
-        published: where the file can be had, named in errors.
+        published: where the file can be had; errors name it.
 
     Raises ``FileNotFoundError`` for a file that is not there, ``ConnectionError`` for a URL that could not be read,
     ``ValueError`` for a file that is not a JSON list of records.
@@ -36,11 +36,11 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
 
 
 def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]) -> list[Fact]:
-    """Convert every record, skipping those that state no usable edit with one warning.
+    """Convert the records; those that state no usable edit are skipped with one warning.
 
-    ``convert`` raises ``ValueError`` for a record to skip. A record that lacks a key, or holds the wrong type under
-    it, means another file layout: a ``ValueError`` then names the file, the record and the key. So does one where
-    no record is usable.
+    ``convert`` raises ``ValueError`` for a record to skip. Raises ``ValueError`` where no record is usable, and for
+    one that lacks a key or holds the wrong type under it, which means another file layout; the message names the
+    file and the record.
     """
     facts, reasons = [], []
     for index, record in enumerate(records):

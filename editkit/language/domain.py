@@ -1,4 +1,4 @@
-"""Facts edited into a language model."""
+"""The domain of facts: what a session needs to edit them into a language model."""
 
 import warnings
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class FactDomain:
     """Facts in a language model, see :class:`editkit.editing.domain.Domain`.
 
     Args:
-        spec: resolved.
+        spec: a resolved spec.
         texts: ordinary text for the second moment; the offline default where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
         heldout: facts that are never edited; the trust score watches their neighbours.
@@ -94,11 +94,10 @@ class EditSession(Session):
     >>> session.undo()
 
     Args:
-        lm: its weights are written to.
-        spec: method and hyperparameters; what it leaves out takes the model's defaults.
+        lm: the model, whose weights the edits change.
+        spec: method and hyperparameters; the model's defaults fill in what it leaves out.
         texts, contexts, heldout: as in :class:`FactDomain`.
         store: where second moments and targets are cached.
-        progress: show progress bars.
         adapters: as in :class:`editkit.editing.session.Session`.
     """
 

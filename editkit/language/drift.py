@@ -10,11 +10,11 @@ from editkit.language.forward.prefix import pad
 from editkit.language.moments import token_chunks
 from editkit.models import LanguageModel
 
-PROBE_TOKENS = 64  # longest piece of text; many short ones say more than one long one
+PROBE_TOKENS = 64  # of the longest piece of text; many short pieces tell more than one long one
 
 
 def held_out(lm: LanguageModel, texts: Sequence[str], reserved: int, pieces: int) -> list[list[int]]:
-    """Cut ``pieces`` rows of tokens from behind the first ``reserved`` tokens, which are used elsewhere.
+    """Cut the text after its first ``reserved`` tokens, which are used elsewhere, into ``pieces`` rows of tokens.
 
     Raises ``ValueError`` where the texts are too short for both.
     """
@@ -24,10 +24,10 @@ def held_out(lm: LanguageModel, texts: Sequence[str], reserved: int, pieces: int
 
 
 class TextProbe:
-    """Held-out text, and what the model said of it when the probe was made (its ``perplexity`` then).
+    """Held-out text, with its log-probabilities and ``perplexity`` under the model when the probe was made.
 
     Args:
-        rows: tokens, each row after the start token (:func:`held_out`).
+        rows: rows of tokens, each beginning with the start token (:func:`held_out`).
     """
 
     def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]]):
@@ -36,7 +36,7 @@ class TextProbe:
         self.perplexity = self._perplexity(self._reference)
 
     def measure(self, lm: LanguageModel) -> tuple[float, float]:
-        """Perplexity, and the mean over tokens of KL(model when the probe was made ‖ model now) in nats."""
+        """Return perplexity, and the mean over tokens of KL(model when the probe was made ‖ model now) in nats."""
         now = self._log_probabilities(lm)
         kl = torch.nn.functional.kl_div(now, self._reference, reduction="batchmean", log_target=True)
         return self._perplexity(now), kl.item()

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning on the facts themselves: what one would do without an editor, for comparison."""
+"""LoRA fine-tuning on the facts themselves, as one would do without an editor; editors are compared with it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ STOP_LOSS = 0.05  # as early_stop_loss of the published target optimisation
 class FinetuneSpec:
     """How an adapter is fine-tuned: on the modules that an editor would write to, at the rank it would be allowed.
 
-    Raises ``ValueError`` for no layers, and a rank or steps below 1.
+    Raises ``ValueError`` where there are no layers, or the rank or the steps are below 1.
     """
 
     layers: Sequence[int]
@@ -45,12 +45,12 @@ def finetune(
 ) -> pd.DataFrame:
     """Train an adapter on −log P(new object | prompt), all facts in each step, and leave it on the stack.
 
-    LoRA as published (arXiv 2106.09685): A random, B zero, AdamW on both, here without weight decay and with
-    the stack's scaling (the learning rate is what is tuned). It ends early once the mean loss is below
+    This is LoRA as published (arXiv 2106.09685), with A random, B zero and AdamW on both, but without weight decay
+    and with the stack's scaling (only the learning rate is tuned). It ends early once the mean loss is below
     ``STOP_LOSS``.
 
     Returns one row a step: ``step``, ``loss`` (nats a token), ``seconds`` since the start.
-    Raises ``ValueError`` for no facts and a taken name, and ``FloatingPointError`` where the loss or the factors
+    Raises ``ValueError`` for no facts or a taken name, and ``FloatingPointError`` where the loss or the factors
     leave the finite numbers; the adapter is then removed.
     """
     if not facts:
@@ -87,7 +87,7 @@ def finetune(
 
 
 def _start(lm: LanguageModel, spec: FinetuneSpec) -> dict[int, tuple[Tensor, Tensor]]:
-    """Draw the factors that LoRA begins with, by layer."""
+    """Draw the factors (d_v, rank) and (rank, d_k) that LoRA begins with, by layer."""
     generator = torch.Generator().manual_seed(spec.seed)
     factors = {}
     for layer in spec.layers:
@@ -99,7 +99,7 @@ def _start(lm: LanguageModel, spec: FinetuneSpec) -> dict[int, tuple[Tensor, Ten
 
 
 def _loss_of(lm: LanguageModel, facts: Sequence[Fact]) -> Callable[[], Tensor]:
-    """Return a function: the mean over facts of −log P(new object | prompt) a token, under the weights as they are."""
+    """Return a function that computes, at each call, the mean over facts of −log P(new object | prompt) per token."""
     targets = [lm.encode_continuation(fact.text, fact.target_new) for fact in facts]
     rows = [lm.encode(fact.text)[0] + target[:-1] for fact, target in zip(facts, targets, strict=True)]
     labels = torch.tensor(sum(targets, []), device=lm.device)

@@ -1,4 +1,4 @@
-"""What the model says when nobody forces its tokens."""
+"""Greedy completions: what the model says when its tokens are not forced."""
 
 from collections.abc import Sequence
 
@@ -32,8 +32,8 @@ def before_and_after(
 ) -> pd.DataFrame:
     """Complete some prompts of an ``evaluate`` frame greedily, before and after one batch of edits.
 
-    ``wanted`` is what should come: the new object, on neighbourhood prompts the true one. The edit is
-    undone.
+    Column ``wanted`` holds what should follow after the edit: the new object, on neighbourhood prompts the true
+    one. The edit is undone afterwards.
     """
     by_id = {fact.id: fact for fact in facts}
     before = complete(session.model, prompts.prompt, max_new_tokens)
@@ -59,6 +59,6 @@ def before_and_after(
 
 
 def pick_examples(frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Pick ``n`` prompts of an ``evaluate`` frame, in turn from successes and failures of every kind."""
+    """Pick ``n`` prompts of an ``evaluate`` frame, in turn from accurate and inaccurate ones of every kind."""
     turn = frame.groupby(["kind", "accuracy"]).cumcount()
     return frame.assign(turn=turn).sort_values(["turn", "kind"], kind="stable").head(n).drop(columns="turn")

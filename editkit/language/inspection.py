@@ -15,7 +15,7 @@ from editkit.models.hooks import capture
 
 
 def model_card(lm: LanguageModel) -> pd.Series:
-    """Describe the model, and which of its weights are edited."""
+    """Describe the model and those of its weights that are edited."""
     d_v, d_k = lm.weight(0).shape
     return pd.Series(
         {
@@ -34,7 +34,7 @@ def model_card(lm: LanguageModel) -> pd.Series:
 
 
 def subject_tokens(lm: LanguageModel, facts: Sequence[Fact]) -> str:
-    """HTML of each fact's tokens, with the subject's last one marked: the place where an edit acts."""
+    """Render each fact's tokens as HTML, with the subject's last one marked: the place where an edit acts."""
     lines = []
     for fact in facts:
         row = locate(lm, fact.prompt, fact.subject)
@@ -51,9 +51,9 @@ def subject_tokens(lm: LanguageModel, facts: Sequence[Fact]) -> str:
 
 @torch.no_grad()
 def position_norms(lm: LanguageModel, texts: Sequence[str], positions: int = 8) -> pd.DataFrame:
-    """Median norm of the residual stream by layer and position, with and without the start token.
+    """Compute the median norm of the residual stream by layer and position, with and without the start token.
 
-    Columns ``start_token`` (bool), ``layer``, ``position``, ``norm``. Texts shorter than ``positions``
+    Returns columns ``start_token`` (bool), ``layer``, ``position``, ``norm``. Texts shorter than ``positions``
     tokens are left out.
     """
     modules = dict(enumerate(lm.layers))
@@ -70,7 +70,7 @@ def position_norms(lm: LanguageModel, texts: Sequence[str], positions: int = 8) 
 
 
 def relation_table(facts: Sequence[Fact]) -> pd.DataFrame:
-    """Count the facts of each relation, the largest first, and show the first one of it."""
+    """Count the facts of each relation, the largest relation first, and show each one's first fact."""
     first = {fact.relation: fact for fact in reversed(facts)}
     counts = pd.Series([fact.relation for fact in facts]).value_counts()
     rows = [(name, counts[name], fact.text, fact.target_true, fact.target_new) for name, fact in first.items()]
@@ -91,7 +91,7 @@ def spectra(moments: Mapping[int, Tensor]) -> dict[int, np.ndarray]:
 
 
 def null_space_table(spectra: Mapping[int, np.ndarray], threshold: float) -> pd.DataFrame:
-    """Count the directions whose eigenvalue lies below the threshold, layer by layer, and sum their variance."""
+    """Count each layer's directions with eigenvalues below the threshold, and compute their share of the variance."""
     rows = []
     for layer, values in spectra.items():
         free = values < threshold

@@ -25,8 +25,8 @@ class Row(NamedTuple):
 def locate(lm: LanguageModel, template: str, subject: str, context: str = "") -> Row:
     """Tokenize ``context`` + ``template``, the subject in place of ``{}``, and find the subject's last token.
 
-    Where a token covers the subject's last character and more, that token is meant. Raises ``ValueError``
-    for a template without ``{}``.
+    A token that covers more than the subject's last character counts as its last. Raises ``ValueError`` for a
+    template without ``{}``, and for a subject without a token.
     """
     if "{}" not in template:
         raise ValueError(f"prompt {template!r} has no {{}} for the subject {subject!r}")
@@ -41,11 +41,11 @@ def locate(lm: LanguageModel, template: str, subject: str, context: str = "") ->
 
 @torch.no_grad()
 def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> list[str]:
-    """Sample context prefixes from the model, ``length`` tokens each, ending in ". ".
+    """Sample context prefixes from the model: each an opening word, ``length`` tokens and ". ".
 
-    They stand before a prompt so that an edit does not hang on the prompt being the very beginning. Drawn
-    from the 5 likeliest tokens at each step, as in the public code of ROME; the same seed and weights on
-    the same kind of device give the same prefixes.
+    They stand before a prompt so that an edit does not depend on the prompt being the very beginning. Each token
+    is drawn from the 5 likeliest, as in the public code of ROME; the same seed and weights on the same kind of
+    device give the same prefixes.
     """
     generator = torch.Generator().manual_seed(seed)
     contexts = []
@@ -63,7 +63,7 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
 def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> Tensor:
     """Read ``K`` (d_k, n), the edited layer's input at each subject's last token.
 
-    Averaged over the bare prompt and the prompt after each context, for every method alike: mixing
+    A key is the mean over the bare prompt and the prompt after each context, for every method alike: mixing
     averaged and single keys is what makes the original ROME collapse (arXiv 2403.07175).
     """
     variants = ["", *contexts]

@@ -51,9 +51,9 @@ def load_facts(
 def known_facts(lm: LanguageModel, facts: Sequence[Fact], n: int | None = None) -> tuple[list[Fact], int]:
     """Keep the first n facts that the model completes correctly, in their order.
 
-    Facts are tried in chunks until n are found; n=None tries them all. Returns the known facts, and how many
-    facts were looked at up to the last one kept (all of them where fewer than n are known), so that their
-    ratio is the model's hit rate.
+    Facts are tried in chunks until n are found; n=None tries them all. Returns the known facts, and the number of
+    facts up to the last one kept (all of them where fewer than n are known), so that their ratio is the share of
+    facts that the model knows.
     """
     known: list[Fact] = []
     for start in range(0, len(facts), CHUNK):

@@ -1,7 +1,7 @@
 """Scores of edits: efficacy, paraphrase and neighbourhood, as CounterFact defines them.
 
-*success* is P(new) > P(true) (on neighbourhood prompts the reverse), *accuracy* that greedy decoding says
-the wanted object, every token of it. P is the mean log-probability per token. ES, PS and NS are success,
+*Success* means that P(new) > P(true) (on neighbourhood prompts the reverse), *accuracy* that greedy decoding
+says every token of the wanted object. P is the mean log-probability per token. ES, PS and NS are success,
 EA, PA and NA accuracy; S is the harmonic mean of ES, PS and NS (arXiv 2202.05262, section 3.4).
 """
 
@@ -48,7 +48,7 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
     """Average an :func:`evaluate` frame to ES, PS, NS, S and EA, PA, NA in [0, 1]; every fact weighs the same.
 
-    A kind of prompt that no fact has is nan, and so is S then.
+    The scores of a kind of prompt that no fact has are nan, and S is nan then too.
     """
     per_fact = frame.groupby(["kind", "fact"])[["success", "accuracy"]].mean().groupby("kind").mean()
     per_fact = per_fact.reindex(list(LETTER))
@@ -59,7 +59,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def scored_prompts(fact: Fact) -> list[tuple[str, str, list[str]]]:
-    """List kind, prompt, and the new and the right object, for every prompt of a fact."""
+    """List every prompt of a fact: its kind, its text, and the new and the right object."""
     edited = [fact.target_new, fact.target_true]
     kept = [fact.target_new, fact.neighbour_target or fact.target_true]
     return [

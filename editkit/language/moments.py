@@ -1,4 +1,4 @@
-"""What a layer's keys look like over ordinary text: the second moment ``C``.
+"""The second moment ``C`` of a layer's keys over ordinary text.
 
 ``C = E[k kᵀ]`` (uncentred, d_k × d_k) is the cost of disturbing what is kept, see :mod:`editkit.solvers`.
 """
@@ -21,7 +21,7 @@ BATCH_TOKENS = 1024
 
 
 def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list[list[int]]:
-    """Cut texts into token rows of at most ``CHUNK_TOKENS``, each after the start token, ``n_tokens`` in all.
+    """Cut texts into token rows of at most ``CHUNK_TOKENS``, each after the start token, ``n_tokens`` in total.
 
     The start tokens are not counted. Raises ``ValueError`` where the texts hold fewer tokens than asked for.
     """

@@ -1,4 +1,4 @@
-"""The target ``v*``: what the edited layer should put out so that the model says the new object.
+"""The target ``v*``: what the edited layer should output so that the model says the new object.
 
 ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16) optimise a shift δ of the hidden state
 ``h`` at the subject's last token, after the last edited layer, by Adam on
@@ -6,9 +6,9 @@ ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16) optimise a shi
     mean over contexts of −log P(new object)  +  kl_factor · KL("{subject} is a" before ‖ now)
     + v_weight_decay · ‖δ‖ / ‖h‖²,           with ‖δ‖ ≤ clamp_norm_factor · ‖h‖.
 
-The result is that of the published algorithm; the work is less. Attention is causal and δ enters at one
-token of one layer, so the tokens before it are run once (their keys and values are kept), the layers up
-to it are run once, the vocabulary is projected to at the target positions only, and many edits share a
+The result is that of the published algorithm, for less work. Attention is causal and δ enters at one token
+of one layer, so the tokens before it are run once (their keys and values are kept), the layers up to it are
+run once, hidden states are projected to the vocabulary at the target positions only, and many edits share a
 batch, in which the suffixes of an edit's prompts lie side by side in one row.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NO_LABEL = -100
 MOST_TOKENS = 16384
-MOST_TOKENS_CPU = 1024  # more to a batch gains nothing there
+MOST_TOKENS_CPU = 1024  # larger batches gain nothing there
 
 
 def optimise_targets(
@@ -116,7 +116,7 @@ def _shifts(
 
 
 def automatic_batch(lm: LanguageModel, layer: int) -> int:
-    """Choose the suffix tokens of one batch, so that the backward pass takes a quarter of the free memory."""
+    """Choose how many suffix tokens make a batch, so that the backward pass takes a quarter of the free memory."""
     d_v, d_k = lm.weight(layer).shape
     vocabulary = lm.model.config.vocab_size
     # Per token: about 16 vectors of the residual stream and 6 of the MLP in each layer above, and for every
@@ -145,7 +145,7 @@ def _cache_keys(
 
 @dataclass
 class _Edit:
-    """The prompts of one edit, each cut at the subject's last token: what comes before, and from it on."""
+    """The prompts of one edit, each cut at the subject's last token, which begins the suffix."""
 
     prefixes: list[list[int]]  # one per context, and last the one of "{subject} is a"
     suffixes: list[list[int]]
@@ -206,7 +206,7 @@ class _Batch:
         return cls(prefix, ids, segment, subject, essence, labels, seen["h"])
 
     def select(self, rows: Tensor) -> "_Batch":
-        """Select some of the edits (bool, one per edit)."""
+        """Select the edits where ``rows`` (B,) is True."""
         tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden, self.reference)
         return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
 
@@ -218,7 +218,7 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: C
 
 
 def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute −log P(new object), and the KL divergence at the KL position from what it was without δ; (n,) each."""
+    """Compute −log P(new object), and KL(without δ ‖ with δ) at the KL position, (n,) each."""
     nll, essence = _forward(lm, batch, delta, spec)
     if batch.reference is None:
         batch.reference = essence.detach()

@@ -1,4 +1,4 @@
-"""Ordinary text for the second moment: what a model should keep knowing how to read."""
+"""Ordinary text for the second moment: it stands for what edits should not disturb."""
 
 import json
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pydoc_data.topics import topics
 
 
 def load_texts(source: str = "") -> list[str]:
-    """Read texts from a ``.txt`` (paragraphs) or ``.jsonl`` file (field ``text``), ``"wikipedia"``, or offline.
+    """Read texts from a ``.txt`` file (paragraphs), a ``.jsonl`` file (field ``text``), or ``"wikipedia"``.
 
-    The default needs no network: the chapters of the Python language reference that come with Python.
+    The default needs no network: it reads the chapters of the language reference that come with Python.
     Raises ``ValueError`` for a file that is missing, empty or of another kind.
     """
     if not source:

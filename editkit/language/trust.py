@@ -14,7 +14,7 @@ DIGITS = 16  # decimal digits of float64: a condition number of 10^16 leaves non
 
 
 class TrustMonitor:
-    """Compares the model with what it was when the monitor was made.
+    """A comparison of the model after each step with what it was when the monitor was made.
 
     Args:
         lm: the model before its first edit.
@@ -42,9 +42,9 @@ class TrustMonitor:
         """Judge the model as it stands after a step.
 
         Args:
-            earlier: facts edited before this step, in order; an even sample of them is looked at.
+            earlier: facts edited before this step, in order; an even sample of them is scored.
             relative_norm: largest ‖ΔW‖ / ‖W‖ of the step.
-            condition: largest condition number that was solved.
+            condition: largest condition number of the systems solved in the step.
         """
         count = min(len(earlier), self._samples)
         evenly = [earlier[i * len(earlier) // count] for i in range(count)]

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from editkit.models.hooks import returns_tuple
 
-FOLD = 4093  # words summed over in a fingerprint; prime, so that no row of a weight falls onto itself
+FOLD = 4093  # 64-bit words of the row that weights are folded to; prime, so that no row of a weight falls onto itself
 
 
 @dataclass(frozen=True)
 class Family:
     """Where a model family keeps its layers and each layer's MLP output weight.
 
-    ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k; ``scale`` is
-    a factor of each output (LayerScale) on its way into the residual stream, where a family has one.
+    ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k; ``scale``
+    names the factor (LayerScale) of each output on its way into the residual stream, where a family has one.
     """
 
     layers: str
@@ -37,7 +37,7 @@ class EditableModel:
     Args:
         name: what the model is called in results and where its default hyperparameters are looked up.
         model: the model; it is frozen and set to evaluation.
-        families: the known families by the ``model_type`` of a transformers config; ``ValueError`` for others.
+        families: the known families by the ``model_type`` of a transformers config; others raise ``ValueError``.
     """
 
     peft_task: str | None = None
@@ -98,7 +98,7 @@ class EditableModel:
     def weight(self, layer: int) -> Tensor:
         """Return ``W`` (d_v × d_k) of the edited linear layer, a view of the parameter: writing to it edits the model.
 
-        What adapters add to it is not in there.
+        It does not hold what adapters add.
         """
         weight = self.mlp_out(layer).weight.data
         return weight.T if self.family.transposed else weight
@@ -131,7 +131,7 @@ class EditableModel:
             total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             data = tensor.contiguous().flatten().view(torch.uint8)
             body = len(data) // (8 * FOLD) * 8 * FOLD
-            # Integer sums of the bits (modulo 2⁶⁴), folded to one row: a pass at memory speed; hashing all is not.
+            # Integer sums of the bits (modulo 2⁶⁴), folded to one row: a pass at memory speed, unlike hashing all.
             folded = data[:body].view(torch.int64).view(-1, FOLD).sum(0)
             total.update(folded.cpu().numpy().tobytes() + data[body:].cpu().numpy().tobytes())
         return total.hexdigest()[:16]

@@ -31,8 +31,8 @@ def capture(
 ) -> Iterator[dict[Any, Tensor]]:
     """Collect the input or output tensor of each module in a dict under the module's name.
 
-    With ``stop`` the forward pass ends as soon as every module has been seen; a pass that ends before
-    that raises ``RuntimeError`` naming the modules that never ran.
+    With ``stop`` the forward pass ends as soon as every module has been seen. Raises ``RuntimeError`` for modules
+    that never ran.
     """
     seen: dict[Any, Tensor] = {}
 
@@ -79,7 +79,7 @@ def run_from(model: Layered, start: int, hidden: Tensor, *, until: int | None = 
     """Begin every pass at layer ``start``, whose input is ``hidden`` (rows, positions, d).
 
     Layers below it, and those from ``until`` on, are skipped and cost nothing. ``start`` may be the number of
-    layers: then ``hidden`` is what comes out of the last one.
+    layers: then ``hidden`` is the last one's output.
     """
     layers, as_tuple = model.layers, model.tuple_layers
 
@@ -102,7 +102,7 @@ def run_from(model: Layered, start: int, hidden: Tensor, *, until: int | None = 
 
 
 def returns_tuple(layer: nn.Module, run: Callable[[], Any]) -> bool:
-    """See from a ``run`` whether a layer returns a tuple that starts with the hidden state, or the hidden state."""
+    """Tell by a ``run`` whether a layer returns a tuple that starts with the hidden state, or that state alone."""
     seen = []
     handle = layer.register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
     try:
@@ -113,7 +113,7 @@ def returns_tuple(layer: nn.Module, run: Callable[[], Any]) -> bool:
 
 
 def window(layer: int, size: int, n_layers: int) -> range:
-    """Centre ``size`` layers on ``layer``, fewer at the ends; an even size has one more below it."""
+    """Return ``size`` layers centred on ``layer``, fewer at the ends; an even size has one more below it."""
     return range(max(0, layer - size // 2), min(n_layers, layer - size // 2 + size))
 
 

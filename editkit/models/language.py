@@ -64,7 +64,7 @@ class LanguageModel(EditableModel):
         return [self.start_id, *encoding["input_ids"]], [(0, 0), *encoding["offset_mapping"]]
 
     def encode_continuation(self, prompt: str, continuation: str) -> list[int]:
-        """Tokenize ``continuation`` where it follows ``prompt`` and a space. Returns at least one id."""
+        """Tokenize ``continuation`` after ``prompt`` and a space. Raises ``ValueError`` where it has no tokens."""
         before, _ = self.encode(prompt)
         joint, _ = self.encode(f"{prompt} {continuation}")
         if joint[: len(before)] == before:
@@ -95,7 +95,7 @@ def load_lm(
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: of the weights.
+        dtype: type of the weights.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
     Every call returns a model of its own. Raises ``ValueError`` for a name that is none of the three, a

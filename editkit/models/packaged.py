@@ -25,11 +25,11 @@ class Wheel:
 
 
 def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T], fresh: bool) -> T:
-    """Read a model's folder or hub id with ``read``.
+    """Load a model by its name with ``read``.
 
     Args:
         name: a key of ``wheels``, a local folder or a hub id.
-        read: reads a transformers folder or hub id.
+        read: what loads a transformers folder or hub id.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
     Raises ``ValueError`` for a name that is none of the three, and for a missing package (the message has

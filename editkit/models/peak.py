@@ -8,7 +8,7 @@ import torch
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to count anew where that can be done: on a GPU, and for the process on Linux."""
+    """Reset the peak where that is possible: on a GPU, and for the process on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -107,13 +107,13 @@ def load_vit(
     """Load a Vision Transformer with a head for these labels: a name in ``WHEELS``, a hub id, or a local folder.
 
     Args:
-        labels: names of the classes. A head for another number of them than a model has is drawn anew.
+        labels: names of the classes; where the model's head has another number of them, a new head is drawn.
         image_size: pixels; what the model was trained on where not given (224 for ``dinov2-small``).
-        seed: of a new head.
+        seed: seed of a new head.
         device, dtype, fresh: as in :func:`editkit.models.load_lm`.
 
     Raises ``ValueError`` for a name that is none of the three, a missing package, a family that is not
-    supported, fewer than two labels, and an image size that is no multiple of the patch size.
+    supported, fewer than two labels or equal ones, and an image size that is no multiple of the patch size.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different names, got {list(labels)}")

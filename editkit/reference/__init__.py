@@ -1,7 +1,7 @@
 """The published algorithms, plain and slow: what tests and benchmarks hold the package to.
 
-With the rooms that they judge they share tokens and padding (``language/keys``, ``language/forward/prefix``) and the
-one door to activations (``models/hooks``), nothing else. Each is itself held to something that we did not write:
+They share tokens and padding (``language/keys``, ``language/forward/prefix``) and the one door to activations
+(``models/hooks``) with what they judge, and nothing else. Each is itself held to something that we did not write:
 
 - ``language.target``: ``compute_z`` of kmeng01/memit, which EMMET and AlphaEdit copy; its losses start where those of
   the published code do, and are those that transformers computes from labels.

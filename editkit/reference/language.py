@@ -9,11 +9,11 @@ from editkit.models.hooks import capture, edit_output
 
 
 def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
-    """Optimise v* of one edit as ``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit does; returns its losses too.
+    """Optimise v* of one edit as ``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit does. Returns its losses too.
 
-    All prompts of one edit are padded to one batch; every layer runs on every token at every step, and the
-    vocabulary is projected to at every position, twice: by the model, and again for the loss. The KL term is taken
-    as the package takes it, KL(before ‖ now), where the published code has KL(now ‖ before).
+    All prompts of one edit are padded to one batch; every layer runs on every token at every step, and
+    every position is projected to the vocabulary twice: by the model, and again for the loss. The KL term is that
+    of the package, KL(before ‖ now), where the published code has KL(now ‖ before).
     """
     tokens = lm.encode_continuation(fact.text, fact.target_new)
     rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
@@ -85,9 +85,9 @@ def scores(lm, items) -> list[float]:
 
 @torch.no_grad()
 def second_moment(lm, layer: int, chunks: list[list[int]], batch_tokens: int) -> Tensor:
-    """Measure ``C`` of one layer's keys as ``layer_stats`` of ROME and MEMIT does.
+    """Compute ``C`` (d_k, d_k) of one layer's keys as ``layer_stats`` of ROME and MEMIT does.
 
-    A pass a layer, stopped there; padded batches of 100 texts sorted by length; float32 products.
+    Each layer takes a pass that stops there, over padded batches from 100 texts sorted by length, in float32.
     """
     total, count = 0, 0
     for begin in range(0, len(chunks), 100):

@@ -31,6 +31,6 @@ def alphaedit_printed(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) 
 
 
 def alphaedit_public(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) -> Tensor:
-    """Solve the same as the public code does: a d_k × d_k system, ``past`` being K_p K_pᵀ."""
+    """Compute the same ΔW as the public code does, from a d_k × d_k system; ``past`` is K_p K_pᵀ."""
     identity = torch.eye(len(P)).to(P)
     return torch.linalg.solve(P @ (K @ K.T + past) + l2 * identity, P @ K @ R.T).T

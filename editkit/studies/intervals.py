@@ -1,4 +1,4 @@
-"""Say how certain a number is: bootstrap intervals of scores, paired differences of runs, and t intervals of means.
+"""How certain a number is: bootstrap intervals of scores, paired differences of runs, and t intervals of means.
 
 Scores are read off the ``prompts`` of a run, see :func:`editkit.studies.sequences.run_sequence`.
 """
@@ -15,7 +15,7 @@ RESAMPLES = 2000
 
 
 def fact_scores(prompts: pd.DataFrame, moment: str = "final") -> pd.DataFrame:
-    """Average the prompts of each fact: columns ES, PS and NS, one row a seed and fact."""
+    """Average success over the prompts of each fact: columns ES, PS and NS, one row a seed and fact."""
     part = prompts[prompts.moment == moment]
     wide = part.pivot_table(index=["seed", "fact"], columns="kind", values="success", aggfunc="mean")
     return wide[list(LETTER)].set_axis([f"{letter}S" for letter in LETTER.values()], axis=1)
@@ -46,7 +46,7 @@ def paired_difference(
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Average values, and give the ends of the 95 % t interval of their mean; the ends are nan for one value."""
+    """Return the mean of values and the ends of its 95 % t interval, which are nan for one value."""
     values = np.asarray(values, dtype=float)
     mean = float(values.mean())
     if len(values) == 1:
@@ -56,7 +56,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
 
 
 def _table(runs: list[pd.DataFrame], seed: int) -> pd.DataFrame:
-    """Give value, low and high of one run, or of the first minus the second."""
+    """Tabulate value, low and high of one run, or of the first minus the second."""
 
     def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
         means = [np.mean(column, axis=axis) for column in columns]

@@ -1,7 +1,7 @@
 """A study of repairs: a classifier is fine-tuned, its mistakes are found and measured, and repaired by each method.
 
-What is slow is kept: fine-tuning and tracing are read where they were done before for the same data, model and
-parameters. Every repair starts from the same fine-tuned model, which is put back bit for bit afterwards.
+Fine-tuning and tracing are slow, so they are read from the store where they were done before for the same data,
+model and parameters. Every repair starts from the same fine-tuned model, which is put back bit for bit afterwards.
 """
 
 import time
@@ -94,7 +94,7 @@ class RepairSpec(HeadSpec, TraceSpec, TrainSpec):
         return cls(seed=seed, device=params.device, **given)
 
     def part(self, kind: type[S]) -> S:
-        """Take the options that belong to ``kind``."""
+        """Return the options that belong to ``kind``."""
         return kind(**self.model_dump(include=set(kind.model_fields)))
 
     def edit_spec(self, method: str, **options: Any) -> EditSpec:
@@ -143,12 +143,12 @@ class Classifier:
 class Prepared(Classifier):
     """A classifier with its mistakes, and all that is measured of it before any edit."""
 
-    candidates: ImageSet  # images of the training split that the model gets wrong, at most ``max_edits``
-    kept: ImageSet  # images of the training split that it gets right, whose outputs shall stay
+    candidates: ImageSet  # images of the training split that the model misclassifies, at most ``max_edits``
+    kept: ImageSet  # images of the training split that it classifies correctly; its outputs for them should stay
     layers: list[int]  # to edit
-    chosen: str  # who chose them: "given", "traced" or "the last three"
+    chosen: str  # how they were chosen: "given", "traced" or "the last three"
     panels: dict[str, Panel]  # what a repair is judged by: val, test (held out), edited images, copies of them
-    before: dict[str, np.ndarray]  # probabilities (n, labels) by the names of the panels
+    before: dict[str, np.ndarray]  # predicted probabilities (n, labels) by the names of the panels
     watched: Panel  # kept images that are classified again after each step
     kept_features: Tensor  # what the head sees of the kept images
 
@@ -160,7 +160,7 @@ class Repaired:
     method: str
     layers: list[int]  # whose weights it changes, besides the head's for controls
     log: pd.DataFrame  # editors: one row an edit; controls: one row a step
-    after: dict[str, np.ndarray]  # probabilities (n, labels) by the names of the panels
+    after: dict[str, np.ndarray]  # predicted probabilities (n, labels) by the names of the panels
     leakage: float  # ‖ΔW K₀‖ / (‖ΔW‖ ‖K₀‖), the largest of the edited layers; nan for controls
     seconds: float
     peak_memory_mb: float
@@ -235,7 +235,7 @@ def costs(prepared: Prepared, layers: Sequence[int]) -> dict[int, Tensor]:
 
 
 def classify(panels: Mapping[str, Panel], changed: int) -> dict[str, np.ndarray]:
-    """Classify all panels, where only layers from ``changed`` on are not those of the untouched model."""
+    """Predict probabilities (n, labels) on all panels, where only layers from ``changed`` on may have changed."""
     return {name: panel.predict(changed) for name, panel in panels.items()}
 
 
@@ -254,11 +254,11 @@ def session(prepared: Prepared, method: str, **changes: Any) -> Iterator[RepairS
 def repair(
     prepared: Prepared, method: str, *, save: Path | None = None, sequential: bool | None = None, **changes: Any
 ) -> Repaired:
-    """Repair the candidates by one of ``METHODS`` or ``CONTROLS``, judge, and put the model back.
+    """Repair the candidates by one of ``METHODS`` or ``CONTROLS``, judge the result, and put the model back.
 
     Args:
         save: folder where an editor's updates are written: ``{method}.safetensors``, or an adapter's folder.
-        sequential: edit one image after another; as the study says where not given.
+        sequential: edit one image after another; ``prepared.spec`` decides where not given.
         changes: other values of an editor's hyperparameters.
 
     Raises ``ValueError`` for another method, and where there is nothing to repair.
@@ -306,7 +306,7 @@ def _check(spec: RepairSpec, vit: VisionModel) -> None:
 
 
 def _layers(classifier: Classifier, wrong: ImageSet) -> tuple[list[int], str]:
-    """Choose the layers to edit: those given, else those tracing ranks first, else the last three."""
+    """Choose the layers to edit: those given, else those that tracing ranks first, else the last three."""
     spec, n = classifier.spec, classifier.vit.n_layers
     if spec.edit_layers:
         return sorted(spec.edit_layers), "given"

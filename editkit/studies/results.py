@@ -33,5 +33,5 @@ class Results:
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def figure(self, name: str) -> Path:
-        """Where the figure of that name belongs."""
+        """Return the path where the figure of that name belongs."""
         return self.folder / "figures" / f"{name}.png"

@@ -94,7 +94,7 @@ def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[s
 
 
 def untouched(setting: Setting, seed: int) -> Cell:
-    """Measure the control without any edit, on the facts of a seed."""
+    """Measure the untouched model on the facts of a seed."""
     facts = setting.draws[seed].facts
 
     def measure() -> Cell:
@@ -155,7 +155,7 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
 
 
 def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
-    """Measure batches of ``size`` edits, each in the untouched model."""
+    """Measure batches of ``size`` edits, each made in the untouched model."""
     key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
     return _once(setting.store, key, partial(_edit, setting, seed, spec, size))
 

@@ -54,7 +54,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What does not differ between the runs of a study."""
+    """What all runs of a study share."""
 
     lm: LanguageModel
     dataset: str  # name of the facts' source in the results
@@ -81,7 +81,7 @@ class Setting:
 
         Args:
             n_facts: facts to edit per seed.
-            seeds: each draws other facts and other prefixes; 0 takes a file's own order.
+            seeds: each draws other facts and other prefixes; 0 keeps the source's own order.
             heldout: further facts per seed, which follow those to edit.
             common: hyperparameters of every spec, besides ``params.hyperparameters``.
 
@@ -112,7 +112,7 @@ class Setting:
 
     @property
     def hashes(self) -> dict[int, str]:
-        """Hash of the facts to edit, by seed."""
+        """Hashes of the facts to edit, by seed."""
         return {seed: data_hash(draw.facts) for seed, draw in self.draws.items()}
 
     @property

@@ -1,4 +1,4 @@
-"""Attention of short suffixes over cached prefixes: plain products, heads that share keys taken together.
+"""Attention of short suffixes over cached prefixes in plain products; heads that share keys are taken together.
 
 The fused kernels are made for long sequences; for a few tokens with an explicit mask their backward pass
 costs several times that of three matrix products.
@@ -39,7 +39,7 @@ AttentionInterface.register(NAME, grouped_attention)
 
 @contextmanager
 def grouped(lm: LanguageModel) -> Iterator[None]:
-    """Run the model's attention by :func:`grouped_attention`; every pass in here needs a 4-D mask."""
+    """Run the model's attention by :func:`grouped_attention`; every pass within needs a 4-D mask."""
     before = lm.model.config._attn_implementation
     try:
         lm.model.set_attn_implementation(NAME)

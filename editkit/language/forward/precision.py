@@ -1,9 +1,9 @@
 """How matrix products are taken: in exact float32 by the fastest kernel here, or in bfloat16.
 
 CPUs with AVX-512-BF16 or AMX and recent GPUs multiply bfloat16 matrices two to four times as fast as
-float32 ones. And oneDNN's float32 kernels beat the default library's on many CPUs; torch takes them only
-where lower precision is allowed, which some hardware then makes use of and some does not. So both are
-settled by a short trial on the model's own weights.
+float32 ones. oneDNN's float32 kernels beat the default library's on many CPUs, but torch takes them only
+where lower precision is allowed, and some hardware then does lower it. A short trial on the model's own
+weights therefore settles both.
 """
 
 import time
@@ -24,7 +24,7 @@ FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 a
 
 
 def choose_precision(lm: LanguageModel, mode: str) -> str:
-    """Choose ``bfloat16`` in mode ``fast`` where it clearly gains on this hardware, else the model's own type."""
+    """Choose ``bfloat16`` in mode ``fast`` where it is clearly faster on this hardware, else the model's own type."""
     weight = lm.mlp_out(0).weight
     if mode == "fast" and weight.dtype == torch.float32:
         x = torch.randn(ROWS, weight.shape[1], device=weight.device)
@@ -46,7 +46,7 @@ def _seconds(x: Tensor, weight: Tensor) -> float:
 
 @contextmanager
 def exact_products(lm: LanguageModel) -> Iterator[None]:
-    """Take float32 products on a CPU by oneDNN's kernels where those are exact here."""
+    """Compute float32 products on a CPU with oneDNN's kernels, where a trial finds those exact."""
     backend = torch.backends.mkldnn.matmul
     before = backend.fp32_precision
     try:
@@ -59,10 +59,10 @@ def exact_products(lm: LanguageModel) -> Iterator[None]:
 
 @contextmanager
 def bfloat16_blocks(lm: LanguageModel) -> Iterator[None]:
-    """Run attention and MLP of every layer in bfloat16; the residual stream, the norms and the vocabulary stay.
+    """Run attention and MLP of every layer in bfloat16, and everything else as before.
 
-    Rounding the residual stream at every layer would move the result twice as far. The blocks' weights are
-    replaced by copies for the time being; the same ones come back.
+    Residual stream, norms and vocabulary projection keep their type: rounding the stream at every layer would
+    move the result twice as far. Copies stand in for the blocks' weights, which come back afterwards.
     """
     blocks = [block for layer in lm.layers for block in layer.children() if _multiplies(block)]
     modules = [module for block in blocks for module in block.modules()]
@@ -75,7 +75,7 @@ def bfloat16_blocks(lm: LanguageModel) -> Iterator[None]:
     def restore(module: nn.Module, args: tuple, output: Any) -> Any:
         return _cast(output, own)
 
-    with exact_products(lm), ExitStack() as stack:  # exact ones for the vocabulary projection
+    with exact_products(lm), ExitStack() as stack:  # exact products for the vocabulary projection
         for block in blocks:
             stack.callback(block.register_forward_pre_hook(lower, with_kwargs=True).remove)
             stack.callback(block.register_forward_hook(restore).remove)
@@ -90,12 +90,12 @@ def _multiplies(block: nn.Module) -> bool:
 
 
 def _cast(values: Any, dtype: torch.dtype) -> Any:
-    """Nested tuples, lists and dicts with their tensors of floating numbers as ``dtype``."""
+    """Cast the floating-point tensors in nested tuples, lists and dicts to ``dtype``."""
     return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, values)
 
 
 def _onednn_is_exact(lm: LanguageModel) -> bool:
-    """Try whether oneDNN, allowed to use bfloat16, keeps to float32 all the same (it does without AMX)."""
+    """Test whether oneDNN keeps to float32 even where it may use bfloat16 (it does without AMX)."""
     weight = lm.mlp_out(0).weight
     x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
     plain = nn.functional.linear(x, weight)

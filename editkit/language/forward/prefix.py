@@ -1,4 +1,4 @@
-"""Rows of tokens that share a computed beginning: run the prefix once, the suffix as often as needed.
+"""Rows of tokens that share a computed beginning: the prefix is run once, suffixes as often as needed.
 
 Attention is causal, so keys and values of a prefix never change. Prefixes and suffixes of a batch are
 padded on the right to common lengths; an explicit mask and explicit positions keep padding out. A row may
@@ -24,10 +24,10 @@ GROUP_COST = 32  # tokens that could be run in the time one more group takes, me
 def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group indices by similar length, so that the padded tokens and the groups together cost least.
 
-    A group has at most ``budget`` tokens when padded, or one row.
+    A group holds at most ``budget`` tokens when padded, or a single row.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    least, begin = [0], [0]  # of the shortest rows: cost of the best division, and where its last group begins
+    least, begin = [0], [0]  # for the shortest rows: the best division's cost, and its last group's begin
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
         first = min(max(0, end - budget // max(longest, 1)), end - 1)
@@ -96,7 +96,7 @@ class Prefix:
 
     @torch.no_grad()
     def extend(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> "Prefix":
-        """These prefixes, each followed by more tokens of its (single) text; a row may add none."""
+        """Return these prefixes, each followed by more tokens of its (single) text; a row may add none."""
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
         cache = Cache(layers=[GrowingLayer(keys, values) for keys, values in self.layers])
@@ -121,7 +121,7 @@ class Prefix:
         return Prefix(segment.gather(1, order), [(together(keys), together(values)) for keys, values in self.layers])
 
     def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor) -> Tensor:
-        """Final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
+        """Compute the final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
 
         ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none.
         """
@@ -130,14 +130,14 @@ class Prefix:
 
 
 def run_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]) -> Tensor:
-    """Final hidden states (B, T, d) of rows of tokens, each token in a segment of its row (or its trunk)."""
+    """Compute final hidden states (B, T, d) of rows of tokens, each token in a segment of its row (or its trunk)."""
     ids, _ = pad(rows, lm.start_id, lm.device)
     segment, _ = pad(segments, PADDING, lm.device)
     return _forward(lm, ids, segment, segment[:, :0], None)
 
 
 def _forward(lm: LanguageModel, ids: Tensor, segment: Tensor, before: Tensor, cache: Cache | None) -> Tensor:
-    """Run tokens in ``segment`` (B, S) that follow those in ``before`` (B, T), whose keys are in the cache."""
+    """Run the tokens of ``segment`` (B, S) after those of ``before`` (B, T), whose keys are in the cache."""
     length, dtype = segment.shape[1], lm.model.dtype
     other = torch.cat([before, segment], dim=1)[:, None]  # (B, 1, T+S)
     earlier = torch.ones(length, other.shape[2], dtype=torch.bool, device=ids.device).tril(before.shape[1])

@@ -1,7 +1,7 @@
-"""What a model thinks of a continuation: log-probability and whether greedy decoding would say it.
+"""Scores of continuations: their log-probability, and whether greedy decoding would produce them.
 
-A prompt and all its continuations are one row: the prompt once, then the continuations, which see the
-prompt and not each other. So one pass over the model scores everything.
+A prompt and all its continuations share one row: the prompt comes once, then the continuations, which see
+the prompt but not each other. So one pass over the model scores them all.
 """
 
 from collections.abc import Sequence
