@@ -1,4 +1,4 @@
-"""Studies of repairs on tiny random models, as a library and from the command line."""
+"""What several rooms share: a published record, and studies of repairs on tiny random models."""
 
 import json
 
@@ -12,7 +12,35 @@ from editkit.figures import style
 from editkit.studies.repairs import RepairSpec, prepare
 from tests.unit.vision.conftest import write
 
+COUNTERFACT = {
+    "case_id": 7,
+    "pararel_idx": 1,
+    "requested_rewrite": {
+        "prompt": "The capital of {} is",
+        "relation_id": "P36",
+        "subject": "France",
+        "target_new": {"str": "Rome", "id": "Q220"},
+        "target_true": {"str": "Paris", "id": "Q90"},
+    },
+    "paraphrase_prompts": ["France's capital is", "The seat of France is"],
+    "neighborhood_prompts": ["The Louvre is in"] * 10,
+    "attribute_prompts": ["The Colosseum is in"],
+    "generation_prompts": ["France is known for"],
+}
 SMALL = dict(epochs=1, max_edits=4, num_ablations=1)
+
+
+def bits(vit):
+    return {name: tensor.numpy().tobytes() for name, tensor in vit.model.state_dict().items()}
+
+
+def measured(frame):
+    """All that does not depend on the machine's mood."""
+    return frame.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
+
+
+def refuse(*_, **__):
+    pytest.fail("this was done before")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from editkit.facts import Fact, counterfact, read_facts, zsre
+from tests.unit.conftest import COUNTERFACT
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published samples in ../shared/data")
@@ -19,21 +20,6 @@ CAPITAL = {
     "prompt": "The capital of {} is",
     "target_new": "Rome",
     "target_true": "Paris",
-}
-COUNTERFACT = {
-    "case_id": 7,
-    "pararel_idx": 1,
-    "requested_rewrite": {
-        "prompt": "The capital of {} is",
-        "relation_id": "P36",
-        "subject": "France",
-        "target_new": {"str": "Rome", "id": "Q220"},
-        "target_true": {"str": "Paris", "id": "Q90"},
-    },
-    "paraphrase_prompts": ["France's capital is", "The seat of France is"],
-    "neighborhood_prompts": ["The Louvre is in"] * 10,
-    "attribute_prompts": ["The Colosseum is in"],
-    "generation_prompts": ["France is known for"],
 }
 ZSRE = {
     "subject": "Ann",

@@ -10,22 +10,7 @@ import pytest
 from editkit.language import known
 from editkit.language.forward.scoring import score
 from editkit.language.known import known_facts, knows, load_facts
-
-COUNTERFACT = {
-    "case_id": 7,
-    "pararel_idx": 1,
-    "requested_rewrite": {
-        "prompt": "The capital of {} is",
-        "relation_id": "P36",
-        "subject": "France",
-        "target_new": {"str": "Rome", "id": "Q220"},
-        "target_true": {"str": "Paris", "id": "Q90"},
-    },
-    "paraphrase_prompts": ["France's capital is", "The seat of France is"],
-    "neighborhood_prompts": ["The Louvre is in"] * 10,
-    "attribute_prompts": ["The Colosseum is in"],
-    "generation_prompts": ["France is known for"],
-}
+from tests.unit.conftest import COUNTERFACT
 
 
 @pytest.fixture

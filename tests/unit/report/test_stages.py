@@ -21,6 +21,7 @@ from editkit.vision import tracing, training
 from editkit.vision.data import ImageSet
 from editkit.vision.training import load_checkpoint, save_checkpoint
 from tests.conftest import SHARED
+from tests.unit.conftest import bits, measured, refuse
 from tests.unit.vision.conftest import write
 
 ROOT = Path(__file__).parents[3]
@@ -48,19 +49,6 @@ TABLES = {
 
 def read(path):
     return {file.stem: pd.read_csv(file) for file in sorted((path / "results").glob("*.csv"))}
-
-
-def bits(vit):
-    return {name: tensor.numpy().tobytes() for name, tensor in vit.model.state_dict().items()}
-
-
-def measured(frame):
-    """All that does not depend on the machine's mood."""
-    return frame.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
-
-
-def refuse(*_, **__):
-    pytest.fail("this was done before")
 
 
 MODELS = {"vit": dict(family="vit", size=224, patch=16, layers=3), "dinov2": dict(family="dinov2", layers=3)}

@@ -18,21 +18,9 @@ from editkit.studies.tables import layer_statistics, rank_layers
 from editkit.vision import tracing
 from editkit.vision.forward import predict
 from editkit.vision.keys import repairs
+from tests.unit.conftest import bits, measured, refuse
 
 ALL = (*METHODS, *CONTROLS)
-
-
-def bits(vit):
-    return {name: tensor.numpy().tobytes() for name, tensor in vit.model.state_dict().items()}
-
-
-def measured(frame):
-    """All that does not depend on the machine's mood."""
-    return frame.drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
-
-
-def refuse(*_, **__):
-    pytest.fail("this was done before")
 
 
 def test_a_reports_names_are_those_of_the_study():
