@@ -63,13 +63,15 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
 def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Sequence[str]) -> Tensor:
     """Read ``K`` (d_k, n), the edited layer's input at each subject's last token.
 
-    A key is the mean over the bare prompt and the prompt after each context, for every method alike: mixing
+    A key is the mean over two types of context of the mean within the type: the bare prompt weighs ½ and each of n
+    sampled contexts 1/(2n), as in ``compute_ks`` of MEMIT, EMMET and AlphaEdit, here for every method: mixing
     averaged and single keys is what makes the original ROME collapse (arXiv 2403.07175).
     """
     variants = ["", *contexts]
     rows = [locate(lm, fact.prompt, fact.subject, context) for fact in facts for context in variants]
-    keys = _read(lm, rows, lm.mlp_out(layer), "input")
-    return keys.reshape(len(facts), len(variants), -1).mean(1).T
+    keys = _read(lm, rows, lm.mlp_out(layer), "input").reshape(len(facts), len(variants), -1)
+    bare, sampled = keys[:, 0], keys[:, 1:]
+    return ((bare + sampled.mean(1)) / 2 if contexts else bare).T
 
 
 @torch.no_grad()

@@ -3,10 +3,13 @@
 ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16) optimise a shift δ of the hidden state
 ``h`` at the subject's last token, after the last edited layer, by Adam on
 
-    mean over contexts of −log P(new object)  +  kl_factor · KL("{subject} is a" before ‖ now)
-    + v_weight_decay · ‖δ‖ / ‖h‖²,           with ‖δ‖ ≤ clamp_norm_factor · ‖h‖.
+    mean over contexts of −log P(new object)  +  kl_factor · KL(now ‖ before)
+    + v_weight_decay · ‖δ‖ / ‖h‖²,           with ‖δ‖ ≤ clamp_norm_factor · ‖h‖,
 
-The result is that of the published algorithm, for less work. Attention is causal and δ enters at one token
+the KL divergence between the predictions at the subject's last token of "{subject} is a". (ROME's equation prints
+it the same way round; it holds the prediction to where the model put its probability before.)
+
+The result is that of the published code (``compute_z`` of MEMIT), for less work. Attention is causal and δ enters at one token
 of one layer, so the tokens before it are run once (their keys and values are kept), the layers up to it are
 run once, hidden states are projected to the vocabulary at the target positions only, and many edits share a
 batch, in which the suffixes of an edit's prompts lie side by side in one row.
@@ -218,11 +221,11 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: C
 
 
 def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute −log P(new object), and KL(without δ ‖ with δ) at the KL position, (n,) each."""
+    """Compute −log P(new object), and KL(with δ ‖ without δ) at the KL position, (n,) each."""
     nll, essence = _forward(lm, batch, delta, spec)
     if batch.reference is None:
         batch.reference = essence.detach()
-    return nll, (batch.reference.exp() * (batch.reference - essence)).sum(1)
+    return nll, (essence.exp() * (essence - batch.reference)).sum(1)
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor]:

@@ -3,8 +3,9 @@
 They share tokens and padding (``language/keys``, ``language/forward/prefix``) and the one door to activations
 (``models/hooks``) with what they judge, and nothing else. Each is itself held to something that we did not write:
 
-- ``language.target``: ``compute_z`` of kmeng01/memit, which EMMET and AlphaEdit copy; its losses start where those of
-  the published code do, and are those that transformers computes from labels.
+- ``language.target``, ``language.key``, ``language.memit_updates``: ``compute_z``, ``compute_ks`` and
+  ``execute_memit`` of kmeng01/memit, the first two copied by EMMET and AlphaEdit; what that code computed for eight
+  records on SmolLM2 (tests/integration/test_parity.py).
 - ``language.scores``: ``test_batch_prediction`` of kmeng01/rome and its descendants; the same losses.
 - ``language.second_moment``: ``layer_stats`` of kmeng01/rome and kmeng01/memit; the definition E[k kᵀ].
 - ``solvers.kkt_equality``: the constrained problem of arXiv 2202.05262 (one edit) and 2403.14236 (many); their

@@ -12,8 +12,7 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
     """Optimise v* of one edit as ``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit does. Returns its losses too.
 
     All prompts of one edit are padded to one batch; every layer runs on every token at every step, and
-    every position is projected to the vocabulary twice: by the model, and again for the loss. The KL term is that
-    of the package, KL(before ‖ now), where the published code has KL(now ‖ before).
+    every position is projected to the vocabulary twice: by the model, and again for the loss.
     """
     tokens = lm.encode_continuation(fact.text, fact.target_new)
     rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
@@ -42,7 +41,7 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
         optimiser = optimiser or torch.optim.Adam([delta], lr=spec.v_lr)
         now = output.logits[-1, where[-1]].log_softmax(-1)
         reference = now.detach() if reference is None else reference
-        kl = torch.nn.functional.kl_div(now, reference, log_target=True, reduction="sum")
+        kl = torch.nn.functional.kl_div(reference, now, log_target=True, reduction="sum")
         table = lm.logits(output.hidden_states[-1][:-1]).log_softmax(-1)  # (prompts, T, vocabulary)
         picked = table.gather(2, labels.clamp_min(0)[..., None])[..., 0]
         nll = -((picked * wanted).sum(1) / len(tokens)).mean()
@@ -58,6 +57,50 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
             with torch.no_grad():
                 delta *= limit / delta.norm()
     return (h0 + delta).detach(), losses
+
+
+@torch.no_grad()
+def key(lm, fact, layer: int, contexts) -> Tensor:
+    """Read one edit's key (d_k,) as ``compute_ks`` of MEMIT does: the mean over types of context of a type's mean.
+
+    The two types are the bare prompt and the sampled contexts; each prompt is run whole, one at a time.
+    """
+    means = []
+    for kind in filter(None, ([""], list(contexts))):
+        found = []
+        for context in kind:
+            row = locate(lm, fact.prompt, fact.subject, context)
+            with capture({"k": lm.mlp_out(layer)}, side="input") as seen:
+                lm.model(torch.tensor([row.ids], device=lm.device))
+            found.append(seen["k"][0, row.subject_last])
+        means.append(torch.stack(found).mean(0))
+    return torch.stack(means).mean(0)
+
+
+@torch.no_grad()
+def memit_updates(lm, facts, spec, contexts, V: Tensor, costs: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Compute ΔW (d_v, d_k) of each layer as ``execute_memit`` does, from targets V (d, n) and ``C`` of each layer.
+
+    Layers are written in ascending order, each with what is left divided by the layers left; the weights are put
+    back at the end.
+    """
+    updates, before = {}, {layer: lm.weight(layer).clone() for layer in spec.layers}
+    try:
+        for index, layer in enumerate(spec.layers):
+            K = torch.stack([key(lm, fact, layer, contexts) for fact in facts], dim=1).double()
+            now = []
+            for fact in facts:
+                row = locate(lm, fact.prompt, fact.subject)
+                with capture({"h": lm.layers[spec.layers[-1]]}) as seen:
+                    lm.model(torch.tensor([row.ids], device=lm.device))
+                now.append(seen["h"][0, row.subject_last])
+            R = (V - torch.stack(now, dim=1)).double() / (len(spec.layers) - index)
+            updates[layer] = R @ torch.linalg.solve(spec.mom2_update_weight * costs[layer].double() + K @ K.T, K).T
+            lm.weight(layer).add_(updates[layer])
+    finally:
+        for layer, weight in before.items():
+            lm.weight(layer).copy_(weight)
+    return updates
 
 
 @torch.no_grad()
