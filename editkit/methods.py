@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from editkit.config import NonNegative, Parameters, Positive
-from editkit.solvers import Precision, inverse_precision, null_space, null_space_precision
+from editkit.solvers import Precision, inverse_precision, mean_eigenvalue, null_space, null_space_precision, unspanned
 
 UNTOUCHED = "pre"  # the model before any edit, among methods and among moments
 
@@ -25,7 +25,9 @@ class SolverSpec(Parameters):
     update_norm_lambda: NonNegative | None = None
     """Ridge added to the weighted second moment (emmet)."""
     emmet_lambda: NonNegative | None = None
-    """Slack of emmet's equality; 0 asks for equality, and a single edit always gets it."""
+    """Slack of emmet's equality, in units of the mean eigenvalue of KᵀMK: only what conditioning needs. 0 is exact."""
+    nullspace: Literal["threshold", "kept"] = "threshold"
+    """Null space of alphaedit: below nullspace_threshold, or what the kept keys K₀ leave free, I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ."""
     nullspace_threshold: Positive | None = None
     """Eigenvalue of the second moment C below which its eigenvector belongs to the null space (alphaedit)."""
     l2: Positive | None = None
@@ -52,15 +54,20 @@ class Method(Look):
     slack_formula: str
     source: str
     precision: Callable[[Tensor, SolverSpec], Precision]  # from C (d_k, d_k) and a resolved spec
-    slack: Callable[[SolverSpec], float]
+    slack: Callable[[Tensor, Precision, SolverSpec], float]  # from K (d_k, n), the precision and a resolved spec
     one_at_a_time: bool = False  # every edit is a batch of its own
-    equality_alone: bool = False  # a single edit gets equality, whatever the slack of a batch
+    equality: bool = False  # what an edit asks for is met, up to a slack that conditioning needs
     replay: str = "none"  # how earlier edits take part as published
 
 
 def _emmet(C: Tensor, spec: SolverSpec) -> Precision:
     identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
     return inverse_precision(spec.mom2_update_weight * C.double() + spec.update_norm_lambda * identity)
+
+
+def _alphaedit(C: Tensor, spec: SolverSpec) -> Precision:
+    space = unspanned(C) if spec.nullspace == "kept" else null_space(C, spec.nullspace_threshold)
+    return null_space_precision(space, spec.l2)
 
 
 METHODS: dict[str, Method] = {
@@ -72,8 +79,9 @@ METHODS: dict[str, Method] = {
         slack_formula="$0$ (equality)",
         source="arXiv 2202.05262, eq. 2",
         precision=lambda C, spec: inverse_precision(C),
-        slack=lambda spec: 0.0,
+        slack=lambda K, precision, spec: 0.0,
         one_at_a_time=True,
+        equality=True,
     ),
     "memit": Method(
         "MEMIT",
@@ -83,18 +91,18 @@ METHODS: dict[str, Method] = {
         slack_formula="$I$",
         source="arXiv 2210.07229, eq. 14",
         precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
-        slack=lambda spec: 1.0,
+        slack=lambda K, precision, spec: 1.0,
     ),
     "emmet": Method(
         "EMMET",
         "#009E73",
         "diamond",
         cost=r"$\lambda C + \mu I$",
-        slack_formula=r"$\nu I$ (equality for a single edit)",
+        slack_formula=r"$\nu \bar\sigma I$, $\bar\sigma$ the mean eigenvalue of $K^\top M K$ (equality)",
         source="arXiv 2403.14236, eq. 9",
         precision=_emmet,
-        slack=lambda spec: spec.emmet_lambda,
-        equality_alone=True,
+        slack=lambda K, precision, spec: spec.emmet_lambda * mean_eigenvalue(K, precision),
+        equality=True,
     ),
     "alphaedit": Method(
         "AlphaEdit",
@@ -103,8 +111,8 @@ METHODS: dict[str, Method] = {
         cost=r"$l_2 I + K_p K_p^\top$ in the null space of $C$, $\infty$ outside",
         slack_formula="$I$",
         source="arXiv 2410.02355, eq. 14",
-        precision=lambda C, spec: null_space_precision(null_space(C, spec.nullspace_threshold), spec.l2),
-        slack=lambda spec: 1.0,
+        precision=_alphaedit,
+        slack=lambda K, precision, spec: 1.0,
         replay="hold",
     ),
 }
@@ -112,6 +120,7 @@ MethodName = Literal[*METHODS]
 BatchMethodName = Literal[*(name for name, method in METHODS.items() if not method.one_at_a_time)]
 CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),
+    "memit_control": Look("MEMIT, EMMET's layer and weight", "#F0E442", "square"),
     "finetuning": Look("fine-tuning", "#E69F00", "circle"),
     "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
     "head_closed": Look("head, closed form", "#000000", "circle"),

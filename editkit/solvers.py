@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+RANK_NOISE = 1e-12  # of eigenvalues, relative to the largest: what rounding in float32 keys may leave of a 0
 RIDGE_STEPS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # relative to the mean diagonal, tried in turn
 
 
@@ -130,6 +131,11 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
     return Update(left, right, factor.ridge, precision.ridge, *conditions, missed(left, right, K, R))
 
 
+def mean_eigenvalue(K: Tensor, precision: Precision) -> float:
+    """Compute the mean eigenvalue of ``Kᵀ M K``, the scale against which a slack is small or large."""
+    return (K.double() * precision.apply(K.double())).sum().item() / K.shape[1]
+
+
 def missed(left: Tensor, right: Tensor, K: Tensor, wanted: Tensor) -> float:
     """Compute ``‖left · right · K − wanted‖ / ‖wanted‖`` (Frobenius); 0 where nothing is wanted and nothing done."""
     return ((left @ (right @ K) - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)).item()
@@ -181,3 +187,21 @@ def null_space(C: Tensor, threshold: float) -> Subspace:
     small = values < threshold
     complement = bool(2 * small.sum() > len(C))
     return Subspace(vectors[:, ~small if complement else small], complement)
+
+
+def unspanned(C: Tensor) -> Subspace:
+    """Return what keys ``K₀`` (d_k, n) of second moment ``C`` (d_k, d_k) do not span, ``P = I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ``.
+
+    It is the null space of ``K₀K₀ᵀ``: eigenvalues up to ``RANK_NOISE`` times the largest count as 0. Keys that depend
+    on each other, for which ``K₀ᵀK₀`` has no inverse, span what an independent set of them does.
+    Raises ``ValueError`` where the keys span everything: ``P`` is 0 then, and nothing may be edited.
+    """
+    values, vectors = torch.linalg.eigh(C.double())
+    spanned = values > RANK_NOISE * values[-1]
+    if spanned.all():
+        raise ValueError(
+            f"nullspace = 'kept': the kept keys span all {len(C)} directions, P = I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ is 0 and nothing "
+            "may be edited; keep fewer, or choose directions by nullspace_threshold"
+        )
+    complement = bool(2 * spanned.sum() <= len(C))
+    return Subspace(vectors[:, spanned if complement else ~spanned], complement)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import solvers
+from editkit.editing.spec import load_defaults
 from editkit.methods import METHODS, SolverSpec
 from editkit.reference.solvers import (
     alphaedit_printed,
@@ -35,10 +36,11 @@ def problem(d_k: int, d_v: int, n: int, seed: int, rank: int | None = None):
     return draw(d_k, n), draw(d_v, n), C
 
 
-def row(method: str, C: torch.Tensor, **hyperparameters):
-    """Precision and slack of a method."""
+def row(method: str, C: torch.Tensor, K: torch.Tensor | None = None, **hyperparameters):
+    """Precision and slack of a method; only emmet's slack depends on the keys."""
     spec = SolverSpec(**hyperparameters)
-    return METHODS[method].precision(C, spec), METHODS[method].slack(spec)
+    precision = METHODS[method].precision(C, spec)
+    return precision, METHODS[method].slack(C if K is None else K, precision, spec)
 
 
 def rome(C):
@@ -49,8 +51,8 @@ def memit(C, weight: float):
     return row("memit", C, mom2_update_weight=weight)
 
 
-def emmet(C, weight: float, ridge: float, slack: float):
-    return row("emmet", C, mom2_update_weight=weight, update_norm_lambda=ridge, emmet_lambda=slack)
+def emmet(C, weight: float, ridge: float, slack: float, K: torch.Tensor | None = None):
+    return row("emmet", C, K, mom2_update_weight=weight, update_norm_lambda=ridge, emmet_lambda=slack)
 
 
 @relaxed
@@ -139,10 +141,21 @@ def test_emmet_with_one_edit_is_rome():
     agree(solvers.solve(K, R, *emmet(C, 7.0, 0.0, 0.0)).delta, solvers.solve(K, R, *rome(C)).delta, 1e-12)
 
 
-def test_memit_is_emmet_with_unit_slack():
+@pytest.mark.parametrize("share", [1e-6, 1e-2, 1.0])
+def test_emmet_with_slack_is_memit_with_weight_times_slack(share):
     K, R, C = problem(12, 5, 9, 0)
-    with_slack = solvers.solve(K, R, *emmet(C, 7.0, 0.0, 1.0)).delta
-    assert torch.equal(with_slack, solvers.solve(K, R, *memit(C, 7.0)).delta)
+    precision, slack = emmet(C, 7.0, 0.0, share, K)
+    assert slack == pytest.approx(share * torch.linalg.eigvalsh(K.T @ precision.apply(K)).mean().item())
+    agree(solvers.solve(K, R, precision, slack).delta, solvers.solve(K, R, *memit(C, 7.0 * slack)).delta)
+
+
+def test_emmets_default_slack_is_equality_for_one_edit_and_many():
+    share = load_defaults("smollm2-135m")["emmet"]["emmet_lambda"]
+    for n in (1, 9):
+        K, R, C = problem(12, 5, n, 0)
+        update = solvers.solve(K, R, *emmet(C, 7.0, 0.0, share, K))
+        assert update.residual < 1e-3
+        agree(update.delta, kkt_equality(K, R, C), 1e-2)
 
 
 def test_rank_deficient_second_moment_gets_a_recorded_ridge():
