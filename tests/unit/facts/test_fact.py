@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit.facts import Fact, data_hash
+from editkit.facts import Fact, data_hash, part_of
+from editkit.facts.fact import last_word
 
 CAPITAL = {
     "subject": "France",
@@ -76,3 +77,19 @@ def test_ids_and_hashes_follow_content():
     assert data_hash([one]) == data_hash([same]) != data_hash([other])
     assert data_hash([one, other]) != data_hash([other, one])
     assert len(data_hash([])) == 64
+
+
+def test_a_third_of_the_subjects_is_for_tuning_whatever_is_asked_about_them():
+    made = [Fact.make(**CAPITAL | {"subject": f"Country {i}"}) for i in range(3000)]
+    parts = [part_of(fact) for fact in made]
+    assert 0.30 < parts.count("tune") / len(parts) < 0.37 and set(parts) == {"tune", "test"}
+    for fact, part in zip(made[:50], parts, strict=False):
+        for subject in (fact.subject, fact.subject.upper(), fact.subject.replace("o", "\u00f4")):
+            assert part_of(Fact.make(subject=subject, prompt="{} is", target_new="a", target_true="b")) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("Rome", "rome"), ("Los \u00c1ngeles", "angeles"), ("Guinea-Bissau", "bissau")]
+)
+def test_the_last_word_is_what_an_edit_acts_at(text, word):
+    assert last_word(text) == word

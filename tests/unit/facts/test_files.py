@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from editkit.facts import Fact, counterfact, read_facts, zsre
+from editkit.facts import Fact, counterfact, part_of, read_facts, zsre
 from tests.unit.conftest import COUNTERFACT
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -113,7 +113,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
 
 @needs_shared
 def test_counterfact_sample():
-    facts = read_facts("counterfact", path=SHARED / "counterfact_4k.json")
+    facts = read_facts("counterfact", path=SHARED / "counterfact_4k.json", part="all")
     raw = json.loads((SHARED / "counterfact_4k.json").read_text(encoding="utf-8"))
     assert len(facts) == 4000
     assert [f.id for f in facts] == [f"counterfact:{r['case_id']}" for r in raw]
@@ -123,10 +123,37 @@ def test_counterfact_sample():
 @needs_shared
 def test_zsre_sample():
     with pytest.warns(UserWarning, match="skipped 1[0-9] of 500"):
-        facts = read_facts("zsre", path=SHARED / "zsre_500.json")
+        facts = read_facts("zsre", path=SHARED / "zsre_500.json", part="all")
     assert all(f.text.endswith("?") and f.subject in f.text for f in facts)
     assert all(f.neighbours[0].startswith("nq question: ") for f in facts)
     assert all(f.neighbour_target for f in facts)
+
+
+def test_parts_are_read_apart(tmp_path):
+    names = [f"Land {i}" for i in range(60)]
+    records = [
+        COUNTERFACT | {"case_id": i, "requested_rewrite": COUNTERFACT["requested_rewrite"] | {"subject": name}}
+        for i, name in enumerate(names)
+    ]
+    path = write(tmp_path / "cf.json", records)
+    both = read_facts("counterfact", path=path, part="all")
+    assert [fact.subject for fact in both] == names
+    for part in ("tune", "test"):
+        assert read_facts("counterfact", path=path, part=part) == [fact for fact in both if part_of(fact) == part]
+    assert read_facts("counterfact", path=path) == read_facts("counterfact", path=path, part="test")
+
+
+@needs_shared
+def test_parts_of_the_published_samples():
+    path = SHARED / "counterfact_4k.json"
+    tune, test, both = (read_facts("counterfact", path=path, part=part) for part in ("tune", "test", "all"))
+    assert sorted([*tune, *test], key=both.index) == both and 1250 < len(tune) < 1420
+    assert not {fact.subject.casefold() for fact in tune} & {fact.subject.casefold() for fact in test}
+    # What the published algorithms were run on for comparison stays out of tuning.
+    assert test[:8] == both[:8]
+    draws = [read_facts("counterfact", path=path, seed=seed)[:250] for seed in range(1, 8)]
+    assert len({fact for draw in draws for fact in draw}) == 7 * 250
+    assert all(len({fact.subject for fact in draw}) == 250 for draw in draws)
 
 
 # Downloads
@@ -220,6 +247,8 @@ def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
         ({"source": "wikidata"}, ["'wikidata'", "worldfacts, counterfact, zsre"]),
         ({"source": "zsre"}, ["path", zsre.PUBLISHED]),
         ({"source": "counterfact"}, ["path", counterfact.PUBLISHED]),
+        ({"source": "worldfacts", "part": "train"}, ["'train'", "tune, test, all"]),
+        ({"source": "worldfacts", "seed": -1}, ["seed", "-1", "at least 0"]),
         ({"source": "worldfacts", "path": "x.json"}, ["path", "'x.json'", "refused"]),
     ],
 )

