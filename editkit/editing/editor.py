@@ -22,6 +22,8 @@ from editkit.editing.weights import Overlay, RawWeights
 from editkit.methods import METHODS
 from editkit.solvers import Precision, Update
 
+LARGEST_CONDITION = 1e12  # of a solved system: beyond it four of a float64's sixteen digits are left
+
 
 class Written(NamedTuple):
     """What writing one batch did."""
@@ -64,38 +66,46 @@ class Editor:
         layers, n = self.spec.layers, len(items)
         replayed = memory.recall(self.spec.replay_rate, n, layers[-1], self.weights.weight(layers[-1]))
         # With one layer, what a record stores stays valid; with several, lower layers have moved its keys.
-        refreshed = replayed if len(layers) > 1 else []
+        refreshed = replayed if len(layers) > 1 and self.spec.replay_refresh else []
         pool = items + [record.item for record in refreshed]
-        wanted = torch.cat([V, *(record.target[:, None].to(V) for record in refreshed)], dim=1)
+        wanted = torch.cat([V, *(record.target[:, None].to(V) for record in refreshed)], dim=1).double()
         keys, values, updates, spent = {}, {}, [], {"keys": 0.0, "solve": 0.0}
         for index, layer in enumerate(layers):
             start = time.perf_counter()
-            missing = wanted - self.domain.hidden(pool, layers[-1]).to(V)  # (d, n + refreshed)
+            missing = wanted - self.domain.hidden(pool, layers[-1]).to(wanted)  # (d, n + refreshed)
             K = self.domain.keys(pool, layer).double()  # (d_k, n + refreshed)
-            R = missing.double() / self.weights.model.gain(layer) / (len(layers) - index)
+            R = missing / self.weights.model.gain(layer) / (len(layers) - index)
             spent["keys"] += time.perf_counter() - start
             start = time.perf_counter()
             W = self.weights.weight(layer).double()
-            keys[layer], values[layer] = K[:, :n], (W @ K + R)[:, :n]
-            if past := memory.past(layer, [] if refreshed else replayed):
+            keys[layer], values[layer], asked = K[:, :n], (W @ K + R)[:, :n], R[:, :n].norm(dim=0).tolist()
+            past = None if refreshed else memory.past(layer, replayed)
+            if past:
                 F, X = past
-                K = torch.cat([K, F], dim=1)
-                R = torch.cat([R, torch.zeros_like(X) if self.spec.replay == "hold" else X - W @ F], dim=1)
+                K, R = torch.cat([K, F], dim=1), torch.cat([R, X - W @ F], dim=1)
+            if self.spec.replay == "hold":
+                R[:, n:] = 0.0
             update = self._solve_and_write(layer, K, R, n)
             spent["solve"] += time.perf_counter() - start
-            updates.append(self._describe(layer, update, W, n, memory.taking_part(replayed)))
+            count = memory.taking_part(replayed)
+            # No edit moves what comes into the first edited layer: keys stored there are never stale.
+            updates.append(self._describe(layer, update, W, n, count, count if past and index else 0))
         memory.use(replayed)
+        _warn_of_condition(updates)
         records = [
-            EditRecord(item, V[:, i], {a: keys[a][:, i] for a in layers}, {a: values[a][:, i] for a in layers})
-            for i, item in enumerate(items)
+            EditRecord(
+                item, V[:, i], {a: keys[a][:, i] for a in layers}, {a: values[a][:, i] for a in layers}, size, size
+            )
+            for i, (item, size) in enumerate(zip(items, asked, strict=True))
         ]
         return Written(updates, records, spent["keys"], spent["solve"])
 
     def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int) -> Update:
         """Solve for keys and residuals, their first ``new`` columns being new edits; returns the update as written."""
-        precision, slack = self._precision(layer), self.method.slack(self.spec)
+        precision = self._precision(layer)
+        slack = self.method.slack(K, precision, self.spec)
         slacks = torch.full((K.shape[1],), slack / self.spec.replay_weight, dtype=K.dtype, device=K.device)
-        slacks[:new] = 0.0 if self.method.equality_alone and new == 1 else slack
+        slacks[:new] = slack
         update = solvers.solve(K, R, precision, slacks)
         if update.ridge or update.cost_ridge:
             warnings.warn(
@@ -113,11 +123,14 @@ class Editor:
             W = self.weights.weight(item.layer).double()
             update = item.update._replace(left=item.update.left * share)
             self.weights.add(item.layer, update.left, update.right)
-            scaled.append(self._describe(item.layer, update, W, item.edits, item.replayed))
+            scaled.append(self._describe(item.layer, update, W, item.edits, item.replayed, item.stale))
         return scaled
 
     def old_residual(self, memory: Memory) -> float:
-        """Return what the last layer's weight misses of the edits in memory, as a share of what they asked for."""
+        """Return what the last layer's weight misses of the edits in memory, as a share of what they asked for.
+
+        Keys are taken as stored: with several layers they are those of each edit's own step.
+        """
         if not len(memory):
             return float("nan")
         layer = self.spec.layers[-1]
@@ -130,7 +143,7 @@ class Editor:
             self._precisions[layer] = self.method.precision(self._costs[layer], self.spec)
         return self._precisions[layer]
 
-    def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int) -> LayerUpdate:
+    def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int, stale: int) -> LayerUpdate:
         """Describe an update that is written, ``W`` being the weight before it."""
         return LayerUpdate(
             layer,
@@ -141,6 +154,18 @@ class Editor:
             weight_norm=W.norm().item(),
             growth=self.weights.weight(layer).norm().item() / self._norms[layer],
             disturbance=_output_norm(update.left, update.right, self._costs[layer]) / self._outputs[layer],
+            stale=stale,
+        )
+
+
+def _warn_of_condition(updates: Sequence[LayerUpdate]) -> None:
+    """Warn where rounding may have spoilt a step: its worst layer's system is all but singular."""
+    worst = max(updates, key=lambda item: item.update.condition)
+    if worst.update.condition > LARGEST_CONDITION:
+        warnings.warn(
+            f"layer {worst.layer}: the solved system's condition number is {worst.update.condition:.2g}, above "
+            f"{LARGEST_CONDITION:.0e}: its keys are nearly dependent, and the update may be mostly rounding",
+            stacklevel=5,
         )
 
 

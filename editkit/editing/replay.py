@@ -2,7 +2,12 @@
 
 Either way an earlier edit takes part in a step as one more column of ``K``, ``R`` and ``D`` (see
 :mod:`editkit.solvers`): its key, its residual (what the layer should put out for it less what it does),
-and ``replay_weight``.
+and ``replay_weight``. Its slack is that of a new edit, over that weight.
+
+*hold* with targets from the base model is recursive least squares: at one layer, steps in any order come to one batch
+of all edits, for memit and alphaedit as weighted here (arXiv 2601.15686, 2605.26670) and for emmet because equality
+holds earlier edits exactly. That is exact for keys of the bare prompt: what is missing of an edit is read there, as
+published, so an average over contexts says a little wrongly how far earlier steps have moved it.
 """
 
 import math
@@ -24,6 +29,7 @@ from editkit.config import Parameters, Positive
 from editkit.solvers import compress
 
 SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
+ROUNDING = 1e-9  # of rate × batch: .55 × 100 is 55, not 56
 
 
 class ReplaySpec(Parameters):
@@ -33,15 +39,21 @@ class ReplaySpec(Parameters):
     """How earlier edits take part in a step: none, not at all; buffer, some again; hold, all by their keys alone (held
     as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, else none)."""
     replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the buffer that is replayed; while the buffer is smaller than the batch, that share of the batch."""
+    """Earlier edits that a buffer replays, as a share of what replay_base names, rounded up."""
+    replay_base: Literal["batch", "buffer"] = "batch"
+    """What replay_rate is a share of: the new batch, or the buffer (the batch, while the buffer is smaller)."""
     replay_max_items: Annotated[int, Field(ge=0)] = 0
     """Largest number of edits that the buffer keeps; 0 keeps all."""
     replay_weight: Positive = 1.0
-    """Weight of an earlier edit against a new one."""
+    """Weight of an earlier edit against a new one. Under equality (emmet) both are met, whatever they weigh, and only 1
+    is accepted: what is held then does not move at all, which is where a growing weight leads."""
     replay_strategy: Literal["random", "priority", "recent"] = "random"
-    """Which edits are replayed; priority prefers those that have lost most of what they asked for."""
+    """Which edits are replayed; priority prefers important ones of which much is lost: importance × share lost."""
     replay_eviction: Literal["fifo", "lru"] = "fifo"
     """Which edit leaves a full buffer: the oldest, or the one replayed longest ago."""
+    replay_refresh: bool | None = None
+    """With several layers, read earlier edits' keys anew at each step, a pass over all that take part for each layer.
+    Left out: yes, except for what is published with keys as they were when edited (alphaedit's hold)."""
 
 
 class Item(Protocol):
@@ -66,8 +78,10 @@ class EditRecord:
     target: Tensor  # v* (d,): hidden state wanted after the last edited layer
     keys: dict[int, Tensor]  # layer → (d_k,)
     values: dict[int, Tensor]  # layer → (d_v,): output of the edited weight that was asked for
+    asked: float = 1.0  # ‖v − W k‖ at the last edited layer before the edit
+    importance: float = 1.0  # the editor sets it to ``asked``; see ReplayBuffer.weigh
     timestamp: int = 0  # the buffer's clock when it was added
-    priority: float = 1.0
+    priority: float = 1.0  # importance × share lost of what was asked
     access_count: int = 0  # times replayed
     last_used: int = 0  # the buffer's clock when it was added or last replayed
 
@@ -97,7 +111,12 @@ class Memory:
         return False
 
     def recall(self, rate: float, batch: int, layer: int, weight: Tensor) -> list[EditRecord]:
-        """Return the records to replay with ``batch`` new edits, given the ``weight`` (d_v, d_k) of the last layer."""
+        """Return the records that take part with ``batch`` new edits, as far as they are still there one by one.
+
+        Args:
+            rate: how many a buffer replays, see :class:`ReplaySpec`.
+            weight: of the last edited layer, (d_v, d_k).
+        """
         return []
 
     def use(self, records: Sequence[EditRecord]) -> None:
@@ -133,12 +152,14 @@ class ReplayBuffer(Memory):
         strategy: ``random``, ``priority`` (likelier the more an edit has lost) or ``recent``.
         eviction: which edit leaves a full buffer: ``fifo`` the oldest, ``lru`` the one used longest ago.
         seed: decides what is drawn.
+        base: what a rate is a share of, ``batch`` or ``buffer``.
     """
 
     capacity: int = 0
     strategy: str = "random"
     eviction: str = "fifo"
     seed: int = 0
+    base: str = "batch"
     clock: int = 0
     _records: dict[tuple[str, str], EditRecord] = field(default_factory=dict)
 
@@ -171,8 +192,10 @@ class ReplayBuffer(Memory):
             del self._records[min(self, key=lambda record: getattr(record, age)).item.topic]
 
     def amount(self, rate: float, batch: int) -> int:
-        """Return how many to replay with ``batch`` new edits: ``rate`` of what is stored, or of a larger batch."""
-        return min(len(self), math.ceil(rate * max(len(self), batch)))
+        """Return how many to replay with ``batch`` new edits: ``rate`` of these, or of what is stored if that is more
+        and the base."""
+        whole = batch if self.base == "batch" else max(len(self), batch)
+        return min(len(self), math.ceil(rate * whole - ROUNDING))
 
     def sample(self, count: int) -> list[EditRecord]:
         """Draw ``count`` records without replacement, oldest first; this changes nothing, see :meth:`use`."""
@@ -207,17 +230,31 @@ class ReplayBuffer(Memory):
                 record, access_count=record.access_count + 1, last_used=self.clock + 1
             )
 
-    def prioritise(self, layer: int, weight: Tensor) -> None:
-        """Set each priority to what is missing of the edit under ``weight`` (d_v, d_k) of ``layer``.
+    def weigh(self, importance: Mapping[str, float]) -> None:
+        """Set the importance of edits, by the id of their items; without this it is the norm of what each asked for.
 
-        ``‖v − W k‖`` is the edit's importance (the norm of what it asked for) times the share lost of it.
+        Raises ``ValueError`` for an edit that is not stored, and for a negative importance.
+        """
+        stored = {record.item.id: record for record in self}
+        for name, value in importance.items():
+            if name not in stored:
+                raise ValueError(f"importance of {name!r}: the buffer holds no such edit")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"importance of {name!r} = {value}: must be 0 or more, and finite")
+            self._records[stored[name].item.topic] = replace(stored[name], importance=float(value))
+
+    def prioritise(self, layer: int, weight: Tensor) -> None:
+        """Set each priority to importance × share lost, under ``weight`` (d_v, d_k) of the last edited ``layer``.
+
+        The share lost is ``‖v − W k‖``, by the key as stored, over what it was before the edit.
         """
         if not len(self):
             return
         K, V = self.factors(layer)
         missing = (V - weight.double() @ K).norm(dim=0).tolist()
-        for record, priority in zip(list(self), missing, strict=True):
-            self._records[record.item.topic] = replace(record, priority=priority)
+        for record, lost in zip(list(self), missing, strict=True):
+            share = lost / record.asked if record.asked else 0.0  # who asked for nothing cannot lose any of it
+            self._records[record.item.topic] = replace(record, priority=record.importance * share)
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys (d_k, m) and values (d_v, m) of all that is stored."""
@@ -225,16 +262,8 @@ class ReplayBuffer(Memory):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything as tensors; settings, items and counts lie in ``meta`` as JSON."""
-        settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "clock")}
-        counts = ("timestamp", "priority", "access_count", "last_used")
-        meta = [{"item": asdict(r.item)} | {name: getattr(r, name) for name in counts} for r in self]
-        tensors = {"meta": json_tensor([settings, meta])}
-        if len(self):
-            tensors["target"] = torch.stack([record.target for record in self])
-            for layer in next(iter(self)).keys:
-                K, V = self.factors(layer)
-                tensors |= {f"keys.{layer}": K.T, f"values.{layer}": V.T}
-        return tensors
+        settings = {name: getattr(self, name) for name in ("capacity", "strategy", "eviction", "seed", "base", "clock")}
+        return {"settings": json_tensor(settings)} | _pack(list(self))
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file."""
@@ -255,18 +284,8 @@ class ReplayBuffer(Memory):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
-        settings, meta = from_json_tensor(state["meta"])
-        layers = _layers(state)
-        buffer = cls(**settings)
-        for i, entry in enumerate(meta):
-            record = EditRecord(
-                item=make(**entry.pop("item")),
-                target=state["target"][i],
-                keys={layer: state[f"keys.{layer}"][i] for layer in layers},
-                values={layer: state[f"values.{layer}"][i] for layer in layers},
-                **entry,
-            )
-            buffer._records[record.item.topic] = record
+        buffer = cls(**from_json_tensor(state["settings"]))
+        buffer._records = {record.item.topic: record for record in _unpack(state, make)}
         return buffer
 
 
@@ -281,30 +300,34 @@ def columns(records: Sequence[EditRecord], layer: int) -> tuple[Tensor, Tensor]:
 class Moments(Memory):
     """``K_p K_pᵀ`` and ``V_p K_pᵀ`` of all earlier edits of each layer, in factored form.
 
-    Up to d_k edits the factors are the edits' own keys and values; beyond that they stay at d_k columns
-    (:func:`editkit.solvers.compress`). Unlike a buffer this cannot forget: an edit that a newer one of the
-    same topic contradicts still counts.
+    Up to d_k edits the factors are the edits' own keys and values, and each can be read again; beyond that they stay
+    at d_k columns (:func:`editkit.solvers.compress`), in which no edit is to be found any more. Unlike a buffer this
+    cannot forget: an edit that a newer one of the same topic contradicts still counts.
     """
 
     count: int = 0  # edits taken in
-    _blocks: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    _records: list[EditRecord] = field(default_factory=list)  # while they are no more than d_k
+    _factors: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # from then on
 
     def __len__(self) -> int:
         return self.count
 
     def copy(self) -> Self:
-        return Moments(self.count, {layer: list(blocks) for layer, blocks in self._blocks.items()})
+        return Moments(self.count, list(self._records), dict(self._factors))
 
     def add(self, records: Sequence[EditRecord]) -> None:
-        for layer in records[0].keys:
-            blocks = self._blocks.setdefault(layer, [])
-            blocks.append(columns(records, layer))
-            if sum(K.shape[1] for K, _ in blocks) > len(blocks[0][0]):
-                blocks[:] = [compress(*self.factors(layer))]
+        self._records += records
         self.count += len(records)
+        keys = records[0].keys
+        if self._factors or self.count > len(next(iter(keys.values()))):
+            self._factors = {layer: compress(*self.factors(layer)) for layer in keys}
+            self._records = []
 
     def holds(self, item: Item) -> bool:
         return True
+
+    def recall(self, rate: float, batch: int, layer: int, weight: Tensor) -> list[EditRecord]:
+        return list(self._records)
 
     def past(self, layer: int, records: Sequence[EditRecord]) -> tuple[Tensor, Tensor] | None:
         return self.factors(layer) if len(self) else None
@@ -314,18 +337,50 @@ class Moments(Memory):
 
     def factors(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return ``F`` (d_k, m) and ``X`` (d_v, m), m ≤ d_k, with ``F Fᵀ = K_p K_pᵀ`` and ``X Fᵀ = V_p K_pᵀ``."""
-        K, V = zip(*self._blocks[layer], strict=True)
-        return torch.cat(K, dim=1), torch.cat(V, dim=1)
+        parts = [self._factors[layer]] if self._factors else []
+        parts += [columns(self._records, layer)] if self._records else []
+        F, X = zip(*parts, strict=True)
+        return torch.cat(F, dim=1), torch.cat(X, dim=1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {"count": torch.tensor(self.count)}
-        for layer in self._blocks:
-            state[f"keys.{layer}"], state[f"values.{layer}"] = self.factors(layer)
+        state = {"count": torch.tensor(self.count)} | _pack(self._records)
+        for layer, (F, X) in self._factors.items():
+            state |= {f"keys.{layer}": F.T, f"values.{layer}": X.T}
         return state
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], make: Callable[..., Item]) -> Self:
-        return cls(int(state["count"]), {n: [(state[f"keys.{n}"], state[f"values.{n}"])] for n in _layers(state)})
+        records = _unpack(state, make)
+        layers = [] if records else _layers(state)
+        return cls(int(state["count"]), records, {n: (state[f"keys.{n}"].T, state[f"values.{n}"].T) for n in layers})
+
+
+def _pack(records: Sequence[EditRecord]) -> dict[str, Tensor]:
+    """Return records as tensors, keys and values as rows; items and counts lie in ``meta`` as JSON."""
+    counts = ("asked", "importance", "timestamp", "priority", "access_count", "last_used")
+    meta = [{"item": asdict(r.item)} | {name: getattr(r, name) for name in counts} for r in records]
+    tensors = {"meta": json_tensor(meta)}
+    if records:
+        tensors["target"] = torch.stack([record.target for record in records])
+        for layer in records[0].keys:
+            K, V = columns(records, layer)
+            tensors |= {f"keys.{layer}": K.T, f"values.{layer}": V.T}
+    return tensors
+
+
+def _unpack(state: Mapping[str, Tensor], make: Callable[..., Item]) -> list[EditRecord]:
+    """Return the records that :func:`_pack` packed, ``make`` being the class of their items."""
+    layers = _layers(state)
+    return [
+        EditRecord(
+            item=make(**entry.pop("item")),
+            target=state["target"][i],
+            keys={layer: state[f"keys.{layer}"][i] for layer in layers},
+            values={layer: state[f"values.{layer}"][i] for layer in layers},
+            **entry,
+        )
+        for i, entry in enumerate(from_json_tensor(state["meta"]))
+    ]
 
 
 def _layers(state: Mapping[str, Tensor]) -> list[int]:
@@ -337,5 +392,6 @@ def make_memory(spec: ReplaySpec, seed: int) -> Memory:
     if spec.replay == "none" or (spec.replay == "buffer" and spec.replay_rate == 0):
         return Memory()
     if spec.replay == "buffer":
-        return ReplayBuffer(spec.replay_max_items, spec.replay_strategy, spec.replay_eviction, seed)
+        how = (spec.replay_strategy, spec.replay_eviction)
+        return ReplayBuffer(spec.replay_max_items, *how, seed, spec.replay_base)
     return Moments()

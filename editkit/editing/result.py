@@ -23,6 +23,7 @@ class LayerUpdate:
     weight_norm: float  # ‖W‖ before
     growth: float  # ‖W‖ after / ‖W‖ before the session's first edit
     disturbance: float  # root mean square of ΔW k over that of W k for ordinary keys, W before the first edit
+    stale: int = 0  # of those earlier edits, how many took part by a key that later edits of lower layers have moved
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class EditResult:
     def diagnostics(self) -> pd.DataFrame:
         """Return a table with one row per weight update.
 
-        It shows layer, edits, norms, rank, what was missed of the edited keys' new outputs (``residual``) and lost
-        by a low rank (``fit_residual``), disturbance of ordinary outputs, condition numbers and ridges.
+        It shows layer, edits, earlier ones that took part and how many of these by stale keys, norms, rank, what was
+        missed of the edited keys' new outputs (``residual``) and lost by a low rank (``fit_residual``), disturbance
+        of ordinary outputs, condition numbers and ridges.
         """
         return pd.DataFrame(
             {
                 "layer": item.layer,
                 "edits": item.edits,
                 "replayed": item.replayed,
+                "stale": item.stale,
                 "delta_norm": item.norm,
                 "weight_norm": item.weight_norm,
                 "growth": item.growth,

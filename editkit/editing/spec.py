@@ -58,7 +58,8 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
         if model.kind:
             chosen["layers"] = list(range(max(0, n_layers - LAST_LAYERS), n_layers))
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
-        spec = type(self)(**(chosen | self.model_dump(exclude_none=True)))
+        values = chosen | self.model_dump(exclude_none=True)
+        spec = type(self)(**{"replay_refresh": refreshes(self.method, values["replay"]), **values})
         if missing := [name for name, value in spec if value is None]:
             raise ValueError(
                 f"no default {', '.join(missing)} for model {model_name!r}: "
@@ -77,6 +78,11 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
             raise ValueError(
                 f"replay = {self.replay!r}: {self.method} edits one fact at a time; use emmet, its batched form"
             )
+        if METHODS[self.method].equality and self.replay != "none" and self.replay_weight != 1:
+            raise ValueError(
+                f"replay_weight = {self.replay_weight:g}: must be 1 for {self.method}, whose equality meets new and "
+                "earlier edits alike, whatever they weigh"
+            )
         if self.lora_dropout:
             raise ValueError(
                 f"lora_dropout = {self.lora_dropout:g}: must be 0; closed-form factors are not trained, so there is "
@@ -87,6 +93,11 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
             raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
         if self.v_loss_layer < self.layers[-1]:
             raise ValueError(f"v_loss_layer = {self.v_loss_layer}: must not lie below layer {self.layers[-1]}")
+
+
+def refreshes(method: MethodName, replay: str) -> bool:
+    """Return whether earlier edits' keys are read anew by default: not in a method's own, published kind of replay."""
+    return replay != METHODS[method].replay
 
 
 def known_defaults() -> list[str]:

@@ -1,6 +1,8 @@
 """The buffer by hand-worked cases and properties; replay, hold and history in sessions against plain algebra."""
 
+import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from editkit import EditSession, Fact
+from editkit import METHODS, EditSession, Fact, solvers
 from editkit.editing.replay import EditRecord, Moments, ReplayBuffer
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.language.moments import second_moments
+from editkit.methods import SolverSpec
 from tests.conftest import TEXTS, agree
 
 
@@ -55,6 +58,23 @@ def test_recent_takes_the_newest_and_priority_prefers_what_has_lost_most():
     assert all("e" in names(buffer.sample(1)) for buffer.clock in range(20))
 
 
+def test_priority_is_importance_times_the_share_lost():
+    buffer = ReplayBuffer(strategy="priority")
+    buffer.add([record("a", asked=2.0, importance=2.0), record("b", asked=4.0, importance=4.0), record("c", asked=0.0)])
+    half = torch.full((2, 3), 0.5 / 3)  # puts out half of every value: ‖v − W k‖ = √½ for all three
+    buffer.prioritise(1, half)
+    lost = math.sqrt(0.5)
+    assert [item.priority for item in buffer] == pytest.approx([lost, lost, 0.0]), "importance is what was asked"
+    buffer.weigh({"test:b": 12.0, "test:a": 0.0})
+    buffer.prioritise(1, half)
+    assert [item.priority for item in buffer] == pytest.approx([0.0, 12 * lost / 4, 0.0])
+    assert all(names(buffer.sample(1)) == ["b"] for buffer.clock in range(20))
+    with pytest.raises(ValueError, match="importance of 'test:z': the buffer holds no such edit"):
+        buffer.weigh({"test:z": 1.0})
+    with pytest.raises(ValueError, match=r"importance of 'test:a' = -1.*0 or more"):
+        buffer.weigh({"test:a": -1.0})
+
+
 def test_random_draws_all_alike_and_differ_with_the_clock():
     buffer = ReplayBuffer(seed=3)
     buffer.add([record(name) for name in "abcd"])
@@ -66,12 +86,32 @@ def test_random_draws_all_alike_and_differ_with_the_clock():
 
 @pytest.mark.parametrize(
     ("rate", "stored", "batch", "expected"),
+    [
+        (0.5, 8, 4, 2),
+        (0.3, 9, 4, 2),
+        (0.1, 9, 10, 1),
+        (0.55, 99, 100, 55),
+        (1.0, 7, 3, 3),
+        (1.0, 2, 8, 2),
+        (0.0, 7, 3, 0),
+    ],
+)
+def test_the_amount_is_a_share_of_the_new_batch(rate, stored, batch, expected):
+    assert filled(stored).amount(rate, batch) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "stored", "batch", "expected"),
     [(0.5, 8, 4, 4), (0.5, 9, 4, 5), (0.5, 2, 8, 2), (0.25, 2, 8, 2), (0.25, 2, 4, 1), (1.0, 7, 3, 7), (0.0, 7, 3, 0)],
 )
-def test_the_amount_adapts_to_buffer_and_batch(rate, stored, batch, expected):
-    buffer = ReplayBuffer()
-    buffer.add([record(str(i)) for i in range(stored)])
-    assert buffer.amount(rate, batch) == expected
+def test_or_of_the_buffer_once_that_is_larger(rate, stored, batch, expected):
+    assert filled(stored, base="buffer").amount(rate, batch) == expected
+
+
+def filled(count: int, **settings) -> ReplayBuffer:
+    buffer = ReplayBuffer(**settings)
+    buffer.add([record(str(i)) for i in range(count)])
+    return buffer
 
 
 operations = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 4)), min_size=1, max_size=30)
@@ -116,7 +156,7 @@ def test_a_file_that_is_no_buffer_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"other\.safetensors is not a replay buffer"):
         ReplayBuffer.load(path, Fact)
     save_file({"weights": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match="is not a replay buffer.*meta"):
+    with pytest.raises(ValueError, match="is not a replay buffer.*settings"):
         ReplayBuffer.load(path, Fact)
 
 
@@ -151,6 +191,20 @@ def test_moments_stay_at_the_dimension_of_a_key_and_keep_what_counts():
     agree(F @ F.T, K @ K.T)
     agree(X @ F.T, V @ K.T)
     agree(torch.cat(Moments.from_state_dict(moments.state_dict(), Fact).factors(1)), torch.cat([F, X]))
+
+
+def test_moments_know_each_edit_until_they_are_compressed():
+    moments = Moments()
+    for count, name in enumerate("abc", 1):  # keys have three dimensions
+        moments.add([record(name)])
+        again = Moments.from_state_dict(moments.state_dict(), Fact)
+        for one in (moments, moments.copy(), again):
+            assert names(one.recall(0.0, 1, 1, torch.zeros(2, 3))) == list("abc"[:count])
+        assert torch.equal(torch.cat(again.factors(1)), torch.cat(moments.factors(1)))
+    earlier = moments.copy()
+    moments.add([record("d")])
+    assert moments.recall(0.0, 1, 1, torch.zeros(2, 3)) == [] and moments.taking_part([]) == len(moments) == 4
+    assert len(earlier.recall(0.0, 1, 1, torch.zeros(2, 3))) == 3, "a copy changes on its own"
 
 
 @pytest.fixture
@@ -195,7 +249,7 @@ def test_hold_and_history_are_the_moments_in_the_cost(tiny, facts, start, kind, 
 
 
 def test_a_full_buffer_equals_history(tiny, facts, start):
-    buffer = in_turn(start(tiny(), "memit", replay="buffer", replay_rate=1.0), facts)
+    buffer = in_turn(start(tiny(), "memit", replay="buffer", replay_rate=1.0, replay_base="buffer"), facts)
     history = in_turn(start(tiny(), "memit", replay="history"), facts)
     agree(buffer[2], history[2], 1e-6)
     plain = in_turn(start(tiny(), "memit"), facts)
@@ -204,12 +258,12 @@ def test_a_full_buffer_equals_history(tiny, facts, start):
 
 @pytest.mark.parametrize("method", ["emmet", "memit", "alphaedit"])
 def test_a_full_buffer_without_old_residuals_equals_hold(tiny, facts, start, method, monkeypatch):
-    changes = {"nullspace_threshold": 0.5, "emmet_lambda": 0.5}
+    changes = {"nullspace_threshold": 0.5, "emmet_lambda": 0.1}
     hold = in_turn(start(tiny(), method, replay="hold", **changes), facts)
     import editkit.editing.replay as module
 
     columns = module.columns
-    session = start(lm := tiny(), method, replay="buffer", replay_rate=1.0, **changes)
+    session = start(lm := tiny(), method, replay="buffer", replay_rate=1.0, replay_base="buffer", **changes)
     # What the buffer wants of an old key is what the weight puts out for it anyway.
     monkeypatch.setattr(
         module,
@@ -235,18 +289,177 @@ def test_rate_zero_is_the_plain_method_bit_for_bit(tiny, facts, start, method, l
     assert all(torch.equal(rate[layer], plain[layer]) for layer in layers)
 
 
-def test_with_several_layers_replayed_keys_are_read_again(tiny, facts, start):
+@pytest.mark.parametrize("replay", ["buffer", "history"])
+def test_with_several_layers_what_is_replayed_is_read_again(tiny, facts, start, replay):
+    def missing(**changes):
+        lm = tiny()
+        session = start(lm, "memit", layers=[1, 2], **changes)
+        session.edit(facts[:2])
+        second = session.edit(facts[2:]).diagnostics()
+        return (session.results[0].targets.values - hidden_states(lm, facts[:2], 2)).norm(), second
+
+    gap, table = missing(replay=replay, replay_rate=1.0)
+    assert gap < missing()[0]
+    assert table.replayed.tolist() == [2, 2] and table.stale.tolist() == [0, 0]
+    stale, table = missing(replay=replay, replay_rate=1.0, replay_refresh=False)
+    assert gap < stale and table.stale.tolist() == [0, 2], "nothing moves the keys of the first edited layer"
+
+
+def test_a_buffer_and_history_read_again_agree_over_several_layers(tiny, facts, start):
+    changes = {"layers": [1, 2], "replay_rate": 1.0, "replay_base": "buffer"}
+    buffer = in_turn(start(tiny(), "memit", replay="buffer", **changes), facts)
+    history = in_turn(start(tiny(), "memit", replay="history", **changes), facts)
+    assert all(torch.equal(buffer[layer], history[layer]) for layer in (1, 2))
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_held_keys_of_several_layers_are_those_of_now_or_of_their_own_step(tiny, facts, start, refresh):
     lm = tiny()
-    session = start(lm, "memit", layers=[1, 2], replay="buffer", replay_rate=1.0)
+    session = start(lm, "memit", layers=[1, 2], replay="hold", replay_refresh=refresh)
     session.edit(facts[:2])
+    then = session.memory.factors(2)[0]
+    read, solved = [], []
+    domain_keys, write = session.domain.keys, session._weights.write
+    session.domain.keys = lambda items, layer: read.append(len(items)) or domain_keys(items, layer)
+    session._weights.write = lambda layer, update, problem, largest: (
+        solved.append(problem) or write(layer, update, problem, largest)
+    )
     session.edit(facts[2:])
-    gap = (session.results[0].targets.values - hidden_states(lm, facts[:2], 2)).norm()
-    plain = tiny()
-    other = start(plain, "memit", layers=[1, 2])
-    other.edit(facts[:2])
-    other.edit(facts[2:])
-    assert gap < (session.results[0].targets.values - hidden_states(plain, facts[:2], 2)).norm()
-    assert session.results[1].diagnostics().replayed.tolist() == [2, 2]
+    assert read == ([4, 4] if refresh else [2, 2])
+    now = edit_keys(lm, facts[:2], 2, session.domain.contexts).double()
+    agree(solved[1].K[:, 2:], now if refresh else then, 1e-6)
+    assert (now - then).norm() > 1e-4 * then.norm() and not solved[1].R[:, 2:].any()
+
+
+def test_published_alphaedit_keeps_its_keys_and_says_how_many_are_stale(tiny, facts, start):
+    changes = {"layers": [1, 2], "nullspace_threshold": 0.5}
+    session = start(tiny(), "alphaedit", **changes)
+    assert (session.spec.replay, session.spec.replay_refresh) == ("hold", False)
+    assert start(tiny(), "memit", replay="hold").spec.replay_refresh
+    session.edit(facts[:3])
+    assert session.results[0].diagnostics().stale.tolist() == [0, 0]
+    assert session.edit(facts[3:]).diagnostics().stale.tolist() == [0, 3]
+
+
+def one_batch_and_steps(method: str, order, **hyperparameters) -> tuple[torch.Tensor, torch.Tensor]:
+    """ΔW of one batch of random edits, and of steps of 1, 4, 2 in some order that hold what came before."""
+    generator = torch.Generator().manual_seed(5)
+    K, V, W, samples = (torch.randn(*s, generator=generator).double() for s in ((20, 7), (9, 7), (9, 20), (20, 60)))
+    samples[:12] *= 30.0  # the rest is AlphaEdit's null space, approximately
+    C = samples @ samples.T / 60
+    values = dict(mom2_update_weight=3.0, update_norm_lambda=0.1, emmet_lambda=0.0, nullspace_threshold=5.0, l2=2.0)
+    row, spec = METHODS[method], SolverSpec(**values | {n: v for n, v in hyperparameters.items() if n in values})
+    precision, weight = row.precision(C, spec), hyperparameters.get("weight", 1.0)
+    slack = hyperparameters.get("slack", row.slack(K, precision, spec))
+    whole, total, done = solvers.solve(K, V - W @ K, precision, slack).delta, torch.zeros_like(W), []
+    for step in (order[:1], order[1:5], order[5:]):
+        new, past = list(step), list(done)
+        R = torch.cat([V[:, new] - (W + total) @ K[:, new], torch.zeros(9, len(past)).double()], dim=1)
+        slacks = torch.tensor([slack] * len(new) + [slack / weight] * len(past)).double()
+        total += solvers.solve(K[:, new + past], R, precision, slacks).delta
+        done += new
+    return total, whole
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit", "emmet"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1, 0), (3, 0, 6, 2, 5, 1, 4)])
+def test_hold_is_one_batch_in_any_order(method, order):
+    agree(*one_batch_and_steps(method, order), 1e-8)
+
+
+def test_with_slack_hold_is_one_batch_for_equal_weights_alone():
+    gaps = []
+    for weight in (0.5, 1.0, 2.0):
+        total, whole = one_batch_and_steps("memit", range(7), weight=weight)
+        gaps.append(((total - whole).norm() / whole.norm()).item())
+    assert gaps[1] < 1e-10 < 1e-4 < min(gaps[0], gaps[2])
+
+
+def test_emmet_comes_to_one_batch_as_the_weight_of_what_is_held_grows():
+    generator = torch.Generator().manual_seed(2)
+    K, R = torch.randn(12, 4, generator=generator).double(), torch.randn(5, 4, generator=generator).double()
+    precision = METHODS["emmet"].precision(
+        torch.eye(12), SolverSpec(mom2_update_weight=1.0, update_norm_lambda=0.0, emmet_lambda=0.0)
+    )
+    whole, first = solvers.solve(K, R, precision, 0.0).delta, solvers.solve(K[:, :2], R[:, :2], precision, 0.0).delta
+    wanted = torch.cat([R[:, 2:] - first @ K[:, 2:], torch.zeros(5, 2).double()], dim=1)
+    gaps = []
+    for slack in (1.0, 1e-2, 1e-4, 0.0):  # D⁻¹ of what is held: one over its weight in A; equality is the limit
+        slacks = torch.tensor([0.0, 0.0, slack, slack]).double()
+        second = solvers.solve(torch.cat([K[:, 2:], K[:, :2]], 1), wanted, precision, slacks).delta
+        gaps.append(((first + second - whole).norm() / whole.norm()).item())
+    assert all(later < 0.1 * earlier for earlier, later in itertools.pairwise(gaps)) and gaps[-1] < 1e-10
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit", "emmet"])
+def test_a_session_that_holds_ends_where_one_batch_does(tiny, facts, start, method):
+    spec = {"targets_from": "base", "nullspace_threshold": 0.5, "n_contexts": 0}
+    base = start(tiny(), method, **spec)
+    base.edit(facts)
+    targets = base.results[0].targets
+
+    def ends(*steps, **changes):
+        lm = tiny()
+        lm.model.double()  # but for v*, which float32 finds
+        before = lm.weight(2).clone()
+        session = start(lm, method, **spec, **changes)
+        session.domain.targets = lambda items: targets._replace(values=targets.values[:, [*map(facts.index, items)]])
+        for step in steps:
+            session.edit(step)
+        return lm.weight(2) - before
+
+    batch = ends(facts)
+    for order in (facts, facts[::-1]):
+        agree(ends(order[:1], order[1:3], order[3:], replay="hold"), batch)
+    plain = ends(facts[:1], facts[1:3], facts[3:], replay="none")
+    assert (plain - batch).norm() > 1e-3 * batch.norm()
+
+
+@pytest.mark.parametrize("replay", ["buffer", "hold", "history"])
+def test_equality_refuses_a_weight_that_cannot_act(tiny, full_spec, replay):
+    lm = tiny()
+    with pytest.raises(ValueError, match="replay_weight = 2: must be 1 for emmet"):
+        full_spec("emmet", replay=replay, replay_weight=2.0).resolve(lm)
+    assert full_spec("memit", replay=replay, replay_weight=2.0).resolve(lm).replay_weight == 2.0
+    assert full_spec("emmet", replay_weight=2.0).resolve(lm).replay == "none"
+
+
+@pytest.mark.parametrize("method", ["emmet", "memit"])
+def test_new_and_replayed_edits_get_one_slack_single_ones_too(tiny, facts, start, method):
+    session = start(tiny(), method, replay="history", emmet_lambda=1e-3)
+    session.edit(facts[:2])
+    solved, write = [], session._weights.write
+    session._weights.write = lambda layer, update, problem, largest: (
+        solved.append(problem) or write(layer, update, problem, largest)
+    )
+    session.edit(facts[2:3])
+    (problem,) = solved
+    expected = METHODS[method].slack(problem.K, problem.precision, session.spec)
+    assert problem.slack.tolist() == [expected] * 3 and expected > 0
+
+
+def test_keys_that_are_nearly_dependent_are_warned_of_once(tiny, facts, start, monkeypatch):
+    session = start(tiny(), "emmet", layers=[1, 2], emmet_lambda=0.0, mom2_update_weight=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.edit(facts)
+    session.undo()
+    keys = session.domain.keys
+
+    def alike(items, layer):
+        K = keys(items, layer)
+        K[:, 1] = K[:, 0] + 1e-5 * K[:, 1]
+        return K
+
+    monkeypatch.setattr(session.domain, "keys", alike)
+    monkeypatch.setattr("editkit.editing.editor.LARGEST_CONDITION", 1e8)
+    with pytest.warns(UserWarning, match="condition number") as caught:
+        table = session.edit(facts).diagnostics()
+    assert (table.condition > 1e8).all()
+    told = [str(one.message) for one in caught if "condition number" in str(one.message)]
+    worst = table.loc[table.condition.idxmax()]
+    expected = f"layer {worst.layer:g}: the solved system's condition number is {worst.condition:.2g}, above 1e+08"
+    assert len(told) == 1 and told[0].startswith(expected)
 
 
 def test_what_a_step_did_with_old_edits_is_in_its_result(tiny, facts, start):
