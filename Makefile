@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 UV := uv==0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab bench params lock clean
+.PHONY: help setup report showcase test lab bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ setup: $(STAMP) ## Create .venv and install what the lock files pin
 
 report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 	@$(PY) -m editkit report $(PARAMS)
+
+showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
+	@$(PY) -m editkit.report.showcase
 
 test: $(STAMP) ## Run pytest on tests/ and nbval on notebooks/
 	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg

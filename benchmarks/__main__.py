@@ -13,13 +13,15 @@ import psutil
 import torch
 
 from benchmarks import growth, ratios
-from editkit import EditSpec, load_facts, load_lm, load_texts
+from editkit import EditSpec, LanguageModel, load_facts, load_lm, load_texts
 from editkit.cache import Store, write_atomic
 from editkit.language.keys import sample_contexts
+from editkit.language.texts import REFERENCE, SAMPLES
 
 RATIOS = ("targets", "statistics", "scoring", "solve", "batch")
 GROWTH = ("modes", "tokens", "edits", "batches", "layers", "widths")
-SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "counterfact_4k.json"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+SAMPLE, PROSE = SHARED / "counterfact_4k.json", SHARED / "texts_5k.jsonl"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--json", type=Path, help="write the figures there; parts that are not run now are kept")
     top.add_argument("--only", nargs="+", choices=RATIOS + GROWTH, default=list(RATIOS), help="parts to run")
     top.add_argument("--counterfact", type=Path, help="CounterFact file (default: the shared sample, else worldfacts)")
+    top.add_argument("--text", type=Path, help="text file for 'tokens', a third kind (default: the shared one, if any)")
     top.add_argument("--repeats", type=int, default=3, help="of each measurement (default 3)")
     top.add_argument("--edits", type=int, default=32, help="edits in a batch (default 32)")
     top.add_argument("--edits-up-to", type=int, default=128, help="largest batch of 'edits' and 'modes' (default 128)")
@@ -48,7 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     path = arguments.counterfact or (SAMPLE if SAMPLE.exists() else None)
     source = "counterfact" if path else "worldfacts"
-    lm, texts = load_lm(device="cpu"), load_texts()
+    lm = load_lm(device="cpu")
+    texts = load_texts(lm=lm)
     specs = {
         mode: EditSpec(method="emmet", target_mode=mode, early_stop_loss=0.0).resolve(lm) for mode in ("exact", "fast")
     }
@@ -65,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "batch": lambda: ratios.batch(lm, facts, spec, contexts, texts, measured),
         "edits": lambda: growth.edits(bench, most),
         "modes": lambda: growth.modes(bench, most[:128]),
-        "tokens": lambda: growth.tokens(bench, facts),
+        "tokens": lambda: growth.tokens(bench, facts, _kinds(lm, arguments.text)),
         "batches": lambda: growth.batches(bench, facts),
         "layers": lambda: growth.layers(bench, facts),
         "widths": growth.widths,
@@ -86,6 +90,14 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.json:
             write_atomic(arguments.json, (json.dumps(record, indent=1) + "\n").encode())
     return 0
+
+
+def _kinds(lm: LanguageModel, path: Path | None) -> dict[str, list[str]]:
+    """Draw the kinds of text that 'tokens' compares: the model's own samples, the Python reference, a file of prose."""
+    most = max(growth.MULTIPLES) * lm.d_k
+    kinds = {source: load_texts(source, lm=lm, n_tokens=most) for source in (SAMPLES, REFERENCE)}
+    path = path or (PROSE if PROSE.exists() else None)
+    return kinds | ({path.stem: load_texts(str(path))} if path else {})
 
 
 def _line(name: str, found: dict) -> str:

@@ -1,7 +1,7 @@
-"""How cost grows with edits, batch, layers and width, and how scores depend on the tokens behind C."""
+"""How cost grows with edits, batch, layers and width, and how scores depend on the text behind C."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 
@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 from benchmarks.ratios import alphaedit, timed
 from editkit import EditSession, EditSpec, Fact, LanguageModel, evaluate, summarize
 from editkit.cache import Store
-from editkit.language.moments import second_moments
+from editkit.language.moments import second_moments, token_chunks
 from editkit.language.targets import optimise_targets
 
 BATCH_TOKENS = (32, 128, 512, 1024)
 WIDTHS = (1024, 2048, 4096, 8192)
-MULTIPLES = (1, 2, 5, 10, 50)
+MULTIPLES = (1, 2, 5, 10, 20)
+TEXT_METHODS = ("emmet", "memit", "alphaedit")
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,22 @@ def widths() -> list[dict]:
     return rows
 
 
-def tokens(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """Score one batch when C comes from 1 to 50 tokens for each of the d_k dimensions of a key."""
+def tokens(bench: Bench, facts: Sequence[Fact], kinds: Mapping[str, Sequence[str]]) -> list[dict]:
+    """Score one batch by the kind of text that C comes from, and by how many tokens for each dimension of a key.
+
+    Args:
+        kinds: texts by the name that the rows' ``text`` gives them.
+
+    Raises ``ValueError``, before anything is measured, for a kind that holds too few tokens.
+    """
+    for texts in kinds.values():
+        token_chunks(bench.lm, texts, max(MULTIPLES) * bench.lm.d_k)
+    cells = [(kind, method, multiple) for kind in kinds for method in TEXT_METHODS for multiple in MULTIPLES]
     rows = []
-    for method in ("emmet", "memit", "alphaedit"):
-        for multiple in tqdm(MULTIPLES, desc=method, unit="C"):
-            spec = EditSpec(method=method, mom2_n_tokens=multiple * bench.lm.d_k)
-            rows.append({"method": method, "tokens_per_dimension": multiple, **bench.run(facts, spec)})
+    for kind, method, multiple in tqdm(cells, desc="text behind C", unit="batch"):
+        spec = EditSpec(method=method, mom2_n_tokens=multiple * bench.lm.d_k)
+        found = replace(bench, texts=kinds[kind]).run(facts, spec)
+        rows.append({"text": kind, "method": method, "tokens_per_dimension": multiple, **found})
     return rows
 
 

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -63,7 +64,11 @@ class Report:
 
 
 def build_report(
-    params_path: str | Path, out: str | Path | None = None, *, notebooks: str | Path = "notebooks"
+    params_path: str | Path,
+    out: str | Path | None = None,
+    *,
+    notebooks: str | Path = "notebooks",
+    only: Sequence[str] = (),
 ) -> Report:
     """Execute the numbered notebooks on a parameter file and export the report.
 
@@ -73,16 +78,17 @@ def build_report(
         params_path: flat YAML file; its stem names the run. What it leaves out comes from ``base.yaml`` beside it.
         out: folder of the run, by default ``reports/<stem>``; an earlier run's files are removed.
         notebooks: folder of the notebooks.
+        only: names of the chapters to run, such as ``01_baselines``; all of them where none is given.
 
-    Raises ``ValueError`` for a bad parameter, a key that no notebook declares, no notebooks, or an ``out`` that holds
-    something else than a run.
+    Raises ``ValueError`` for a bad parameter, a key that no notebook declares, no notebooks or unknown ones, or an
+    ``out`` that holds something else than a run.
     """
     begun = time.monotonic()
     params_path, notebooks = Path(params_path), Path(notebooks)
     params = RunParams.load(params_path)
     given = params.model_dump(mode="json", include=params.model_fields_set)
     folder = Path(out) if out else Path("reports") / params_path.stem
-    chapters = _chapters(notebooks, folder)
+    chapters = _chapters(notebooks, folder, only)
     _refuse_unknown(read_values(params_path), chapters, params_path)
     _clear(folder)
 
@@ -113,11 +119,7 @@ def build_report(
     html = folder / "report.html"
     page = render_report(params.report_title, _title_block(record), chapters, results, folder)
     write_atomic(html, page.encode())
-    pdf, reason = folder / "report.pdf", None
-    try:
-        print_pdf(html, pdf, find_browser())
-    except RuntimeError as error:
-        pdf, reason = None, str(error)
+    pdf, reason = _print(html)
     save(html=html.name, pdf=pdf and pdf.name, pdf_reason=reason)
     return Report(folder, html, pdf, reason, tuple(chapters), record["seconds"])
 
@@ -140,16 +142,28 @@ def summarise(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _print(html: Path) -> tuple[Path | None, str | None]:
+    """Print the page to a PDF file beside it; returns its path, or None and why there is none."""
+    pdf = html.with_suffix(".pdf")
+    try:
+        print_pdf(html, pdf, find_browser())
+    except RuntimeError as error:
+        return None, str(error)
+    return pdf, None
+
+
 def _line(number: int, chapters: list[Chapter]) -> str:
     chapter = chapters[number - 1]
     spent = f"{chapter.seconds:.0f} s, {chapter.peak_memory_mb} MB"
     return f"[{number}/{len(chapters)}] {chapter.name}: {chapter.status} ({spent})"
 
 
-def _chapters(notebooks: Path, folder: Path) -> list[Chapter]:
+def _chapters(notebooks: Path, folder: Path, only: Sequence[str]) -> list[Chapter]:
     sources = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not sources:
         raise ValueError(f"no numbered notebooks in {notebooks.resolve()}: run from the checkout's root")
+    if unknown := set(only) - (known := {source.stem for source in sources}):
+        raise ValueError(f"no notebook {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
     return [
         Chapter(
             source=source,
@@ -158,6 +172,7 @@ def _chapters(notebooks: Path, folder: Path) -> list[Chapter]:
             declared=declared_parameters(source),
         )
         for source in sources
+        if not only or source.stem in only
     ]
 
 

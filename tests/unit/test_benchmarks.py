@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from benchmarks import growth, ratios
 from benchmarks.__main__ import main, parser
 from editkit.editing.spec import KEYS_PER_DIMENSION
@@ -47,6 +48,28 @@ def test_growth_by_edits_and_modes(tiny, facts, full_spec, store, monkeypatch):
     assert [row["mode"] for row in growth.modes(bench, facts)] == ["exact", "fast"]
     rows = growth.batches(bench, facts)
     assert {row["tokens"] for row in rows} == set(growth.BATCH_TOKENS)
+
+
+def test_scores_by_kind_and_amount_of_text(tiny, facts, full_spec, store, monkeypatch):
+    lm = tiny()
+    monkeypatch.setattr(growth, "EditSpec", lambda method, **changes: full_spec(method, **changes))
+    monkeypatch.setattr(growth, "MULTIPLES", (1, 2))
+    monkeypatch.setattr(growth, "TEXT_METHODS", ("memit",))
+    bench = growth.Bench(lm, [], [], store)
+    frame = pd.DataFrame(growth.tokens(bench, facts, {"forward": TEXTS, "backward": TEXTS[::-1]}))
+    assert list(frame.text) == ["forward"] * 2 + ["backward"] * 2 and list(frame.tokens_per_dimension) == [1, 2] * 2
+    assert frame.S.between(0, 1).all() and set(frame.method) == {"memit"}
+    with pytest.raises(ValueError, match="fewer than the 48 asked for"):
+        growth.tokens(bench, facts, {"enough": TEXTS, "short": ["a b c"]})
+
+
+def test_kinds_of_text(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "MULTIPLES", (1,))
+    monkeypatch.setattr(benchmarks, "PROSE", tmp_path / "absent.jsonl")
+    assert list(benchmarks._kinds(tiny(), None)) == ["samples", "python-reference"]
+    (path := tmp_path / "mine.txt").write_text("\n\n".join(TEXTS))
+    found = benchmarks._kinds(tiny(), path)["mine"]
+    assert sorted(" ".join(found).split()) == sorted(" ".join(TEXTS).split())
 
 
 def test_bad_arguments(capsys):

@@ -39,9 +39,11 @@ TABLES = {
     "kept_watched final p_true_final layers",
     "head_edit_log": "step loss edited_accuracy penalty kept_accuracy change seconds method",
     "predictions": "method index true predicted",
-    "evaluation_report": "method seed model dataset layers n_edits fixed generality kept val_fixed val_broken "
-    "val_mcnemar_p test_fixed test_broken test_mcnemar_p test_accuracy test_macro_f1 test_nll test_ece heldout_change "
-    "leakage seconds peak_memory_mb",
+    "evaluation_report": "method seed model dataset layers n_edits fixed generality kept test_kept val_fixed "
+    "val_broken val_mcnemar_p test_fixed test_broken test_mcnemar_p test_accuracy test_macro_f1 test_nll test_ece "
+    "heldout_change leakage seconds peak_memory_mb",
+    "evaluation_certainty": "method seeds test_images fixed fixed_low fixed_high fixed_n kept kept_low kept_high "
+    "kept_n test_kept test_kept_low test_kept_high test_kept_n test_fixed test_broken p p_holm",
     "class_report": "class precision recall f1 images method",
     "confusion_matrix": "true predicted before after difference method",
 }
@@ -90,7 +92,7 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
     cells = found["confusion_matrix"]
     assert len(cells) == classes**2 and cells[["before", "after", "difference"]].sum().tolist() == [*sizes[2:] * 2, 0]
     assert (path / "checkpoint.safetensors").exists() and not (path / "figures").exists()
-    assert {file.name for file in (path / "edits").iterdir()} == {f"{method}.safetensors" for method in METHODS}
+    assert {file.name for file in (path / "edits").iterdir()} == {f"{method}.safetensors" for method in ALL}
 
 
 def test_stages_one_by_one_give_what_the_whole_gives_and_repeat_nothing(run, tmp_path, monkeypatch):
@@ -115,7 +117,8 @@ def test_stages_one_by_one_give_what_the_whole_gives_and_repeat_nothing(run, tmp
         run("eval", run_name="read", checkpoint=checkpoint, edit_layers=rank_layers(whole["layer_statistics"], 3)) == 0
     )
     found = read(tmp_path / "runs" / "read")
-    assert found.keys() == {"baseline_metrics", "evaluation_report", "class_report", "predictions", "confusion_matrix"}
+    evaluated = {"evaluation_report", "evaluation_certainty", "class_report", "predictions", "confusion_matrix"}
+    assert found.keys() == {"baseline_metrics", *evaluated}
     for name in ("baseline_metrics", "predictions"):
         assert_frame_equal(found[name], whole[name])
 
