@@ -135,15 +135,17 @@ def repair_bars(frame: pd.DataFrame) -> go.Figure:
     """Draw what each method repairs and what it costs: means over seeds, with bars from the smallest to the largest.
 
     Args:
-        frame: one row a method and seed, columns fixed (reliability: share of the edited images), kept (locality: share
-            of the correct validation predictions) and heldout_change (percentage points of held-out accuracy).
+        frame: one row a method and seed, columns fixed (reliability: share of the edited images), kept and test_kept
+            (locality: shares of the correct validation and test predictions) and heldout_change (percentage points of
+            held-out accuracy).
     """
     titles = {
-        "fixed": "reliability: images fixed",
-        "kept": "locality: predictions kept",
+        "fixed": "images fixed",
+        "kept": "kept, validation",
+        "test_kept": "kept, held out",
         "heldout_change": "held-out accuracy",
     }
-    figure = panels(titles.values(), 3, size=13, horizontal_spacing=0.04)
+    figure = panels(titles.values(), len(titles), size=13, horizontal_spacing=0.03)
     methods = methods_in(frame)
     names = [label(method) for method in methods]
     fill = {"color": [look(method).colour for method in methods], "opacity": 0.6}
@@ -162,7 +164,7 @@ def repair_bars(frame: pd.DataFrame) -> go.Figure:
         figure.add_scatter(x=[right + 0.38 * width] * len(names), text=text, **words, **where)
         unit = {"title_text": "share", "tickvals": [0, 0.5, 1]} if share else {"title_text": "change (points)"}
         figure.update_xaxes(range=[left - 0.03 * width, right + 0.4 * width], nticks=5, **unit, col=panel)
-    figure.update_xaxes(zeroline=True, zerolinecolor=RULE, showgrid=False, col=3)
+    figure.update_xaxes(zeroline=True, zerolinecolor=RULE, showgrid=False, col=len(titles))
     order = {"autorange": "reversed", "categoryorder": "array", "categoryarray": names}
     figure.update_yaxes(**order, showticklabels=False, ticks="")
     figure.update_yaxes(showticklabels=True, col=1)
@@ -174,28 +176,36 @@ def leakage_curves(frame: pd.DataFrame) -> go.Figure:
     """Plot what an edit does to other images (leakage), against its reliability and against the null-space threshold.
 
     Args:
-        frame: columns method, threshold (nan for a method that has none: a point, and a line across), leakage,
-            success (share of the edited images fixed); several rows of a method and threshold (seeds) are averaged.
+        frame: columns method, nullspace ("kept" for the projection off the kept keys), threshold (nan where there is
+            none: a point, and a line across), leakage, success (share of the edited images fixed); several rows of a
+            method, null space and threshold (seeds) are averaged.
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.1, shared_yaxes=True)
-    mean = frame.groupby(["method", "threshold"], dropna=False)[["leakage", "success"]].mean().reset_index()
+    of = ["method", "nullspace", "threshold"]
+    mean = frame.groupby(of, dropna=False)[["leakage", "success"]].mean().reset_index()
     thresholds = sorted(frame.threshold.dropna().unique())
     left, right = {"row": 1, "col": 1}, {"row": 1, "col": 2, "showlegend": False}
-    for method in methods_in(frame):
-        style, rows = method_style(method), mean[mean.method == method].sort_values("threshold")
+    curves = [(method, kept) for method in methods_in(frame) for kept in (False, True)]
+    for method, kept in curves:
+        rows = mean[(mean.method == method) & ((mean.nullspace == "kept") == kept)].sort_values("threshold")
+        if rows.empty:
+            continue
+        style = method_style(method)
+        if kept:
+            style |= {"name": f"{label(method)}, off kept CLS keys", "legendgroup": "kept", "marker_symbol": "star"}
         hover = "threshold %{customdata:.2g}: reliability %{x:.3f}, leakage %{y:.3g}"
         add_line(figure, rows.success, rows.leakage, hover, customdata=rows.threshold, **style, **left)
         curve = rows.dropna(subset="threshold")
         add_line(figure, curve.threshold, curve.leakage, "threshold %{x:.2g}: leakage %{y:.3g}", **style, **right)
         for value in rows[rows.threshold.isna()].leakage:
-            across = style | {"mode": "lines", "line_dash": "dash"}
+            across = style | {"mode": "lines", "line_dash": "dot" if kept else "dash"}
             add_line(figure, thresholds, [value] * len(thresholds), "leakage %{y:.3g}", **across, **right)
     figure.update_xaxes(title_text="reliability (share of edits)", col=1)
     log_axis(figure, thresholds, "null-space threshold", col=2)
     decades = np.log10(mean.leakage.max() / mean.leakage[mean.leakage > 0].min())
     figure.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
     figure.update_yaxes(title_text="leakage", col=1)
-    return finish(figure, "Leakage", "left: a point a threshold; right, dashed: methods without a threshold")
+    return finish(figure, "Leakage", "left: a point a threshold; right, dashed or dotted: without one")
 
 
 def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]) -> go.Figure:

@@ -14,6 +14,7 @@ from editkit import figures
 from editkit.methods import METHODS, UNTOUCHED
 from editkit.studies import repair_tables as tables
 from editkit.studies import repairs
+from editkit.studies.repair_tables import Done
 from editkit.studies.repairs import CONTROLS, Classifier, Prepared, Repaired, RepairSpec
 from editkit.studies.results import Results
 from editkit.studies.tables import layer_statistics
@@ -23,8 +24,6 @@ from editkit.vision.training import save_checkpoint
 
 STAGES = ("data", "train", "locate", "edit", "eval")
 SHOWN = 8  # images in the gallery
-
-Done = Sequence[tuple[Prepared, Sequence[Repaired]]]  # studies with what was done to their mistakes
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,11 @@ def locate(prepared: Prepared) -> Output:
     """Tabulate ``layer_importance`` image by image, ``layer_statistics`` over them, and map one image's patches."""
     if not len(prepared.candidates):
         return Output()
-    vit, names, one = prepared.vit, prepared.data.labels, prepared.candidates.select([0])
+    vit, names = prepared.vit, prepared.data.labels
     importance = repairs.traced(prepared, prepared.candidates)
     statistics = layer_statistics(importance)
-    predicted = int(prepared.before["edited"][0].argmax())
+    first = int(np.flatnonzero(prepared.candidates.indices == importance["index"][0])[0])  # the candidate traced first
+    one, predicted = prepared.candidates.select([first]), int(prepared.before["edited"][first].argmax())
     layers = sorted({round(place) for place in np.linspace(0, vit.n_layers - 1, 7)})
     maps = heat_maps(vit, one, predicted, layers, prepared.spec.part(TraceSpec), progress=prepared.progress)
     subtitle = (
@@ -102,6 +102,8 @@ def edit(done: Done) -> Output:
 def evaluate(done: Done) -> Output:
     """Report on held-out images: a row a study and method; classes, predictions and confusions of the first study.
 
+    ``evaluation_certainty`` has a row a method, all studies together (:func:`editkit.studies.repair_tables.certainty`).
+
     The confusion matrix and the gallery are those of its first method.
     """
     if not done:
@@ -113,6 +115,7 @@ def evaluate(done: Done) -> Output:
     return Output(
         {
             "evaluation_report": report,
+            "evaluation_certainty": tables.certainty(done),
             "class_report": tables.classes(prepared, repaired).assign(seed=seed),
             "predictions": tables.predictions(prepared, repaired).assign(seed=seed),
             "confusion_matrix": cells.assign(seed=seed),
@@ -151,7 +154,8 @@ def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[s
 def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
     """Run a stage, or ``full``, into a run's folder; returns what there is to tell of it.
 
-    Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` each editor's updates.
+    Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` what each editor and each
+    control changed.
     """
     images, results, told = repairs.load_data(spec), Results(folder), []
     about = {"study": spec.model_dump(), "data": dict(images.about), "data_hash": images.hash()}

@@ -3,6 +3,7 @@
 A study without a mistake to repair has these tables too, with columns and no rows.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +12,24 @@ import pandas as pd
 import torch
 
 from editkit.methods import UNTOUCHED, MethodName, label
+from editkit.studies.intervals import holm, proportion
 from editkit.studies.repairs import Prepared, Repaired, costs, repair
-from editkit.vision.metrics import compare, confusion, per_class, summary
+from editkit.vision.metrics import compare, confusion, mcnemar, per_class, summary
 
-JUDGED = ["fixed", "kept", "heldout_change"]  # what other layers are compared by
-SCORES = ["fixed", "generality", "kept", "test_accuracy", "heldout_change", "leakage", "seconds"]
+JUDGED = ["fixed", "kept", "test_kept", "heldout_change"]  # what other layers are compared by
+SCORES = ["fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change", "leakage", "seconds"]
+LEAKS = ["method", "nullspace", "threshold", "leakage", "success", "kept", "test_kept", "norm"]
+DEFAULT_PLACE = "the last three"  # what other layers are tested against
+
+Done = Sequence[tuple[Prepared, Sequence[Repaired]]]  # studies (seeds) with what was done to their mistakes
 
 
 def report(prepared: Prepared, repaired: Sequence[Repaired]) -> pd.DataFrame:
     """Judge each method, the untouched model first, a row a method.
 
-    ``fixed`` of the edited images and ``generality`` over their copies are shares, ``kept`` is the share of right val
-    predictions that stay right. Fixed and broken images and McNemar's p follow for val and test, scores on test, and
-    ``heldout_change`` of test accuracy in points.
+    ``fixed`` of the edited images and ``generality`` over their copies are shares, ``kept`` and ``test_kept`` are the
+    shares of right val and test predictions that stay right. Fixed and broken images and McNemar's p follow for val and
+    test, scores on test, and ``heldout_change`` of test accuracy in points.
     """
     return pd.DataFrame([_judged(prepared, one) for one in _all(prepared, repaired)])
 
@@ -60,10 +66,11 @@ def confusions(prepared: Prepared, one: Repaired) -> tuple[pd.DataFrame, pd.Data
 
 
 def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[MethodName]) -> pd.DataFrame:
-    """Measure leakage and success of each method, AlphaEdit at each threshold, all images edited at once.
+    """Measure leakage and success of each method, AlphaEdit in each null space, all images edited at once.
 
-    ``threshold`` is nan for the other methods, ``kept`` the share of right val predictions that stay right and ``norm``
-    ‖ΔW‖ of all layers together. A threshold below which some layer has no eigenvalue is left out, with a warning.
+    ``nullspace`` is "threshold" or "kept" (off the kept CLS keys themselves) for AlphaEdit and "none" for the others,
+    ``threshold`` is nan where there is none, ``kept`` and ``test_kept`` are as in :func:`report`, and ``norm`` is ‖ΔW‖
+    of all layers together. A null space that is empty in some layer is left out, with a warning.
     """
     rows = []
     if len(prepared.candidates):
@@ -72,24 +79,41 @@ def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[
         if len(usable) < len(thresholds):
             warnings.warn(f"thresholds up to {least:.2g} are left out: no eigenvalue is that small", stacklevel=2)
         for method in methods:
-            for threshold in usable if method == "alphaedit" else [float("nan")]:
-                changes = {"nullspace_threshold": threshold} if method == "alphaedit" else {}
-                one = repair(prepared, method, sequential=False, **changes)
+            spaces = [("threshold", threshold) for threshold in usable] + [("kept", math.nan)]
+            for space, threshold in spaces if method == "alphaedit" else [("none", math.nan)]:
+                changes = {"nullspace_threshold": threshold} if space == "threshold" else {}
+                changes |= {"nullspace": space} if method == "alphaedit" else {}
+                try:
+                    one = repair(prepared, method, sequential=False, **changes)
+                except ValueError as problem:
+                    if space != "kept":
+                        raise
+                    warnings.warn(f"the projection off the kept keys is left out: {problem}", stacklevel=2)
+                    continue
                 judged, norm = _judged(prepared, one), one.log.delta_norm.iloc[-1]
-                rows.append([method, threshold, one.leakage, judged["fixed"], judged["kept"], norm])
-    return pd.DataFrame(rows, columns=["method", "threshold", "leakage", "success", "kept", "norm"])
+                scores = [judged[name] for name in ("leakage", "fixed", "kept", "test_kept")]
+                rows.append([method, space, threshold, *scores, norm])
+    return pd.DataFrame(rows, columns=LEAKS)
 
 
 def places(prepared: Prepared, methods: Sequence[MethodName], ranked: Sequence[int]) -> pd.DataFrame:
-    """Repair in other layers: those that tracing ranks first (``ranked``), the last three and the last one alone."""
-    n, rows = prepared.vit.n_layers, []
-    choices = {"traced": list(ranked), "the last three": list(range(max(0, n - 3), n)), "the last": [n - 1]}
+    """Repair in other layers: those that tracing ranks first (``ranked``), the last three and the last one alone.
+
+    ``p_holm`` tests exactly (McNemar) whether as many held-out images are right there as after edits of the last three,
+    with Holm's correction over all rows; it is nan for the last three themselves.
+    """
+    n, rows, test = prepared.vit.n_layers, [], prepared.data.test
+    choices = {"traced": list(ranked), DEFAULT_PLACE: list(range(max(0, n - 3), n)), "the last": [n - 1]}
     for method in methods if len(prepared.candidates) else ():
-        for chosen, layers in choices.items():
-            judged = _judged(prepared, repair(prepared, method, layers=layers))
-            about = {"method": method, "layers": str(layers), "chosen": chosen}
+        made = {chosen: repair(prepared, method, layers=layers) for chosen, layers in choices.items()}
+        for chosen, one in made.items():
+            judged = _judged(prepared, one)
+            p = compare(test.labels, made[DEFAULT_PLACE].after["test"], one.after["test"])["mcnemar_p"]
+            about = {"method": method, "layers": str(one.layers), "chosen": chosen}
+            about |= {"p_holm": math.nan if chosen == DEFAULT_PLACE else p}
             rows.append(about | {name: judged[name] for name in JUDGED})
-    return pd.DataFrame(rows, columns=["method", "layers", "chosen", *JUDGED])
+    table = pd.DataFrame(rows, columns=["method", "layers", "chosen", *JUDGED, "p_holm"])
+    return table.assign(p_holm=holm(table.p_holm))
 
 
 def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
@@ -107,9 +131,33 @@ def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
     return pd.DataFrame([{"variant": name} | _judged(prepared, one) for name, one in repaired.items()])
 
 
-def reports(done: Sequence[tuple[Prepared, Sequence[Repaired]]]) -> pd.DataFrame:
+def reports(done: Done) -> pd.DataFrame:
     """Join the reports of several studies."""
     return pd.concat([report(*one) for one in done] or [pd.DataFrame(columns=["method"])], ignore_index=True)
+
+
+def certainty(done: Done) -> pd.DataFrame:
+    """Say how certain the reports of several studies (seeds) are, all of them together, a row a method.
+
+    ``fixed``, ``kept`` and ``test_kept`` are shares over all seeds with exact 95 % intervals (``…_low``, ``…_high``)
+    for ``…_n`` images. ``test_fixed`` and ``test_broken`` count the ``test_images`` that are more often right, or more
+    often wrong, than without an edit, ``p`` is McNemar's exact test of these and ``p_holm`` has Holm's correction over
+    the methods. An image counts once, however many seeds hold it: repeated it would be no further evidence.
+    """
+    methods = dict.fromkeys(one.method for _, repaired in done for one in repaired)
+    rows = []
+    for method in methods:
+        seen = {panel: _outcomes(done, method, panel) for panel in ("edited", "val", "test")}
+        row = {"method": method, "seeds": seen["test"].seed.nunique(), "test_images": seen["test"]["index"].nunique()}
+        for name, panel in {"fixed": "edited", "kept": "val", "test_kept": "test"}.items():
+            found = seen[panel]
+            row |= _share(name, found if name == "fixed" else found[found.right])
+        test = seen["test"]
+        balance = (test.still.astype(int) - test.right).groupby(test["index"]).sum()
+        fixed, broken = int((balance > 0).sum()), int((balance < 0).sum())
+        rows.append(row | {"test_fixed": fixed, "test_broken": broken, "p": mcnemar(fixed, broken)})
+    table = pd.DataFrame(rows)
+    return table if table.empty else table.assign(p_holm=holm(table.p.to_numpy()))
 
 
 def by_method(report: pd.DataFrame, columns: list[str], how: Any = "mean") -> pd.DataFrame:
@@ -122,6 +170,43 @@ def _all(prepared: Prepared, repaired: Sequence[Repaired]) -> list[Repaired]:
     return [Repaired(UNTOUCHED, [], pd.DataFrame(), prepared.before, float("nan"), 0.0, 0.0), *repaired]
 
 
+def certainty_shown(certain: pd.DataFrame) -> pd.DataFrame:
+    """Bring :func:`certainty` into the form in which a chapter shows it: an interval and its n in a cell."""
+    rows = []
+    for row in certain.to_dict("records"):
+        cells = {
+            name: f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}] of {row[f'{name}_n']}"
+            for name in ("fixed", "kept", "test_kept")
+        }
+        counts = {"seeds": row["seeds"], "test images": row["test_images"]}
+        counts |= {"more right": row["test_fixed"], "more wrong": row["test_broken"]}
+        tested = {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
+        rows.append({"method": label(row["method"])} | cells | counts | tested)
+    return pd.DataFrame(rows)
+
+
+def _outcomes(done: Done, method: str, panel: str) -> pd.DataFrame:
+    """List for each study and image of a panel whether it was right before and still is."""
+    frames = []
+    for prepared, repaired in done:
+        part = prepared.panels[panel].part
+        for one in (one for one in repaired if one.method == method):
+            right, still = (found[panel].argmax(1) == part.labels for found in (prepared.before, one.after))
+            told = {"seed": prepared.spec.seed, "index": part.indices, "right": right, "still": still}
+            frames.append(pd.DataFrame(told))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _share(name: str, rows: pd.DataFrame) -> dict[str, float]:
+    """Return the share of images that are still right, with its exact interval for the number of different ones."""
+    n, share = rows["index"].nunique(), rows.still.mean()
+    if not n:
+        return {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan, f"{name}_n": 0}
+    # Over repeated images a share need not be a whole number of them: the interval is then of both its neighbours.
+    least, most = math.floor(share * n + 1e-9), math.ceil(share * n - 1e-9)
+    return {name: share, f"{name}_low": proportion(least, n)[0], f"{name}_high": proportion(most, n)[1], f"{name}_n": n}
+
+
 def _judged(prepared: Prepared, one: Repaired) -> dict[str, Any]:
     before, labels = prepared.before, {name: panel.part.labels for name, panel in prepared.panels.items()}
     edited, copies = ((one.after[name].argmax(1) == labels[name]).mean() for name in ("edited", "copies"))
@@ -129,7 +214,7 @@ def _judged(prepared: Prepared, one: Repaired) -> dict[str, Any]:
     now, was = (summary(labels["test"], found["test"]) for found in (one.after, before))
     row = {"method": one.method, "seed": prepared.spec.seed, "model": prepared.vit.name, "dataset": prepared.data.name}
     row |= {"layers": str(one.layers), "n_edits": len(prepared.candidates)}
-    row |= {"fixed": edited, "generality": copies, "kept": val["locality"]}
+    row |= {"fixed": edited, "generality": copies, "kept": val["locality"], "test_kept": test["locality"]}
     row |= {f"val_{name}": val[name] for name in ("fixed", "broken", "mcnemar_p")}
     row |= {f"test_{name}": test[name] for name in ("fixed", "broken", "mcnemar_p")}
     row |= {f"test_{name}": now[name] for name in ("accuracy", "macro_f1", "nll", "ece")}

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -25,8 +25,8 @@ from editkit.models import VisionModel, load_vit
 from editkit.models.peak import peak_mb, reset_peak
 from editkit.studies.tables import layer_statistics, rank_layers
 from editkit.vision.augment import augmented
-from editkit.vision.controls import HeadSpec, edit_head, features, finetune, restored
-from editkit.vision.data import ImageData, ImageSet, Protocol, load_images
+from editkit.vision.controls import HeadSpec, edit_head, features, finetune, restored, save_changes
+from editkit.vision.data import HELD_OUT, ImageData, ImageSet, Protocol, drawn, load_images
 from editkit.vision.domain import RepairSession, check_spec
 from editkit.vision.forward import Panel, predict
 from editkit.vision.keys import repairs
@@ -45,11 +45,13 @@ class RepairSpec(HeadSpec, TraceSpec, TrainSpec):
     """Every option of a study; those of fine-tuning, tracing and the head are among them under their own names."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the fresh head, the order of the training images, the tracing noise and the augmented copies."""
+    """Seed of the fresh head, of splits that are drawn, noise, trained, edited and traced images, and their copies."""
     data: str = "digits"
     """Images: digits, a MedMNIST flag, or the path of an .npz file in MedMNIST's layout."""
     protocol: Protocol = "official"
-    """Splits of the images: official for the data set's own, held-out to set a fifth of all aside before anything."""
+    """Splits of the images: official for the data set's own, held-out to set a share of all aside before anything."""
+    held_out_ratio: Annotated[float, Field(gt=0, lt=1)] = HELD_OUT
+    """Share of all images that is set aside where splits are drawn: under protocol held-out, and of the digits."""
     size: Count = 28
     """Pixels of MedMNIST's file: 28, 64, 128 or 224."""
     folder: str = ""
@@ -73,7 +75,7 @@ class RepairSpec(HeadSpec, TraceSpec, TrainSpec):
     num_edit_layers: Annotated[int, Field(ge=0)] = 3
     """Layers that tracing chooses where none are given; 0 does not trace and takes the last three."""
     max_edits: Annotated[int, Field(ge=0)] = 0
-    """Misclassified images that are edited at most; 0 takes all."""
+    """Misclassified images that are edited at most, drawn at random; 0 takes all."""
     sequential: bool = False
     """Edit one image after another, instead of all in one batch."""
     copies: Count = 4
@@ -121,7 +123,7 @@ class ImageParams(create_model("ImageParams", __base__=Parameters, **FIELDS)):
     """Parameters of the chapter on images: the options of :class:`RepairSpec` as ``vit_<name>``, and more."""
 
     vit_seeds: Annotated[list[int], Field(min_length=1)] = [0]
-    """Seeds of the repairs; each draws another head and another order of the training images."""
+    """Seeds of the repairs; each draws another head, other noise, training images and, unless official, splits."""
     vit_thresholds: Annotated[list[Positive], Field(min_length=1)] = [0.01, 0.1]
     """Values of nullspace_threshold to try on images, in units of the mean eigenvalue."""
 
@@ -180,9 +182,16 @@ def prepare(
 
 
 def load_data(spec: RepairSpec) -> ImageData:
-    """Load the images and their splits."""
-    fewer = {"n_train": spec.n_train or None, "noise": spec.image_noise}
-    return load_images(spec.data, protocol=spec.protocol, size=spec.size, folder=spec.folder or None, **fewer)
+    """Load the images and their splits, as the study's seed draws them."""
+    where = {"size": spec.size, "folder": spec.folder or None}
+    splits = {"protocol": spec.protocol, "held_out_ratio": spec.held_out_ratio, "n_train": spec.n_train or None}
+    return load_images(spec.data, **where, **splits, noise=spec.image_noise, seed=spec.seed)
+
+
+def load_each(specs: Sequence[RepairSpec]) -> list[ImageData]:
+    """Load the images of studies that differ in their seed; those of which nothing is drawn are loaded once."""
+    first = load_data(specs[0])
+    return [first, *(load_data(spec) if "seed" in first.about else first for spec in specs[1:])]
 
 
 def fine_tune(spec: RepairSpec, data: ImageData, *, store: Store | None = None, progress: bool = True) -> Classifier:
@@ -202,14 +211,14 @@ def measure(classifier: Classifier) -> Prepared:
     """Find the mistakes, choose the layers to edit, and measure the model before any edit."""
     spec, data, vit = classifier.spec, classifier.data, classifier.vit
     right = predict(vit, data.open, progress=classifier.progress).argmax(1) == data.open.labels
-    wrong = data.open.select(np.flatnonzero(~right)[: spec.max_edits or None])
+    wrong = data.open.select(~right)
+    wrong = wrong.select(drawn(len(wrong), spec.max_edits or len(wrong), spec.seed))
     kept = data.open.select(right)
     layers, chosen = _layers(classifier, wrong)
     images = augmented(wrong.images, spec.copies, spec.seed + 1) if len(wrong) else wrong.images
     copies = ImageSet(images, wrong.labels.repeat(spec.copies), wrong.indices.repeat(spec.copies))
     parts = {"val": data.val, "test": data.test, "edited": wrong, "copies": copies}
     panels = {name: Panel(vit, part, layers[0]) for name, part in parts.items()}
-    drawn = np.random.default_rng(spec.seed).permutation(len(kept))[:WATCHED]
     return Prepared(
         **vars(classifier),
         candidates=wrong,
@@ -218,7 +227,7 @@ def measure(classifier: Classifier) -> Prepared:
         chosen=chosen,
         panels=panels,
         before=classify(panels, layers[0]),
-        watched=Panel(vit, kept.select(drawn), layers[0]),
+        watched=Panel(vit, kept.select(drawn(len(kept), WATCHED, spec.seed)), layers[0]),
         kept_features=features(vit, kept),
     )
 
@@ -257,7 +266,7 @@ def repair(
     """Repair the candidates by one of ``METHODS`` or ``CONTROLS``, judge the result, and put the model back.
 
     Args:
-        save: folder where an editor's updates are written: ``{method}.safetensors``, or an adapter's folder.
+        save: folder where the changes are written: ``{method}.safetensors``, or an adapter's folder.
         sequential: edit one image after another; ``prepared.spec`` decides where not given.
         changes: other values of an editor's hyperparameters.
 
@@ -268,7 +277,7 @@ def repair(
     if not len(prepared.candidates):
         raise ValueError(f"{prepared.vit.name} misclassifies no image of {prepared.data.name}: nothing to repair")
     if method in CONTROLS:
-        return _control(prepared, method)
+        return _control(prepared, method, save)
     one_by_one = prepared.spec.sequential if sequential is None else sequential
     with session(prepared, method, **changes) as opened:
         return _edit(prepared, opened, one_by_one, save)
@@ -346,11 +355,12 @@ def _edit(prepared: Prepared, opened: RepairSession, sequential: bool, save: Pat
     return Repaired(method, layers, log, after, leak, seconds, memory)
 
 
-def _control(prepared: Prepared, method: str) -> Repaired:
+def _control(prepared: Prepared, method: str, save: Path | None) -> Repaired:
     """Change the head alone, or fine-tune plainly, and put every weight back."""
     spec, vit, wrong, progress = prepared.spec, prepared.vit, prepared.candidates, prepared.progress
     layers = [] if method in HEADS else list(range(vit.n_layers - spec.finetune_layers, vit.n_layers))
-    with restored(vit):
+    about = {"model": vit.name, "weights": vit.fingerprint(), "method": method, "study": spec.model_dump()}
+    with restored(vit) as before:
         reset_peak(vit.device)
         start = time.perf_counter()
         if method in HEADS:
@@ -362,4 +372,7 @@ def _control(prepared: Prepared, method: str) -> Repaired:
         log = log.assign(method=method, seed=spec.seed)
         seconds, memory = time.perf_counter() - start, peak_mb(vit.device)
         after = classify(prepared.panels, min(layers, default=vit.n_layers))
+        if save:
+            about["items"] = [asdict(item) for item in repairs(wrong)]
+            save_changes(vit, before, save / f"{method}.safetensors", about)
     return Repaired(method, layers, log, after, float("nan"), seconds, memory)

@@ -8,19 +8,24 @@ The head is the linear layer ``logits = W x + b`` on the backbone's features ``x
   keys and the kept ones' second moment as ``C``.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from tqdm.auto import tqdm
 
+from editkit.cache import write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.editing.moments import SecondMoment
 from editkit.models import VisionModel
@@ -154,13 +159,50 @@ def finetune(
 
 
 @contextmanager
-def restored(vit: VisionModel) -> Iterator[None]:
-    """Put every weight back afterwards, bit for bit, so that one repair after another starts from the same model."""
+def restored(vit: VisionModel) -> Iterator[dict[str, Tensor]]:
+    """Put every weight back afterwards, bit for bit, so that one repair after another starts from the same model.
+
+    Yields copies of the weights before.
+    """
     before = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
     try:
-        yield
+        yield before
     finally:
         vit.model.load_state_dict(before)
+
+
+def save_changes(vit: VisionModel, before: dict[str, Tensor], path: Path, about: dict[str, Any]) -> Path:
+    """Write the weights that are not what they were before to one safetensors file, as they are now.
+
+    Args:
+        about: JSON-able, for the file's metadata; what the changes belong to (``model``, ``weights``: the model's
+            fingerprint before).
+    """
+    changed = {
+        name: tensor.cpu().contiguous()
+        for name, tensor in vit.model.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    write_atomic(path, save_tensors(changed, {"editkit": json.dumps(about)}))
+    return path
+
+
+def load_changes(vit: VisionModel, path: Path) -> None:
+    """Put weights that :func:`save_changes` wrote into the model that they were made from.
+
+    Raises ``ValueError`` for any other file, and for a model whose weights are others; the model is then as it was.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(vit.device)) as file:
+            made_from = json.loads((file.metadata() or {})["editkit"])["weights"]
+            changed = {name: file.get_tensor(name) for name in file.keys()}
+        if odd := sorted(changed.keys() - vit.model.state_dict().keys()):
+            raise ValueError(f"{odd[0]} is no weight of {vit.name}")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{path} does not hold changed weights of {vit.name}: {problem}") from None
+    if made_from != (found := vit.fingerprint()):
+        raise ValueError(f"{path} was made from weights {made_from}, {vit.name} has {found}")
+    vit.model.load_state_dict(vit.model.state_dict() | changed)
 
 
 def _ewc(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: HeadSpec) -> Iterator[float]:

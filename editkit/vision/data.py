@@ -1,8 +1,8 @@
 """Images to classify: MedMNIST, a file in its layout, or scikit-learn's digits; and who may see which of them.
 
 Two protocols. *official*: the data set's own splits, train for fine-tuning and for finding edits, val for
-choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and one
-fifth set aside, stratified, before anything else happens; the rest is train and val; images whose pixels are
+choosing models and for locality, test for the final report alone. *held-out*: all images pooled, and a
+share set aside, stratified, before anything else happens; the rest is train and val; images whose pixels are
 equal are in one of the three. Either way the test images are *held out*: :meth:`ImageSet.require_open` refuses them
 wherever something is learnt from images.
 """
@@ -26,7 +26,8 @@ import pandas as pd
 from editkit.cache import download
 
 SPLITS = ("train", "val", "test")
-HELD_OUT_SHARE = 0.2  # of all images under the held-out protocol, and then of the rest for val
+HELD_OUT = 0.2  # share of all images that is set aside, where splits are drawn and nobody says how many
+VAL_SHARE = 0.2  # of the rest
 SIZES = (28, 64, 128, 224)  # pixels, of MedMNIST's files
 BLOCK = 1024  # images that noise is drawn for at once: it takes eight times their memory
 Protocol = Literal["official", "held-out"]
@@ -73,7 +74,7 @@ class ImageData:
     labels: tuple[str, ...]  # names of the classes
     splits: Mapping[str, ImageSet]  # train, val, test
     protocol: Protocol
-    about: Mapping[str, str | int]  # where it is from: file, bytes, md5, pixels, …
+    about: Mapping[str, str | int]  # where it is from: file, bytes, md5, pixels, …; the seed of what is drawn
     pool: ImageSet  # training images that fine-tuning does not see; none where it sees all
 
     @property
@@ -120,6 +121,7 @@ def load_images(
     source: str = "digits",
     *,
     protocol: Protocol = "official",
+    held_out_ratio: float = HELD_OUT,
     size: int = 28,
     folder: str | Path | None = None,
     n_train: int | None = None,
@@ -132,19 +134,18 @@ def load_images(
         source: ``digits`` (scikit-learn's, offline), a MedMNIST flag such as ``pathmnist``, or the path of an
             ``.npz`` file in MedMNIST's layout.
         protocol: see the module. ``digits`` has no official splits: there they are drawn, stratified.
+        held_out_ratio: share of all images that is set aside where splits are drawn.
         size: pixels of MedMNIST's file, one of ``SIZES``.
         folder: where MedMNIST's files lie or are downloaded to; ``~/.medmnist`` where not given.
         n_train: fine-tune on so many of the training images, drawn stratified; on all where not given.
         noise: standard deviation of Gaussian noise added to every image, as a share of the full range.
         seed: of the splits, the draw and the noise.
 
-    Raises ``ValueError`` for an unknown source, a missing or damaged file, one in another layout, and labels out of
-    range, and ``ConnectionError`` (with the place to put the file) where it cannot be downloaded.
+    Raises ``ValueError`` for an unknown source, a missing or damaged file, one in another layout, labels out of range,
+    and a ``held_out_ratio`` for splits that are the data set's own, and ``ConnectionError`` (with the place to put the
+    file) where it cannot be downloaded.
     """
-    if protocol not in ("official", "held-out"):
-        raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
-    if not 0 <= noise < float("inf"):
-        raise ValueError(f"noise = {noise}: must be 0 or more, and finite")
+    _check(source, protocol, held_out_ratio, noise)
     if (source == "digits" or source.endswith(".npz")) and (size != SIZES[0] or folder):
         raise ValueError(f"size = {size}, folder = {folder}: these choose among MedMNIST's files; {source} is none")
     if source == "digits":
@@ -157,22 +158,37 @@ def load_images(
     del parts  # a data set of 224 × 224 pixels takes as much memory again
     originals = _originals(whole.images)
     whole = replace(whole, images=_noisy(whole.images, noise, seed))
-    if protocol == "held-out" or len(ends) == 1:
-        rest, test = _divide(whole, HELD_OUT_SHARE, seed, originals)
-        train, val = _divide(rest, HELD_OUT_SHARE, seed, originals)
+    divided = protocol == "held-out" or len(ends) == 1
+    if divided:
+        rest, test = _divide(whole, held_out_ratio, seed, originals)
+        train, val = _divide(rest, VAL_SHARE, seed, originals)
     else:
         train, val, test = (whole.select(slice(*span)) for span in itertools.pairwise((0, *ends)))
         _warn_of_copies(name, originals, (train, val, test))
-    if n_train is not None:
-        least, most = len(labels), len(train) - len(labels)  # drawn and left, one of each class
-        if not least <= n_train <= most and n_train != len(train):
-            raise ValueError(f"n_train = {n_train}: must be {least} to {most} of {name}'s {len(train)}, or all")
-    pool = train.select([])
-    if n_train is not None and n_train < len(train):
-        train, pool = _divide(train, len(train) - n_train, seed)
+    train, pool = _fewer(train, len(train) if n_train is None else n_train, name, seed)
     splits = {"train": train, "val": val, "test": replace(test, held_out=True)}
-    about = about | {"pixels": f"{whole.images.shape[1]} × {whole.images.shape[2]}", "noise": noise, "seed": seed}
+    about = about | {"pixels": f"{whole.images.shape[1]} × {whole.images.shape[2]}", "noise": noise}
+    about |= {"seed": seed} if divided or noise or len(pool) else {}
     return ImageData(name, labels, splits, protocol, about, pool)
+
+
+def drawn(n: int, most: int, seed: int) -> np.ndarray:
+    """Draw at most ``most`` of ``n`` places at random, in ascending order."""
+    return np.sort(np.random.default_rng(seed).permutation(n)[:most])
+
+
+def _check(source: str, protocol: str, held_out_ratio: float, noise: float) -> None:
+    if protocol not in ("official", "held-out"):
+        raise ValueError(f"protocol = {protocol!r}: must be 'official' or 'held-out'")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise = {noise}: must be 0 or more, and finite")
+    if not 0 < held_out_ratio < 1:
+        raise ValueError(f"held_out_ratio = {held_out_ratio}: must lie between 0 and 1")
+    if held_out_ratio != HELD_OUT and protocol == "official" and source != "digits":
+        raise ValueError(
+            f"held_out_ratio = {held_out_ratio}: under protocol 'official' {source} has splits of its own; 'held-out' "
+            "sets a share aside"
+        )
 
 
 Parts = list[tuple[np.ndarray, np.ndarray]]  # images and labels of train, val, test; or one pair without splits
@@ -290,6 +306,17 @@ def _divide(
         raise ValueError(f"the images cannot be split by class: {problem}") from None
     taken = np.isin(groups, taken)
     return part.select(~taken), part.select(taken)
+
+
+def _fewer(train: ImageSet, n: int, name: str, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Draw ``n`` training images, stratified; returns them and the rest, the pool."""
+    if n == len(train):
+        return train, train.select([])
+    classes = len(np.unique(train.labels))
+    least, most = classes, len(train) - classes  # drawn and left, one of each class
+    if not least <= n <= most:
+        raise ValueError(f"n_train = {n}: must be {least} to {most} of {name}'s {len(train)}, or all")
+    return _divide(train, len(train) - n, seed)
 
 
 def _noisy(images: np.ndarray, noise: float, seed: int) -> np.ndarray:

@@ -47,8 +47,10 @@ class ImageDomain(ImageReader):
         self.spec, self.kept, self.store, self.progress = spec, kept, store, progress
 
     def costs(self) -> dict[int, Tensor]:
-        """Compute ``C`` of each edited layer from the kept images."""
-        return kept_moments(self.vit, self.kept, self.spec.layers, store=self.store, progress=self.progress)
+        """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
+        alone = self.spec.method == "alphaedit" and self.spec.nullspace == "kept"
+        options = {"tokens": "cls" if alone else "all", "store": self.store, "progress": self.progress}
+        return kept_moments(self.vit, self.kept, self.spec.layers, **options)
 
     def targets(self, items: Sequence[Repair]) -> Targets:
         """Search ``v*`` of each repair on the model as it stands."""

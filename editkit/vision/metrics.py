@@ -63,5 +63,10 @@ def compare(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[s
         "fixed": fixed,
         "broken": broken,
         "locality": float(still[right].mean()) if right.any() else float("nan"),
-        "mcnemar_p": float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0,
+        "mcnemar_p": mcnemar(fixed, broken),
     }
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """Test exactly that as many images are fixed as broken (McNemar 1947); returns p, two-sided."""
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0

@@ -1,10 +1,12 @@
 """What is to be kept of an image classifier: the second moment of the keys of images it gets right.
 
 Half of the moment is from the CLS token and half from the patches, since a changed weight acts on all of them, and
-DINOv2's head reads the mean patch beside CLS.
+DINOv2's head reads the mean patch beside CLS. For a projection off the kept CLS keys K₀ themselves it is of K₀ alone:
+the null space of K₀ K₀ᵀ is what K₀ does not span, see :func:`editkit.solvers.unspanned`.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +22,23 @@ from editkit.vision.forward import BATCH
 
 @torch.no_grad()
 def kept_moments(
-    vit: VisionModel, kept: ImageSet, layers: Sequence[int], *, store: Store | None = None, progress: bool = True
+    vit: VisionModel,
+    kept: ImageSet,
+    layers: Sequence[int],
+    *,
+    tokens: Literal["all", "cls"] = "all",
+    store: Store | None = None,
+    progress: bool = True,
 ) -> dict[int, Tensor]:
     """Compute ``C`` (d_k, d_k) float64 of each layer's keys over ``kept``, divided by its mean eigenvalue.
 
-    All come from one pass that stops after the last layer. Raises ``ValueError`` for held-out images and none.
+    All come from one pass that stops after the last layer.
+
+    Args:
+        tokens: whose keys; ``all`` for CLS and patches, half and half. Those of ``cls`` are multiplied in float64, so
+            that the rank of ``C`` is that of the keys.
+
+    Raises ``ValueError`` for held-out images and none.
     """
     images = kept.require_open("keeping what is right").images
 
@@ -37,11 +51,15 @@ def kept_moments(
                 vit.forward(vit.pixels(images[begin : begin + BATCH]))
             for layer, statistic in statistics.items():
                 cls, patches = keys[layer][:, 0], keys[layer][:, 1:]
+                if tokens == "cls":
+                    statistic.add(cls.double())
+                    continue
                 statistic.add(cls.float() * patches.shape[1] ** 0.5)  # one CLS token weighs as much as all patches
                 statistic.add(patches.flatten(0, 1).float())
         return statistics
 
-    moments = stored_moments(vit, layers, accumulate, store or Store(), code=__name__, images=kept.hash())
+    determines = {"images": kept.hash(), "tokens": tokens}
+    moments = stored_moments(vit, layers, accumulate, store or Store(), code=__name__, **determines)
     return {layer: C / C.diagonal().mean() for layer, C in moments.items()}
 
 

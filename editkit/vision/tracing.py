@@ -20,7 +20,7 @@ from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters, Positive
 from editkit.models import VisionModel
 from editkit.models.hooks import capture, edit_output, run_from, window
-from editkit.vision.data import ImageSet
+from editkit.vision.data import ImageSet, drawn
 from editkit.vision.forward import BATCH, predict
 
 MODULES = {"residual": "", "mlp": "mlp", "attention": "attention"}  # inside a layer, in every family
@@ -37,15 +37,15 @@ class TraceSpec(Parameters):
     window: Count = 3
     """Neighbouring layers whose MLPs (or attentions) causal tracing restores together."""
     max_samples: Count = 12
-    """Misclassified images that are traced at most."""
+    """Misclassified images that are traced at most, drawn at random."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the tracing noise; each image has noise of its own, whatever else is traced."""
+    """Seed of the traced images and of the tracing noise; an image's noise does not depend on what else is traced."""
 
 
 def trace(
     vit: VisionModel, part: ImageSet, classes: np.ndarray, spec: TraceSpec, *, progress: bool = True
 ) -> pd.DataFrame:
-    """Measure how much of a class's probability returns when one layer is restored.
+    """Measure how much of a class's probability returns when one layer is restored, on images drawn by the seed.
 
     Args:
         classes: (n,) the class of each image whose probability is measured.
@@ -55,8 +55,8 @@ def trace(
     share = recovered / (clean − corrupted), which is nan where the noise took less than ``LEAST_DAMAGE``.
     Raises ``ValueError`` for held-out images, none at all, and classes that the model or the images lack.
     """
-    part = _checked(vit, part, classes).select(np.arange(min(len(part), spec.max_samples)))
-    rows = []
+    chosen = drawn(len(_checked(vit, part, classes)), spec.max_samples, spec.seed)
+    part, classes, rows = part.select(chosen), classes[chosen], []
     for place in tqdm(range(len(part)), desc="tracing", unit="image", disable=not progress):
         run = _Traced(vit, part.select([place]), int(classes[place]), spec)
         everywhere = torch.ones(1, run.positions, dtype=torch.bool, device=vit.device)
@@ -77,7 +77,7 @@ def stored_trace(
     vit: VisionModel, part: ImageSet, spec: TraceSpec, *, store: Store | None = None, progress: bool = True
 ) -> pd.DataFrame:
     """Run :func:`trace` for the class that the model predicts, or read what was traced before."""
-    store, part = store or Store(), part.select(np.arange(min(len(part), spec.max_samples)))
+    store, part = store or Store(), part.select(drawn(len(part), spec.max_samples, spec.seed))
     key = entry_key(__name__, vit, images=part.hash(), spec=spec.model_dump())
     if (found := store.get("trace", key)) is not None:
         return pd.DataFrame(from_json_tensor(found["json"]))
@@ -141,8 +141,8 @@ class _Traced:
             self.clean = self._probabilities().item()
         noisy = embedded[0].repeat(spec.num_ablations, 1, 1)
         patches, scale = noisy[:, 1:], spec.trace_noise * embedded[0][:, 1:].std()
-        drawn = np.random.default_rng([spec.seed, int(part.indices[0])]).standard_normal(patches.shape)
-        patches += torch.from_numpy(drawn).to(patches) * scale
+        noise = np.random.default_rng([spec.seed, int(part.indices[0])]).standard_normal(patches.shape)
+        patches += torch.from_numpy(noise).to(patches) * scale
         with run_from(vit, 0, noisy), capture(dict(enumerate(vit.layers)), side="input") as self.noisy:
             self.corrupted = self._probabilities().mean().item()
 

@@ -20,18 +20,32 @@ from editkit.methods import CONTROLS, UNTOUCHED, label, look
 METHODS = ["emmet", *(name for name in CONTROLS if name != UNTOUCHED)]  # in the order of figures
 REPAIRS = pd.DataFrame(
     [
-        {"method": method, "seed": seed, "fixed": 0.5 + seed / 10, "kept": 0.9, "heldout_change": -1.0 + place}
+        {
+            "method": method,
+            "seed": seed,
+            "fixed": 0.5 + seed / 10,
+            "kept": 0.9,
+            "test_kept": 0.8,
+            "heldout_change": -1.0 + place,
+        }
         for place, method in enumerate(METHODS)
         for seed in (1, 2, 3)
     ]
 )
 LEAKAGE = pd.DataFrame(
     [
-        {"method": "alphaedit", "threshold": threshold, "leakage": threshold * scale, "success": 0.9}
+        {
+            "method": "alphaedit",
+            "nullspace": "threshold",
+            "threshold": threshold,
+            "leakage": threshold * scale,
+            "success": 0.9,
+        }
         for threshold in (1e-3, 1e-2)
         for scale in (1.0, 3.0)
     ]
-    + [{"method": "memit", "threshold": np.nan, "leakage": 0.2, "success": 0.8}]
+    + [{"method": "memit", "nullspace": "none", "threshold": np.nan, "leakage": 0.2, "success": 0.8}]
+    + [{"method": "alphaedit", "nullspace": "kept", "threshold": np.nan, "leakage": 0.1, "success": 0.7}]
 )
 IMAGES = np.arange(5 * 4 * 6, dtype=np.uint8).reshape(5, 4, 6)
 
@@ -67,22 +81,23 @@ def test_without_a_change_the_difference_is_blank():
 
 def test_repairs_have_means_spread_and_numbers():
     figure = repair_bars(REPAIRS)
-    fixed, kept, change = (trace for trace in figure.data if trace.type == "bar")
+    fixed, kept, test_kept, change = (trace for trace in figure.data if trace.type == "bar")
     assert (
         list(fixed.y) == [label(method) for method in METHODS]
         and np.allclose(fixed.x, 0.7)
         and np.allclose(kept.x, 0.9)
+        and np.allclose(test_kept.x, 0.8)
     )
     assert np.allclose(fixed.error_x.array, 0.1) and np.allclose(fixed.error_x.arrayminus, 0.1)
-    assert list(change.x) == [-1.0, 0.0, 1.0, 2.0]
+    assert list(change.x) == [-1.0 + place for place in range(len(METHODS))]
     colours = fixed.marker.color
     assert (
         colours == tuple(look(method).colour for method in METHODS)
-        and len(set(colours)) == 4
+        and len(set(colours)) == len(METHODS)
         and colours == change.marker.color
     )
     numbers = [trace.text for trace in figure.data if trace.type == "scatter"]
-    assert numbers[0][0] == "0.700" and list(numbers[2]) == ["−1.00", "+0.00", "+1.00", "+2.00"]
+    assert numbers[0][0] == "0.700" and list(numbers[3])[:4] == ["−1.00", "+0.00", "+1.00", "+2.00"]
     assert figure.layout.title.subtitle.text == "mean over 3 seeds; bars: smallest to largest seed"
     assert repair_bars(REPAIRS[REPAIRS.seed == 1]).layout.title.subtitle.text == "one seed"
 
@@ -95,6 +110,9 @@ def test_leakage_has_a_point_a_threshold_and_a_line_across_for_none():
     against_success, against_threshold = (trace for trace in traces if trace.name == "AlphaEdit")
     assert np.allclose(against_success.x, 0.9) and np.allclose(against_success.y, [2e-3, 2e-2])
     assert np.allclose(against_threshold.x, [1e-3, 1e-2]) and np.allclose(against_threshold.y, [2e-3, 2e-2])
+    kept = [trace for trace in traces if trace.name == "AlphaEdit, off kept CLS keys"]
+    assert (list(kept[0].x), list(kept[0].y)) == ([0.7], [0.1]) and kept[0].marker.symbol == "star"
+    assert (list(kept[1].y), kept[1].line.dash) == ([0.1, 0.1], "dot")
     layout = leakage_curves(LEAKAGE).layout
     assert layout.yaxis.type == layout.yaxis2.type == layout.xaxis2.type == "log" and layout.xaxis.type is None
 

@@ -1,21 +1,37 @@
 """A study of repairs on tiny random models."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from safetensors import safe_open
+from scipy.stats import binomtest
 
 from editkit import METHODS, RunParams, VisionModel
 from editkit.studies import repair_tables as tables
 from editkit.studies import repairs as module
 from editkit.studies.intervals import mean_interval
-from editkit.studies.repairs import CONTROLS, ImageParams, RepairSpec, costs, repair, repair_all, session
+from editkit.studies.repairs import (
+    CONTROLS,
+    ImageParams,
+    RepairSpec,
+    costs,
+    load_data,
+    load_each,
+    repair,
+    repair_all,
+    session,
+)
 from editkit.studies.tables import layer_statistics, rank_layers
 from editkit.vision import tracing
+from editkit.vision.controls import load_changes, restored
+from editkit.vision.data import ImageSet
 from editkit.vision.forward import predict
 from editkit.vision.keys import repairs
 from tests.unit.conftest import bits, measured, refuse
@@ -36,6 +52,27 @@ def test_a_reports_names_are_those_of_the_study():
         RunParams(vit_epoch=1)
     with pytest.raises(ValueError, match="vit_copies = 0"):
         RunParams(vit_copies=0)
+
+
+def test_the_seed_of_a_study_reaches_its_data(study, made):
+    one, same, other = study(edit_layers=[2], n_train=30), study(edit_layers=[2], n_train=30), study(seed=1, n_train=30)
+    assert one.data.hash() == same.data.hash() != other.data.hash()
+    assert one.candidates.indices.tolist() == same.candidates.indices.tolist()
+    assert one.data.test.hash() == other.data.test.hash(), "official splits stay, and there is no noise"
+    specs = [RepairSpec(data=made, image_noise=0.1, seed=seed) for seed in (1, 2)]
+    noisy = load_each(specs)
+    assert noisy[0].test.hash() != noisy[1].test.hash() and [one.about["seed"] for one in noisy] == [1, 2]
+    clean = load_each([RepairSpec(data=made, seed=seed) for seed in (1, 2)])
+    assert clean[0] is clean[1], "where nothing is drawn the images are loaded once"
+    digits = [load_data(RepairSpec(seed=seed, held_out_ratio=0.5)).test.indices for seed in (1, 2)]
+    assert len(digits[0]) == 899 and digits[0].tolist() != digits[1].tolist()
+
+
+def test_edited_images_are_drawn_of_all_that_are_wrong(study):
+    every = study(max_edits=0, edit_layers=[2]).candidates.indices
+    drawn = [study(seed=seed, max_edits=4, edit_layers=[2]).candidates.indices for seed in (0, 0)]
+    assert drawn[0].tolist() == drawn[1].tolist() == sorted(drawn[0]) and set(drawn[0]) < set(every)
+    assert drawn[0].tolist() != every[:4].tolist()
 
 
 def test_what_was_measured_before_any_edit_cannot_be_changed(study):
@@ -98,6 +135,20 @@ def test_a_repair_takes_other_layers_than_the_studys(study):
     assert not np.array_equal(there.after["val"], elsewhere.after["val"])
     below = study(edit_layers=[0], edit_method=["emmet"])
     assert np.array_equal(elsewhere.after["val"], repair(below, "emmet").after["val"])
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_a_control_is_saved_like_an_editor_and_can_be_put_back_in(study, tmp_path, method):
+    one = study(edit_layers=[2])
+    done = repair(one, method, save=tmp_path / "edits")
+    assert not np.array_equal(done.after["test"], one.before["test"])
+    with restored(one.vit):
+        load_changes(one.vit, tmp_path / "edits" / f"{method}.safetensors")
+        assert np.allclose(predict(one.vit, one.data.test), done.after["test"], rtol=0, atol=1e-6)
+    with safe_open(tmp_path / "edits" / f"{method}.safetensors", "pt") as file:
+        about, names = json.loads(file.metadata()["editkit"]), set(file.keys())
+    assert about["method"] == method and [item["index"] for item in about["items"]] == one.candidates.indices.tolist()
+    assert (method == "finetuning") == any(".mlp." in name for name in names)
 
 
 @pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}], ids=["raw", "lora"])
@@ -163,10 +214,11 @@ def test_alphaedit_leaks_less_the_lower_its_threshold(study):
     values = torch.linalg.eigvalsh(costs(one, [1])[1])
     thresholds = (1.01 * values[[1, 10, 20, 31]]).tolist()
     found = tables.leakages(one, thresholds, ["memit", "alphaedit"])
-    assert set(found.columns) == {"method", "threshold", "leakage", "success", "kept", "norm"}
-    assert found.method.tolist() == ["memit"] + ["alphaedit"] * 4 and np.isnan(found.threshold[0])
-    leaks = found.leakage[1:].to_numpy()
-    assert (np.diff(leaks) > 0).all() and found.threshold[1:].tolist() == thresholds
+    assert list(found.columns) == tables.LEAKS
+    assert found.method.tolist() == ["memit"] + ["alphaedit"] * 5 and np.isnan(found.threshold[0])
+    assert found.nullspace.tolist() == ["none", *["threshold"] * 4, "kept"]
+    leaks = found.leakage[1:-1].to_numpy()
+    assert (np.diff(leaks) > 0).all() and found.threshold[1:-1].tolist() == thresholds
     assert (leaks <= np.sqrt(np.array(thresholds) / 32)).all(), "C has a mean eigenvalue of 1 in 32 dimensions"
 
 
@@ -174,6 +226,7 @@ def test_other_layers_and_variants_are_judged_like_the_repair_itself(study):
     one = study(edit_layers=[1, 2, 3])
     report = tables.report(one, [repair(one, "emmet")])[1:].reset_index(drop=True)
     places = tables.places(one, ["emmet"], [0, 2])
+    assert np.isnan(places.p_holm[1]) and (places.p_holm.drop(1) <= 1).all() and (places.p_holm.drop(1) > 0).all()
     assert places.layers.tolist() == ["[0, 2]", "[1, 2, 3]", "[3]"] and set(places.method) == {"emmet"}
     assert places.chosen.tolist() == ["traced", "the last three", "the last"]
     assert places[tables.JUDGED].iloc[1].tolist() == report[tables.JUDGED].iloc[0].tolist()
@@ -193,6 +246,55 @@ def test_without_a_mistake_the_tables_are_empty(study, easy):
     empty = (tables.leakages(one, [0.1], ["memit"]), tables.places(one, [], []), tables.variants(one, "emmet"))
     assert not any(len(table) for table in empty) and all(len(table.columns) > 1 for table in empty)
     assert not len(tables.by_method(tables.reports([]), tables.SCORES))
+
+
+def studies_of(*seeds):
+    """Made-up studies: each seed has the places and labels of its test images and what was predicted before, after."""
+
+    def probabilities(labels):
+        return np.eye(3)[np.array(labels)]
+
+    done = []
+    for seed, (places, labels, before, after) in enumerate(seeds):
+        part = ImageSet(np.zeros((len(places), 1, 1), np.uint8), np.array(labels), np.array(places))
+        panels = {name: SimpleNamespace(part=part) for name in ("edited", "val", "test")}
+        found = {name: probabilities(before) for name in panels}, {name: probabilities(after) for name in panels}
+        prepared = SimpleNamespace(panels=panels, before=found[0], spec=SimpleNamespace(seed=seed))
+        done.append((prepared, [SimpleNamespace(method="memit", after=found[1])]))
+    return done
+
+
+def test_certainty_counts_discordant_images_once_over_all_seeds():
+    right, wrong = [0] * 10, [1] * 10
+    before = right[:8] + wrong[:2]  # eight of ten are right
+    after = wrong[:1] + right[:9]  # one of those is broken, both others are fixed
+    apart = tables.certainty(studies_of((range(10), right, before, after), (range(10, 20), right, before, after)))
+    (row,) = apart.to_dict("records")
+    assert (row["seeds"], row["test_images"], row["test_fixed"], row["test_broken"]) == (2, 20, 4, 2)
+    assert row["p"] == row["p_holm"] == pytest.approx(binomtest(4, 6).pvalue)
+    assert (row["fixed"], row["fixed_n"]) == (pytest.approx(18 / 20), 20)
+    assert (row["kept"], row["kept_n"]) == (pytest.approx(14 / 16), 16) == (row["test_kept"], row["test_kept_n"])
+    assert (row["kept_low"], row["kept_high"]) == pytest.approx(tuple(binomtest(14, 16).proportion_ci(method="exact")))
+    again = tables.certainty(studies_of(*[(range(10), right, before, after)] * 2)).iloc[0]
+    once = tables.certainty(studies_of((range(10), right, before, after))).iloc[0]
+    assert again.drop("seeds").equals(once.drop("seeds")), "the same images again are no further evidence"
+    undone = tables.certainty(studies_of((range(10), right, before, after), (range(10), right, after, before))).iloc[0]
+    assert (undone.test_fixed, undone.test_broken, undone.p) == (0, 0, 1), "fixed once and broken once"
+    assert tables.certainty([]).empty and tables.certainty_shown(tables.certainty([])).empty
+    shown = tables.certainty_shown(apart).iloc[0]
+    assert shown.kept == f"0.875 [{row['kept_low']:.3f}, {row['kept_high']:.3f}] of 16" and shown["p (Holm)"] == "0.69"
+
+
+def test_holms_correction_is_over_the_methods_and_the_test_agrees_with_the_report(study):
+    one = study(edit_layers=[2])
+    done = [(one, repair_all(one, ["emmet", "memit", "finetuning"]))]
+    found, report = tables.certainty(done), tables.reports(done)[1:]
+    assert found.method.tolist() == report.method.tolist() and found.p.tolist() == report.test_mcnemar_p.tolist()
+    for name in ("fixed", "kept", "test_kept", "test_fixed", "test_broken"):
+        assert found[name].tolist() == pytest.approx(report[name].tolist()), name
+    smallest = found.p.idxmin()
+    assert found.p_holm[smallest] == pytest.approx(min(1, 3 * found.p[smallest]))
+    assert (found.kept_low <= found.kept).all() and (found.kept <= found.kept_high).all()
 
 
 def test_statistics_and_ranks_by_hand():

@@ -1,10 +1,22 @@
 """Repairs of the classifier's head, against autograd and direct solutions, on tiny random models."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
-from editkit.vision.controls import HeadSpec, edit_head, features, finetune, fisher, restored
+from editkit.vision.controls import (
+    HeadSpec,
+    edit_head,
+    features,
+    finetune,
+    fisher,
+    load_changes,
+    restored,
+    save_changes,
+)
 from editkit.vision.data import ImageSet
 
 CLOSED = HeadSpec(ridge=0.1)
@@ -149,6 +161,27 @@ def test_all_is_put_back_bit_for_bit_also_after_an_error(vit, sets):
         assert changed(vit, before)
         raise KeyboardInterrupt
     assert not changed(vit, before)
+
+
+def test_what_a_control_changed_is_saved_and_put_into_the_same_model_alone(tiny_vit, vit, sets, tmp_path):
+    about = {"model": vit.name, "weights": vit.fingerprint(), "method": "made up"}
+    with restored(vit) as before:
+        finetune(vit, sets[0], layers=1, lr=0.01, steps=2, progress=False)
+        path, wanted = save_changes(vit, before, tmp_path / "edits" / "one.safetensors", about), weights(vit)
+        names = changed(vit, before)
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == names and json.loads(file.metadata()["editkit"]) == about
+    load_changes(vit, path)
+    assert not changed(vit, wanted)
+    with pytest.raises(ValueError, match=f"made from weights {about['weights']}, tiny-dinov2 has "):
+        load_changes(vit, path)
+    other = tiny_vit("vit")
+    mark = other.fingerprint()
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-9])
+    for file, message in ((path, "is no weight of tiny-vit"), (tmp_path / "cut.safetensors", "does not hold changed")):
+        with pytest.raises(ValueError, match=message):
+            load_changes(other, file)
+    assert other.fingerprint() == mark
 
 
 def test_what_diverges_leaves_no_trace(vit, sets):

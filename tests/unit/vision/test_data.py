@@ -54,6 +54,31 @@ def test_the_held_out_protocol_pools_a_file_and_sets_a_fifth_aside(tmp_path):
     assert info.sha256.tolist() == official.split_info().sha256.tolist(), "the same images, otherwise divided"
 
 
+def test_another_share_is_held_out_where_splits_are_drawn(tmp_path):
+    path = write(tmp_path / "made.npz", size=4)
+    pooled = load_images(str(path), protocol="held-out", held_out_ratio=0.5)
+    assert [len(pooled.splits[split]) for split in SPLITS] == [40, 10, 50] and pooled.test.held_out
+    assert [len(part) for part in parts_of(load_images(held_out_ratio=0.4))] == [862, 216, 719]
+    with pytest.raises(ValueError, match="held_out_ratio = 0.5: under protocol 'official' .* splits of its own"):
+        load_images(str(path), held_out_ratio=0.5)
+    for wrong in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"held_out_ratio = {wrong}: must lie between 0 and 1"):
+            load_images(held_out_ratio=wrong)
+
+
+def test_the_seed_draws_noise_and_training_images_and_leaves_official_splits(tmp_path):
+    path = str(write(tmp_path / "made.npz", size=4))
+    first, other = (load_images(path, n_train=30, noise=0.1, seed=seed) for seed in (1, 2))
+    for split in ("val", "test"):
+        assert first.splits[split].indices.tolist() == other.splits[split].indices.tolist()
+        assert not np.array_equal(first.splits[split].images, other.splits[split].images)
+    assert first.open.indices.tolist() == other.open.indices.tolist() == list(range(60))
+    assert first.train.indices.tolist() != other.train.indices.tolist() and first.about["seed"] == 1
+    plain = [load_images(path, seed=seed) for seed in (1, 2)]
+    assert plain[0].hash() == plain[1].hash() and "seed" not in plain[0].about, "nothing was drawn"
+    assert all(load_images(**drawn, seed=3).about["seed"] == 3 for drawn in ({}, {"source": path, "noise": 0.1}))
+
+
 def test_a_file_states_what_it_is(tmp_path):
     path = write(tmp_path / "path.npz")
     data = load_images(str(path))

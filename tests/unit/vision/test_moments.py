@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from editkit.solvers import unspanned
 from editkit.vision import moments
 from editkit.vision.data import ImageSet
 from editkit.vision.moments import kept_moments, leakage
@@ -31,6 +32,32 @@ def test_kept_moments_are_read_where_nothing_has_changed(tiny_vit, store, monkey
         vit.weight(0).mul_(scale)
         with pytest.raises(pytest.fail.Exception, match="computed"):
             kept_moments(vit, kept, [layer], store=store, progress=False)
+
+
+@FAMILIES
+def test_the_projection_off_kept_cls_keys_is_the_printed_formula(tiny_vit, family):
+    vit = tiny_vit(family)
+    found = kept_moments(vit, KEPT, [0, 2], tokens="cls", progress=False)
+    for layer in (0, 2):
+        K = hooked(vit, KEPT.images, vit.layers[layer].mlp.fc2, 0)[:, 0].double().T  # (32, 24)
+        P = torch.eye(32).double() - K @ torch.linalg.inv(K.T @ K) @ K.T
+        space = unspanned(found[layer])
+        torch.testing.assert_close(space.project(torch.eye(32).double()), P, rtol=0, atol=1e-7)
+        assert (space.project(K).norm() / K.norm()) < 1e-6
+
+
+def test_keys_that_depend_on_each_other_span_what_an_independent_set_does():
+    torch.manual_seed(0)
+    K = torch.randn(16, 5).double()
+    twice = torch.cat([K, K @ torch.randn(5, 9).double()], 1)
+    P = torch.eye(16).double() - K @ torch.linalg.inv(K.T @ K) @ K.T
+    for keys in (K, twice):
+        torch.testing.assert_close(unspanned(keys @ keys.T).project(torch.eye(16).double()), P)
+    most = torch.randn(16, 13).double()  # more than half of all directions are spanned
+    direct = torch.eye(16).double() - most @ torch.linalg.inv(most.T @ most) @ most.T
+    torch.testing.assert_close(unspanned(most @ most.T).project(torch.eye(16).double()), direct)
+    with pytest.raises(ValueError, match="span all 16 directions, P = .* is 0 and nothing may be edited; keep fewer"):
+        unspanned((full := torch.randn(16, 16).double()) @ full.T)
 
 
 def test_leakage_is_what_kept_keys_feel():

@@ -7,7 +7,7 @@ import torch
 
 from editkit.models.hooks import capture, edit_output, run_from, window
 from editkit.vision import tracing
-from editkit.vision.data import ImageSet
+from editkit.vision.data import ImageSet, drawn
 from editkit.vision.forward import predict
 from editkit.vision.tracing import MODULES, TraceSpec, _Traced, cls_attention, heat_maps, stored_trace, trace
 
@@ -100,17 +100,26 @@ def test_a_trace_has_a_row_an_image_kind_and_layer_and_repeats(tiny_vit, part, c
     vit = tiny_vit()
     frame = trace(vit, part, part.labels, SPEC)
     assert "tracing: 100%" in capsys.readouterr().err
-    assert len(frame) == 3 * 3 * 3 and frame["index"].unique().tolist() == [10, 11, 12]
-    assert frame["class"].tolist() == np.repeat([0, 1, 2], 9).tolist()
+    chosen = drawn(4, 3, SPEC.seed)
+    assert len(frame) == 3 * 3 * 3 and frame["index"].unique().tolist() == part.indices[chosen].tolist()
+    assert frame["class"].tolist() == np.repeat(part.labels[chosen], 9).tolist()
     assert np.allclose(frame.recovered, frame.restored - frame.corrupted)
     damage = frame.clean - frame.corrupted
     assert frame.share.isna().equals(damage < 0.05) and frame.share.notna().any()
     assert np.allclose((frame.share * damage).dropna(), frame.recovered[frame.share.notna()])
     pd.testing.assert_frame_equal(frame, trace(vit, part, part.labels, SPEC, progress=False))
-    one = trace(vit, part.select([1]), part.labels[1:2], SPEC, progress=False)
+    one = trace(vit, part.select(chosen[1:2]), part.labels[chosen[1:2]], SPEC, progress=False)
     pd.testing.assert_frame_equal(one, frame[9:18].reset_index(drop=True))
-    seeded = trace(vit, part, part.labels, SPEC.model_copy(update={"seed": 1}), progress=False)
+    same, reseeded = part.select(chosen), SPEC.model_copy(update={"seed": 1})
+    seeded = trace(vit, same, same.labels, reseeded, progress=False)
     assert seeded.clean.equals(frame.clean) and not np.isclose(seeded.corrupted, frame.corrupted).any()
+
+
+def test_the_seed_draws_which_images_are_traced():
+    found = {tuple(drawn(40, 4, seed)) for seed in range(30)}
+    assert len(found) > 25 and all(list(places) == sorted(set(places)) for places in found)
+    assert {place for places in found for place in places} > set(range(30)), "not the first ones alone"
+    assert drawn(3, 9, 0).tolist() == [0, 1, 2] and not len(drawn(0, 4, 0))
 
 
 def test_a_window_is_centred_and_ends_with_the_model(tiny_vit, part):
