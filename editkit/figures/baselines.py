@@ -10,13 +10,13 @@ from editkit.figures.style import (
     add_level,
     add_line,
     aside,
+    behind,
     count,
     finish,
     interval,
     log_axis,
     method_style,
     methods_in,
-    over_seeds,
     places,
     ramp,
     score_panels,
@@ -24,57 +24,51 @@ from editkit.figures.style import (
 from editkit.methods import UNTOUCHED, label, look
 
 
-def scores_by_batch(frame: pd.DataFrame, *, moment: str | None = None) -> go.Figure:
-    """Plot ES, PS, NS and S against the number of edits in the model, a line a method, in four panels.
+def scores_by_batch(frame: pd.DataFrame) -> go.Figure:
+    """Plot ES, PS, NS and S with intervals against the number of edits in the model, a line a method, in four panels.
 
     Args:
-        frame: one row a method × batch_size × seed × moment, with columns ES, PS, NS, S.
-        moment: which rows the lines show, by default ``final`` ones where there are any, else ``immediate`` ones;
-            ``pre`` rows give the dashed grey line.
+        frame: columns method, batch_size, score, value, low, high, n, seeds, clusters; the untouched model gives the
+            dashed grey line (:func:`editkit.studies.baseline_tables.baseline_scores`).
     """
     figure = score_panels(top=1.04)
-    after, before = after_and_before(frame, moment)
+    after = frame[frame["method"] != UNTOUCHED]
     methods, sizes = methods_in(after), sorted(after["batch_size"].unique())
     for score, where in zip(SCORES, places(4, 2), strict=True):
+        part = frame[frame["score"] == score]
         for place, method in enumerate(methods):
-            group = after[after["method"] == method].groupby("batch_size")[score]
-            mean = group.mean()
-            x = mean.index.to_numpy() * aside(place, len(methods), 0.07)
-            more = {"customdata": mean.index, "error_y": interval(mean, group.min(), group.max())}
-            add_line(figure, x, mean, "%{customdata} edits: %{y:.3f}", **more, **method_style(method), **where)
-        if len(before):
-            add_level(figure, sizes, before[score].mean(), label(UNTOUCHED), "dash", **where)
+            rows = part[part["method"] == method].sort_values("batch_size")
+            x = rows.batch_size * aside(place, len(methods), 0.07)
+            more = {"customdata": rows.batch_size, "error_y": interval(rows.value, rows.low, rows.high)}
+            add_line(figure, x, rows.value, "%{customdata} edits: %{y:.3f}", **more, **method_style(method), **where)
+        for value in part.value[part["method"] == UNTOUCHED]:
+            add_level(figure, sizes, value, label(UNTOUCHED), "dash", **where)
     log_axis(figure, sizes, "edits in the model")
-    return finish(figure, "Scores against batch size", over_seeds(after, "lines: "), height=680)
+    return finish(figure, "Scores against batch size", behind(after), height=680)
 
 
-def score_bars(frame: pd.DataFrame, *, moment: str | None = None) -> go.Figure:
-    """Draw ES, PS, NS and S as bars, grouped by method, with a dot a seed.
+def score_bars(frame: pd.DataFrame, seeds: pd.DataFrame) -> go.Figure:
+    """Draw ES, PS, NS and S as bars with intervals, grouped by method, and a dot a seed.
 
     Args:
-        frame: one row a method × seed × moment, with columns ES, PS, NS, S.
-        moment: which rows the coloured bars show, by default as in :func:`scores_by_batch`; ``pre`` rows give the
-            grey ones.
+        frame: as for :func:`scores_by_batch`, of one batch size and of the untouched model.
+        seeds: one row a method × seed, with columns ES, PS, NS, S.
     """
-    figure = go.Figure()
-    after, before = after_and_before(frame, moment)
-    groups = [(UNTOUCHED, before)] if len(before) else []
-    groups += [(method, after[after["method"] == method]) for method in methods_in(after)]
-    for method, rows in groups:
+    figure, order = go.Figure(), list(SCORES)
+    for method in (name for name in (UNTOUCHED, *methods_in(frame[frame["method"] != UNTOUCHED]))):
+        rows = frame[frame["method"] == method].set_index("score").reindex(order)
         name, group = label(method), {"legendgroup": method, "offsetgroup": method}
         bar = {"marker": {"color": look(method).colour, "opacity": 0.75}, "hovertemplate": "%{x}: %{y:.3f}"}
-        figure.add_bar(x=list(SCORES), y=[rows[score].mean() for score in SCORES], name=name, **group, **bar)
-        # The untouched model has a row a method and seed; one dot a seed is enough.
-        seeds = rows.groupby("seed")[list(SCORES)].mean() if "seed" in rows else rows[list(SCORES)]
-        dots = seeds.melt(var_name="score", value_name="value")
+        bar["error_y"] = interval(rows.value, rows.low, rows.high, thickness=1.2, width=3, color=INK)
+        figure.add_bar(x=order, y=rows.value, name=name, **group, **bar)
+        dots = seeds.loc[seeds["method"] == method, order].melt(var_name="score", value_name="value")
         dot = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"color": INK, "width": 1.2}}}
         hover = f"{name}, one seed: %{{y:.3f}}<extra></extra>"
         figure.add_scatter(x=dots["score"], y=dots["value"], showlegend=False, hovertemplate=hover, **group, **dot)
     figure.update_layout(barmode="group", scattermode="group", bargap=0.18)
-    figure.update_xaxes(tickvals=list(SCORES), ticktext=list(SCORES.values()))
+    figure.update_xaxes(tickvals=order, ticktext=list(SCORES.values()))
     figure.update_yaxes(range=[0, 1.04], title_text="share of prompts", tickformat=".1f")
-    seeds = after["seed"].nunique() if "seed" in after else 1
-    return finish(figure, "Scores by method", f"bars: mean over {count(seeds, 'seed')}; dots: single seeds")
+    return finish(figure, "Scores by method", f"{behind(frame)}; dots: single seeds")
 
 
 def loss_curves(frame: pd.DataFrame) -> go.Figure:
@@ -120,12 +114,3 @@ def seconds_bars(frame: pd.DataFrame) -> go.Figure:
     rows = int(frame.groupby("method").size().max())
     subtitle = "one run" if rows == 1 else f"mean over {rows} runs"
     return finish(figure, "Where the time goes", subtitle, height=240 + 40 * len(methods))
-
-
-def after_and_before(frame: pd.DataFrame, moment: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split off the rows of one moment after editing, and those of the untouched model."""
-    present = set(frame["moment"])
-    moment = moment or ("final" if "final" in present else "immediate")
-    if moment not in present:
-        raise ValueError(f"no rows of moment {moment!r}; the frame has {', '.join(sorted(present))}")
-    return frame[frame["moment"] == moment], frame[frame["moment"] == UNTOUCHED]

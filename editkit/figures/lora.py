@@ -12,6 +12,7 @@ from editkit.figures.style import (
     add_level,
     add_line,
     aside,
+    behind,
     finish,
     interval,
     log_axis,
@@ -31,7 +32,7 @@ def lora_rank_vs_metrics(frame: pd.DataFrame, *, subtitle: str) -> go.Figure:
 
     Args:
         frame: columns fit (also ``raw`` for the edit at full rank and ``pre`` for no edit), rank (nan for these
-            two), score, value, low, high.
+            two), score, value, low, high, n, seeds, clusters.
     """
     figure = score_panels(top=1.07)
     ranks = [int(rank) for rank in sorted(frame["rank"].dropna().unique())]
@@ -48,7 +49,7 @@ def lora_rank_vs_metrics(frame: pd.DataFrame, *, subtitle: str) -> go.Figure:
             for value in part[part.fit == fit].value:
                 add_level(figure, ranks, value, name, dash, **where)
     log_axis(figure, ranks, "rank")
-    return finish(figure, "Scores against the rank of the adapter", subtitle, height=680)
+    return finish(figure, "Scores against the rank of the adapter", f"{subtitle}; {behind(frame)}", height=680)
 
 
 def update_spectrum(values: Mapping[int, list[float]], lost: pd.DataFrame, *, subtitle: str) -> go.Figure:

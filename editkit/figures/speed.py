@@ -5,7 +5,19 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from editkit.figures.style import BLUE, GREY, INK, add_line, finish, interval, log_axis, method_style
+from editkit.figures.replay import DASHES
+from editkit.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    add_line,
+    finish,
+    interval,
+    log_axis,
+    method_style,
+    panels,
+    places,
+)
 
 
 def speedups(frame: pd.DataFrame) -> go.Figure:
@@ -44,17 +56,18 @@ def growth(
 
 
 def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:
-    """Plot S (solid) and NS (dashed) against the tokens behind ``C``, a colour a method.
+    """Plot S and NS against the tokens behind ``C``, a panel a score, a colour a method, a dash a kind of text.
 
     Args:
-        frame: columns method, tokens_per_dimension, S, NS.
+        frame: columns text, method, tokens_per_dimension, S, NS.
     """
-    figure = go.Figure()
-    for method, rows in frame.groupby("method", sort=False):
+    figure = panels(("S", "NS"), 2, horizontal_spacing=0.12)
+    for (method, kind), rows in frame.groupby(["method", "text"], sort=False):
         style = method_style(str(method))
-        for score, dash in (("S", "solid"), ("NS", "dash")):
-            own = {"name": f"{style['name']}, {score}", "legendgroup": f"{method} {score}", "line_dash": dash}
-            add_line(figure, rows.tokens_per_dimension, rows[score], "%{x} × d_k tokens: %{y:.3f}", **(style | own))
+        dash = DASHES[list(frame.text.unique()).index(kind) % len(DASHES)]
+        style |= {"name": f"{style['name']}, {kind}", "legendgroup": f"{method} {kind}", "line_dash": dash}
+        for score, where in zip(("S", "NS"), places(2, 2), strict=True):
+            add_line(figure, rows.tokens_per_dimension, rows[score], "%{x} × d_k tokens: %{y:.3f}", **style, **where)
     log_axis(figure, frame["tokens_per_dimension"], "tokens for each dimension of a key")
-    figure.update_yaxes(title_text="score")
-    return finish(figure, "How much text does C need?", "S and NS of one batch")
+    figure.update_yaxes(title_text="score", col=1)
+    return finish(figure, "Which text does C need, and how much?", "one batch; a line each method and kind of text")

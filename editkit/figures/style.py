@@ -176,3 +176,9 @@ def over_seeds(frame: pd.DataFrame, prefix: str = "") -> str:
     """Describe the seeds behind a figure's means and bars."""
     seeds = frame["seed"].nunique()
     return "one seed" if seeds == 1 else f"{prefix}mean over {seeds} seeds; bars: smallest to largest seed"
+
+
+def behind(frame: pd.DataFrame) -> str:
+    """Describe the facts behind a figure's intervals: columns n, seeds and clusters, which its rows share."""
+    row = frame.iloc[0]
+    return f"95 % intervals; {count(row.n, 'fact')} of {count(row.seeds, 'seed')}, {count(row.clusters, 'cluster')}"

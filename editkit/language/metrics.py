@@ -6,8 +6,8 @@ EA, PA and NA accuracy; S is the harmonic mean of ES, PS and NS (arXiv 2202.0526
 """
 
 from collections.abc import Sequence
-from statistics import harmonic_mean
 
+import numpy as np
 import pandas as pd
 
 from editkit.facts.fact import Fact
@@ -48,14 +48,21 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
 def summarize(frame: pd.DataFrame) -> dict[str, float]:
     """Average an :func:`evaluate` frame to ES, PS, NS, S and EA, PA, NA in [0, 1]; every fact weighs the same.
 
-    The scores of a kind of prompt that no fact has are nan, and S is nan then too.
+    A frame of several seeds (column ``seed``) is pooled: a fact of each seed counts for itself. The scores of a kind of
+    prompt that no fact has are nan, and S is nan then too.
     """
-    per_fact = frame.groupby(["kind", "fact"])[["success", "accuracy"]].mean().groupby("kind").mean()
+    fact = ["kind", *(["seed"] if "seed" in frame else []), "fact"]
+    per_fact = frame.groupby(fact)[["success", "accuracy"]].mean().groupby("kind").mean()
     per_fact = per_fact.reindex(list(LETTER))
     scores = {f"{letter}S": float(per_fact.success[kind]) for kind, letter in LETTER.items()}
-    values = list(scores.values())
-    scores["S"] = float("nan") if any(v != v for v in values) else float(harmonic_mean(values))
+    scores["S"] = float(harmonic(list(scores.values())))
     return scores | {f"{letter}A": float(per_fact.accuracy[kind]) for kind, letter in LETTER.items()}
+
+
+def harmonic(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return S, the harmonic mean of ES, PS and NS (last axis): 0 where one of them is 0, nan where one is nan."""
+    with np.errstate(divide="ignore"):
+        return 3 / (1 / np.asarray(scores, dtype=float)).sum(axis=-1)
 
 
 def scored_prompts(fact: Fact) -> list[tuple[str, str, list[str]]]:

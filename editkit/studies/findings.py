@@ -1,10 +1,13 @@
 """What tables of results say, in sentences (Markdown); every number comes from the tables."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
+from editkit.studies.intervals import RESOLVED
+from editkit.studies.tables import over_seeds, written
 
 
 def bullets(sentences: Iterable[str]) -> str:
@@ -39,77 +42,111 @@ def setup_findings(relations: pd.DataFrame, norms: pd.DataFrame, spaces: pd.Data
     return sentences
 
 
-def baseline_findings(frame: pd.DataFrame) -> list[str]:
-    """Say what ``results/baselines.csv`` holds, dataset by dataset."""
-    sentences = []
-    for dataset, part in frame.groupby("dataset", sort=False):
-        sentences += _dataset_findings(str(dataset), part)
-    return sentences
+def baseline_findings(
+    baselines: pd.DataFrame, scores: pd.DataFrame, gaps: pd.DataFrame, changes: pd.DataFrame
+) -> list[str]:
+    """Say how well methods hold edits of one batch.
 
-
-def _dataset_findings(dataset: str, frame: pd.DataFrame) -> list[str]:
-    pre = frame[frame.moment == UNTOUCHED].mean(numeric_only=True)
-    after = frame[frame.moment == "immediate"]
-    n_seeds = after.seed.nunique()
-    sizes = sorted(after.batch_size.unique())
-    small, large = sizes[0], sizes[-1]
-    mean = after.groupby(["method", "batch_size"], sort=False).mean(numeric_only=True)
-    spread = after.groupby(["method", "batch_size"], sort=False)["S"].std(ddof=0)
-    most = mean.xs(large, level="batch_size").sort_values("S", ascending=False)
-    best = most.index[0]
+    Args:
+        baselines: ``results/baselines.csv``, see :func:`editkit.studies.runs.run_baselines`.
+        scores: see :func:`editkit.studies.baseline_tables.baseline_scores`.
+        gaps: see :func:`editkit.studies.baseline_tables.baseline_differences`.
+        changes: see :func:`editkit.studies.baseline_tables.baseline_changes`.
+    """
+    large = scores.batch_size.max()
+    pre = scores[scores.method == UNTOUCHED].set_index("score")
     sentences = [
-        f"**{dataset}**, {int(after.n_facts.iloc[0])} facts × {n_seeds} seed{'s' * (n_seeds > 1)}. Before any edit the "
-        f"new object beats the true one on {pre.ES:.0%} of the rewrite prompts, and {pre.NS:.0%} of the neighbourhood "
-        f"prompts are right.",
-        f"With {large} edits held at once the highest S is {label(best)}'s, {most.S[best]:.3f}"
-        + (f" (± {spread[best, large]:.3f} over seeds)" if n_seeds > 1 else "")
-        + "; " * (len(most) > 1)
-        + ", ".join(f"{label(method)} {most.S[method]:.3f}" for method in most.index[1:])
-        + "."
-        + _caution(most, spread, large, n_seeds),
+        f"**{baselines.dataset.iloc[0]}**: {protocol(pre.loc['S'])}, scored right after their own batch (*immediate*). "
+        f"Before any edit the new object beats the true one on {_share(pre.loc['ES'])} of the rewrite prompts, and "
+        f"{_share(pre.loc['NS'])} of the neighbourhood prompts are right."
     ]
-    if large > small:
-        changes = [
-            f"{label(method)} {mean.S[method, small]:.3f} → {mean.S[method, large]:.3f} "
-            f"(NS {mean.NS[method, small]:.2f} → {mean.NS[method, large]:.2f})"
-            for method in most.index
-        ]
-        sentences.append(f"From {small} to {large} edits at once, S goes: " + "; ".join(changes) + ".")
-    short = [
-        f"{label(method)} loses {pre.NS - most.NS[method]:.2f} of NS"
-        for method in most.index
-        if most.NS[method] < pre.NS - 0.005
+    most = scores[(scores.batch_size == large) & (scores.score == "S")].sort_values("value", ascending=False)
+    listed = "; ".join(f"{label(r.method)} {written(r.value, r.low, r.high)}" for r in most.itertuples())
+    sentences.append(f"With {large} edits held at once S is: {listed}.")
+    here = gaps[(gaps.batch_size == large) & (gaps.score == "S")]
+    if len(here):
+        sentences += [_winner(most.method.iloc[0], here), *_control(gaps[gaps.batch_size == large])]
+    for (reference, score), rows in changes[changes.score.isin(["S", "NS"])].groupby(["reference", "score"]):
+        if reference or score == "NS":  # S of the untouched model is not what an edit wants to keep
+            against = f"{reference} at once" if reference else "the untouched model"
+            names = rows.method.map(label)
+            sentences.append(
+                f"{large} edits at once against {against}, paired by fact, {score} is {_told(rows, names)}."
+            )
+    return [*sentences, *_speech(baselines, large), _seconds(baselines)]
+
+
+def protocol(row: pd.Series) -> str:
+    """Say what is behind a number: its facts, seeds and clusters, and what success means."""
+    seeds, clusters = int(row.seeds), int(row.clusters)
+    return (
+        f"{int(row.n)} facts of {seeds} seed{'s' * (seeds > 1)} in {clusters} cluster{'s' * (clusters > 1)}; success "
+        "is P(new) > P(true) with teacher forcing, S the harmonic mean of ES, PS and NS, intervals 95 %"
+    )
+
+
+def _share(row: pd.Series) -> str:
+    return f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]"
+
+
+def _told(rows: pd.DataFrame, names: pd.Series) -> str:
+    """List differences by name: those that Holm's p resolves as higher or lower, and the others as not resolved."""
+    parts = []
+    for verdict, chosen in (
+        ("higher", (rows.p_holm < RESOLVED) & (rows.value > 0)),
+        ("lower", (rows.p_holm < RESOLVED) & (rows.value < 0)),
+        ("not resolved", ~(rows.p_holm < RESOLVED)),
+    ):
+        listed = [f"{name} {_gap(r)}" for name, r in zip(names[chosen], rows[chosen].itertuples(), strict=True)]
+        parts += [f"{verdict} for {', '.join(listed)}"] if listed else []
+    return f"{'; '.join(parts)} (Holm's p, family of {len(rows)})"
+
+
+def _gap(row: Any) -> str:
+    return f"{written(row.value, row.low, row.high, '+')}, p {row.p_holm:.2g}"
+
+
+def _winner(best: str, gaps: pd.DataFrame) -> str:
+    """Compare the method of the highest S with the others, by comparisons of every two."""
+    lead = gaps[(gaps.method == best) | (gaps.reference == best)].copy()
+    turned = lead.reference == best
+    lead.loc[turned, ["value", "low", "high"]] = -lead.loc[turned, ["value", "high", "low"]].to_numpy()
+    others = lead.method.where(turned, lead.reference).map(label)
+    unsure = ~(lead.p_holm < RESOLVED)
+    listed = ", ".join(f"over {name} {_gap(r)}" for name, r in zip(others, lead.itertuples(), strict=True))
+    verdict = (
+        f"No winner can be named: the lead over {' and '.join(others[unsure])} is not resolved"
+        if unsure.any()
+        else "The lead is resolved over every other"
+    )
+    return f"{label(best)}'s lead in S, paired by fact: {listed} (Holm's p, {len(gaps)} pairs). {verdict}."
+
+
+def _control(gaps: pd.DataFrame) -> list[str]:
+    """Say what equality makes of MEMIT's layer and weight, where the control was run."""
+    rows = gaps[(gaps.method == "emmet") & (gaps.reference == "memit_control")]
+    told = [f"{r.score} {_gap(r)}, {'resolved' if r.p_holm < RESOLVED else 'not resolved'}" for r in rows.itertuples()]
+    return [f"EMMET's equality, against MEMIT at the same layer and weight: {'; '.join(told)}."] if told else []
+
+
+def _speech(baselines: pd.DataFrame, size: int) -> list[str]:
+    after = over_seeds(baselines[baselines.batch_size == size], "method")
+    gap = (after.ES - after.EA).idxmax()
+    row = after.loc[gap]
+    return [
+        f"Success is not yet speech: at {size} edits {label(str(gap))} prefers the new object on {row.ES:.0%} of the "
+        f"rewrite prompts and says it (greedy decoding) on {row.EA:.0%}; on paraphrases {row.PS:.0%} against "
+        f"{row.PA:.0%}."
     ]
-    sentences.append(
-        f"What it costs at {large} edits: "
-        + (", ".join(short) + "." if short else "no method lowers NS by more than 0.005.")
-    )
-    gap = (most.ES - most.EA).idxmax()
-    sentences.append(
-        f"Success is not yet speech: at {large} edits {label(gap)} prefers the new object on {most.ES[gap]:.0%} of the "
-        f"rewrite prompts and says it (greedy decoding) on {most.EA[gap]:.0%}; on paraphrases {most.PS[gap]:.0%} "
-        f"against {most.PA[gap]:.0%}."
-    )
+
+
+def _seconds(baselines: pd.DataFrame) -> str:
+    after = baselines[baselines.moment == "immediate"]
     seconds = after[["seconds_targets", "seconds_keys", "seconds_solve"]].sum()
-    sentences.append(
+    return (
         f"The target optimisation takes {seconds.seconds_targets / seconds.sum():.0%} of the time of an edit "
         f"({(after.seconds_targets / after.n_facts).mean():.1f} s), keys {seconds.seconds_keys / seconds.sum():.0%}, "
         f"the solve {seconds.seconds_solve / seconds.sum():.0%}."
-    )
-    return sentences
-
-
-def _caution(most: pd.DataFrame, spread: pd.Series, size: int, n_seeds: int) -> str:
-    if len(most) < 2:
-        return ""
-    if n_seeds < 2:
-        return " One seed: no spread is known, so the order means little."
-    best = most.index[0]
-    close = [m for m in most.index[1:] if most.S[best] - most.S[m] <= spread[best, size] + spread[m, size]]
-    if not close:
-        return " The others lie further away than the seeds' spread."
-    return (
-        f" The lead over {' and '.join(label(m) for m in close)} is within the seeds' spread: no winner can be named."
     )
 
 
@@ -131,22 +168,27 @@ def speed_findings(ratios: pd.DataFrame, edits: pd.DataFrame) -> list[str]:
 
 
 def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
-    """Say how scores depend on the tokens behind ``C``.
+    """Say how scores depend on the text behind ``C``: on its kind, and on how much of it there is.
 
     Args:
-        frame: columns method, tokens_per_dimension, S, NS.
+        frame: columns text (its kind), method, tokens_per_dimension, edits, S, NS.
         chosen: tokens for each dimension of a key by default.
     """
     most = frame.tokens_per_dimension.max()
-    sentences = []
+    sentences = [
+        f"The text behind $C$: {frame.edits.iloc[0]} facts of one seed in one batch. These are the scores of that "
+        "batch, without intervals: where two lie within a few facts of each other, no order of texts can be named."
+    ]
     for method, rows in frame.groupby("method", sort=False):
-        scores = rows.set_index("tokens_per_dimension")[["S", "NS"]]
-        change = scores.loc[chosen] - scores.loc[most]
-        sentences.append(
-            f"{label(str(method))}: with {chosen} tokens for each dimension S is {scores.S[chosen]:.3f} and NS "
-            f"{scores.NS[chosen]:.3f}; with {most}, S {-change.S:+.3f} and NS {-change.NS:+.3f} against that. "
-            f"The lowest NS of the curve is {scores.NS.min():.3f}, at {scores.NS.idxmin()}."
-        )
+        told = []
+        for kind, part in rows.groupby("text", sort=False):
+            scores = part.set_index("tokens_per_dimension")[["S", "NS"]]
+            change = scores.loc[most] - scores.loc[chosen]
+            told.append(
+                f"{kind} S {scores.S[chosen]:.3f}, NS {scores.NS[chosen]:.3f} (with {most} S {change.S:+.3f}, NS "
+                f"{change.NS:+.3f}; lowest NS {scores.NS.min():.3f}, at {scores.NS.idxmin()})"
+            )
+        sentences.append(f"{label(str(method))}, {chosen} tokens for each dimension: {'; '.join(told)}.")
     return sentences
 
 
@@ -165,26 +207,29 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
     """Say what becomes of edits that arrive in sequence.
 
     Args:
-        scores: columns method, replay, moment, ES and S; a row a run, seed and moment.
-        differences: columns method, run, value, low, high: final S minus that of the same method without replay.
+        scores: columns method, replay, moment, ES, PS, NS; a row a run, seed and moment.
+        differences: final S minus that of the same method without replay, see
+            :func:`editkit.studies.tables.differences`; p_holm is of the family that these rows are.
     """
-    sentences = []
+    sentences = [f"{_capital(protocol(differences.iloc[0]))}; p is Holm's."] if len(differences) else []
     for method, part in scores.groupby("method", sort=False):
-        plain = part[part.replay == "none"].groupby("moment").mean(numeric_only=True)
+        plain = over_seeds(part[part.replay == "none"], "moment")
         sentences.append(
             f"{label(str(method))} without replay: {plain.ES['immediate']:.0%} of the rewrites hold right after their "
-            f"own step, {plain.ES['final']:.0%} after the last one; S goes from {plain.S['immediate']:.3f} to "
-            f"{plain.S['final']:.3f} (untouched model: {plain.S['pre']:.3f})."
+            f"own step (*immediate*), {plain.ES['final']:.0%} after the last one (*final*); S goes from "
+            f"{plain.S['immediate']:.3f} to {plain.S['final']:.3f} (untouched model: {plain.S['pre']:.3f})."
         )
         rows = differences[differences.method == method].sort_values("value", ascending=False)
         for verdict, chosen in (
-            ("higher with", rows[rows.low > 0]),
-            ("lower with", rows[rows.high < 0]),
-            ("not surely different (the interval holds 0) with", rows[(rows.low <= 0) & (rows.high >= 0)]),
+            ("higher with", (rows.p_holm < RESOLVED) & (rows.value > 0)),
+            ("lower with", (rows.p_holm < RESOLVED) & (rows.value < 0)),
+            (
+                f"not surely different (not resolved among {len(differences)} comparisons) with",
+                ~(rows.p_holm < RESOLVED),
+            ),
         ):
-            if len(chosen):
-                listed = "; ".join(f"{r.run} {r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in chosen.itertuples())
-                sentences.append(f"Against that, final S is {verdict} {listed}.")
+            listed = "; ".join(f"{r.run} {_gap(r)}" for r in rows[chosen].itertuples())
+            sentences += [f"Against that, final S is {verdict} {listed}."] if listed else []
     return sentences
 
 
@@ -192,22 +237,22 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     """Say what edits lose as low-rank adapters.
 
     Args:
-        ablation: columns batch_size, replay, lora_rank (``full`` for raw edits), lora_fit, S, retention (nan where no
-            edit held at first), parameters; one row a configuration and seed.
-        gaps: columns rank, score, value, low, high: scores of keys minus those of svd at the largest batch.
+        ablation: columns seed, n_facts, batch_size, replay, lora_rank (``full`` for raw edits), lora_fit, ES, PS, NS,
+            retention (nan where no edit held at first), parameters; one row a configuration and seed.
+        gaps: see :func:`editkit.studies.lora_tables.lora_gaps`.
         share: columns rank, share: share of ‖ΔW‖² in the first singular values of the largest batch.
-        tuned: columns rank, lr, S, seconds: LoRA fine-tuning with its best learning rate, one row a rank and seed;
-            may be empty.
+        tuned: columns rank, lr, ES, PS, NS, seconds: LoRA fine-tuning with its best learning rate, one row a rank and
+            seed; may be empty.
     """
-    configuration = ["batch_size", "replay", "lora_rank", "lora_fit"]
-    ablation = ablation.groupby(configuration, sort=False).mean(numeric_only=True).reset_index()
-    tuned = tuned.groupby("rank").mean(numeric_only=True).reset_index()
+    seeds, facts = ablation.seed.nunique(), int(ablation.n_facts.iloc[0])
+    ablation = over_seeds(ablation, "batch_size", "replay", "lora_rank", "lora_fit").reset_index()
     size = ablation.batch_size.max()
     most = ablation[(ablation.batch_size == size) & (ablation.replay == "none")].set_index("lora_fit")
     raw, exact = most.loc["raw"], most.loc["exact"]
     sentences = [
-        f"Steps of {size} edits need rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against "
-        f"{raw.S:.3f}) with {exact.parameters / raw.parameters:.1%} of the numbers."
+        f"{facts} facts of each of {seeds} seed{'s' * (seeds > 1)}; all scores are *final*. Steps of {size} edits need "
+        f"rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against {raw.S:.3f}) with "
+        f"{exact.parameters / raw.parameters:.1%} of the numbers."
     ]
     low = most[~most.index.isin(["raw", "exact"])].astype({"lora_rank": int})
     for rank, rows in low.groupby("lora_rank"):
@@ -216,19 +261,33 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
         sentences.append(
             f"Rank {rank} for such a step: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
         )
-    for r in gaps[gaps.score == "ES"].itertuples():
-        verdict = "more edits" if r.low > 0 else "fewer edits" if r.high < 0 else "no surely different share of edits"
+    for r in over_seeds(tuned, "rank").reset_index().itertuples() if len(tuned) else ():
         sentences.append(
-            f"At rank {r.rank}, fitting where the keys live (keys) keeps {verdict} than truncated SVD: ES "
-            f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]."
+            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {r.S:.3f}."
         )
-    for r in tuned.itertuples():
-        closed = low[low.lora_rank == r.rank].S.max() if (low.lora_rank == r.rank).any() else exact.S
+    return sentences + _fit_findings(gaps) + _step_findings(ablation[ablation.batch_size < size])
+
+
+def _fit_findings(gaps: pd.DataFrame) -> list[str]:
+    """Compare fits of one rank by ES, and fine-tuning with a fit by S."""
+    tuned = gaps.fit == "finetuning"
+    shown = gaps[(tuned & (gaps.score == "S")) | (~tuned & (gaps.score == "ES"))]
+    sentences = []
+    if len(shown):
         sentences.append(
-            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {r.S:.3f}; "
-            f"the best closed form at that rank {closed:.3f}."
+            f"Fits of one rank, paired by fact: {protocol(shown.iloc[0])}; p is Holm's, over all such pairs."
         )
-    for (batch, kind), rows in ablation[ablation.batch_size < size].groupby(["batch_size", "replay"]):
+    for r in shown.itertuples():
+        verdict = "not resolved" if not r.p_holm < RESOLVED else "higher" if r.value > 0 else "lower"
+        sentences.append(
+            f"At rank {int(r.rank)}, {r.score} of {label(r.fit)} against {label(r.reference)}: {_gap(r)}: {verdict}."
+        )
+    return sentences
+
+
+def _step_findings(ablation: pd.DataFrame) -> list[str]:
+    sentences = []
+    for (batch, kind), rows in ablation.groupby(["batch_size", "replay"]):
         kept = ", ".join(
             f"{r.lora_fit} {r.lora_rank} {r.S:.3f}" + (f" ({r.retention:.0%})" if r.retention == r.retention else "")
             for r in rows.itertuples()
@@ -237,80 +296,25 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     return sentences
 
 
-def vision_findings(report: pd.DataFrame, traced: pd.DataFrame, places: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
-    """Say how well images were repaired, and at what cost.
-
-    Args:
-        report: one row a seed and method (``pre`` for no edit), columns n_edits, fixed, kept, generality,
-            test_accuracy and heldout_change (points).
-        traced: columns kind, layer, value: probability that restoring a layer recovers.
-        places: columns method, layers, chosen, fixed, kept, heldout_change: the same edits in other layers.
-        leaks: columns method, threshold (nan where a method has none), leakage, success, norm.
-    """
-    before = report[report.method == UNTOUCHED]
-    seeds = len(before)
-    sentences = [
-        f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {before.n_edits.min()} to "
-        f"{before.n_edits.max()} misclassified training images are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
-        f"their augmented copies {before.generality.mean():.0%} are right already."
-    ]
-    after = report[report.method != UNTOUCHED].groupby("method", sort=False)
-    for (method, mean), (_, low) in zip(
-        after[["fixed", "kept", "generality", "heldout_change"]].mean().iterrows(),
-        after[["fixed", "kept", "heldout_change"]].min().iterrows(),
-        strict=True,
-    ):
-        sentences.append(
-            f"{label(str(method))} fixes {mean.fixed:.0%} of them (worst seed {low.fixed:.0%}) and gets "
-            f"{mean.generality:.0%} of their augmented copies right; it keeps {mean.kept:.1%} of the correct "
-            f"validation predictions ({low.kept:.1%}) and changes held-out accuracy by {mean.heldout_change:+.1f} "
-            f"points ({low.heldout_change:+.1f})."
-        )
-    # The residual stream after the last layer is what the head reads: that it brings much back is no finding.
-    inside = traced[(traced.kind != "residual") | (traced.layer < traced.layer.max())]
-    peaks = [rows.loc[rows.value.idxmax()] for _, rows in inside.groupby("kind", sort=False)]
-    listed = "; ".join(f"{row.kind} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
-    sentences.append(f"Of a destroyed decision (first seed), the most comes back by restoring: {listed}.")
-    for method, rows in places.groupby("method", sort=False):
-        listed = "; ".join(
-            f"layers {r.layers} ({r.chosen}) {r.fixed:.0%} fixed, {r.kept:.1%} kept, {r.heldout_change:+.1f} points"
-            for r in rows.itertuples()
-        )
-        sentences.append(f"Where to edit (first seed), {label(str(method))}: {listed}.")
-    return sentences + _leakage_findings(leaks)
-
-
-def _leakage_findings(leaks: pd.DataFrame) -> list[str]:
-    ours, others = leaks[leaks.method == "alphaedit"], leaks[leaks.method != "alphaedit"]
-    if ours.empty or others.empty:
-        return []
-    rival = others.loc[others.leakage.idxmin()]
-    name, equal = label(rival.method), ours[ours.success >= rival.success]
-    lowest = f"The lowest leakage of the other editors is {name}'s, {rival.leakage:.2g} at success {rival.success:.0%}"
-    if equal.empty:
-        return [f"{lowest}; AlphaEdit reaches that success at no threshold tried."]
-    best = equal.loc[equal.leakage.idxmin()]
-    return [
-        f"{lowest}; at that success or more AlphaEdit's lowest is {best.leakage:.2g}, at threshold {best.threshold:g}: "
-        f"{'lower' if best.leakage < rival.leakage else 'not lower'}. Its update is {best.norm / rival.norm:.2f} times "
-        "as large (‖ΔW‖)."
-    ]
-
-
 def recommendation(differences: pd.DataFrame) -> str:
-    """Name the run that raises final S most, or say that none does.
+    """Name the run that raises final S most among those that are resolved, or say that none is.
 
     Args:
         differences: as for :func:`sequence_findings`, of one method.
     """
-    best = differences.iloc[differences.value.argmax()]
-    span = f"by {best.value:.3f} [{best.low:.3f}, {best.high:.3f}]"
-    if best.low <= 0:
+    among = f"{len(differences)} configuration{'s' * (len(differences) != 1)} compared on the same facts"
+    raised = differences[(differences.p_holm < RESOLVED) & (differences.value > 0)]
+    best = (differences if raised.empty else raised).sort_values("value").iloc[-1]
+    if raised.empty:
         return (
-            f"**No configuration can be recommended**: the interval of the best, {best.run}, includes 0 "
-            f"(final S changes {span})."
+            f"**No configuration can be recommended**: of {among} none is resolved as better than no replay. The "
+            f"highest, {best.run}, changes final S by {_gap(best)}."
         )
     return (
-        f"**Recommended: {best.run}.** It raises final S over the same method without replay {span}. It is the best of "
-        f"{len(differences)} configurations compared on the same facts, so part of its lead may be luck."
+        f"**Recommended: {best.run}.** It raises final S over the same method without replay by {_gap(best)} (Holm). "
+        f"It is the best of {among}, so part of its lead may be luck."
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
 """Grids of edits, scored: one tidy row a measurement, resumable cell by cell."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from editkit.methods import METHODS, UNTOUCHED, MethodName
 from editkit.models.peak import peak_mb, reset_peak
 from editkit.studies.setting import Setting
 
+CONTROL = "memit_control"  # among the looks of methods
 Cell = tuple[dict[str, Any], pd.DataFrame]  # a row of a table, and the scores of every prompt behind it
 
 
@@ -46,35 +47,50 @@ def check_batches(n_facts: int, batch_sizes: Sequence[int]) -> None:
         raise ValueError(f"batch_sizes = {list(batch_sizes)}: {bad[0]} does not divide n_facts = {n_facts}")
 
 
+def baseline_specs(setting: Setting, methods: Sequence[str]) -> dict[str, EditSpec]:
+    """Specify the methods to compare by name, and beside emmet a control: memit at emmet's layers and weight.
+
+    With C weighed alike and in the same layers, what is left between emmet and the control is emmet's equality (and its
+    ridge, where it has one). There is no control where memit's own layers and weight are those already.
+    """
+    specs = {method: setting.spec(method) for method in methods}
+    if "emmet" in specs:
+        ours, memit = (setting.spec(method).resolve(setting.lm) for method in ("emmet", "memit"))
+        same = {name: getattr(ours, name) for name in ("layers", "mom2_update_weight")}
+        if same != {name: getattr(memit, name) for name in same}:
+            specs[CONTROL] = setting.spec("memit", **same)
+    return specs
+
+
 def run_baselines(
-    setting: Setting, specs: Sequence[EditSpec], batch_sizes: Sequence[int]
+    setting: Setting, specs: Mapping[str, EditSpec], batch_sizes: Sequence[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score each method at each batch size: how well does the model hold that many edits at once?
+    """Score each of some specs, by the names of their rows, at each batch size: how well does the model hold it?
 
     The facts of a seed are cut into batches; every batch is edited into the untouched model, scored right after
     (``moment`` "immediate") and undone. The first row of a seed (``method`` and ``moment`` "pre") is the untouched
     model on the same facts. A cell done before with the same model, data, parameters and code is read from the
     store, so an interrupted run goes on where it was.
 
-    Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters), and the scores of every
-    prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size`` and ``seed``.
+    Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters; ``method`` is the name of the
+    spec), and the scores of every prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size``,
+    ``seed``, ``moment`` and, of edits, ``batch`` (from 1, in its seed).
     """
     rows, prompts = [], []
     for draw in setting.draws.values():
         check_batches(len(draw.facts), batch_sizes)
     for seed in setting.draws:
-        seeded = [spec.model_copy(update={"seed": seed}) for spec in specs]
-        warm_targets(setting, seed, seeded)
-        cells = [(None, 0)] + [(spec, size) for spec in seeded for size in batch_sizes]
+        seeded = {name: spec.model_copy(update={"seed": seed}) for name, spec in specs.items()}
+        warm_targets(setting, seed, list(seeded.values()))
+        cells = [(UNTOUCHED, None, 0)] + [(name, spec, size) for name, spec in seeded.items() for size in batch_sizes]
         bar = tqdm(cells, desc=f"{setting.dataset}, seed {seed}", unit="cell", disable=not setting.progress)
-        for spec, size in bar:
-            method = spec.method if spec else UNTOUCHED
+        for method, spec, size in bar:
             bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
             row, frame = _edited(setting, seed, spec, size) if spec else untouched(setting, seed)
             where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
             where |= {"batch_size": size, "seed": seed}
             rows.append(where | row)
-            prompts.append(frame.assign(**where))
+            prompts.append(frame.assign(**where, moment=row["moment"]))
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
 
 
@@ -167,7 +183,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         batch = facts[begin : begin + size]
         result = session.edit(batch)
         start = time.perf_counter()
-        frames.append(evaluate(setting.lm, batch))
+        frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
         scoring += time.perf_counter() - start
         session.undo()
         seconds.append(result.seconds)

@@ -21,10 +21,10 @@ def built(lm, tmp_path_factory):
 def test_every_notebook_ran_and_its_results_are_tidy(built):
     assert built.ok, [chapter.failure for chapter in built.chapters]
     frame = pd.read_csv(built.folder / "results" / "baselines.csv")
-    assert set(frame.method) == {"pre", "rome", "memit", "emmet", "alphaedit"}
+    assert set(frame.method) == {"pre", "rome", "memit", "emmet", "memit_control", "alphaedit"}
     assert set(frame.moment) == {"pre", "immediate"}
     cells = frame[frame.moment == "immediate"].groupby(["dataset", "method", "batch_size", "seed"]).size()
-    assert (cells == 1).all() and len(cells) == 4 * 2
+    assert (cells == 1).all() and len(cells) == 5 * 2
     assert frame[["ES", "PS", "NS", "S", "EA", "PA", "NA"]].stack().between(0, 1).all()
     assert {"layers", "v_lr", "seconds_targets", "peak_memory_mb", "model"} <= set(frame.columns)
     assert len(pd.read_csv(built.folder / "results" / "contexts.csv")) == 1

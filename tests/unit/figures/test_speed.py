@@ -6,13 +6,26 @@ from editkit import figures
 
 RATIOS = pd.DataFrame({"name": ["targets", "scores"], "ratio": [8.0, 3.0], "lowest": [7.0, 2.9], "highest": [9.0, 3.5]})
 WIDTHS = pd.DataFrame({"d_k": [1024, 2048], "ours": [0.1, 0.2], "public code": [1.0, 8.0]})
-TOKENS = pd.DataFrame({"method": "emmet", "tokens_per_dimension": [1, 10], "S": [0.8, 0.9], "NS": [0.7, 0.8]})
+TOKENS = pd.DataFrame(
+    {"text": kind, "method": method, "tokens_per_dimension": n, "S": 0.8 + n / 100, "NS": 0.7}
+    for kind in ("mine", "other")
+    for method in ("emmet", "memit")
+    for n in (1, 10)
+)
 
 
 def test_figures_are_labelled_and_vector(labelled):
     labelled(figures.speedups(RATIOS), bare=["yaxis"])
-    labelled(figures.scores_by_tokens(TOKENS))
+    labelled(figures.scores_by_tokens(TOKENS), bare=["yaxis2"])
     words = {"title": "Seconds by width", "subtitle": "one update", "axes": ("d_k", "seconds")}
     widths = figures.growth(WIDTHS, "d_k", {"ours": "ours", "public code": "public code"}, **words)
     labelled(widths)
     assert widths.layout.xaxis.ticktext == ("1024", "2048")
+
+
+def test_scores_by_tokens_have_a_colour_a_method_and_a_dash_a_text():
+    lines = {line.name: line for line in reversed(figures.scores_by_tokens(TOKENS).data)}
+    assert list(lines)[::-1] == ["EMMET, mine", "MEMIT, mine", "EMMET, other", "MEMIT, other"]
+    mine, other, memit = (lines[name] for name in ("EMMET, mine", "EMMET, other", "MEMIT, mine"))
+    assert mine.line.color == other.line.color != memit.line.color
+    assert mine.line.dash == memit.line.dash != other.line.dash and list(mine.y) == [0.81, 0.9]

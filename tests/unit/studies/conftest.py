@@ -1,9 +1,27 @@
-"""A setting on a tiny random model."""
+"""A setting on a tiny random model, and prompts of runs by hand."""
 
+import pandas as pd
 import pytest
 
 from editkit.studies.setting import Draw, Setting
 from tests.conftest import TEXTS
+
+KINDS = ("rewrite", "paraphrase", "neighbourhood")
+
+
+def named(frame: pd.DataFrame, run: tuple[str, ...]) -> pd.DataFrame:
+    return frame.assign(**dict(zip(("run_id", "run", "method", "replay"), run, strict=True)))
+
+
+def prompts_of(right: int, moment: str = "final", seed: int = 1, **columns) -> pd.DataFrame:
+    """Eight facts, two of each relation, of which the first ``right`` are right in every way."""
+    rows = [
+        {"seed": seed, "fact": f"f{i}", "relation": f"r{i // 2}", "kind": kind, "moment": moment}
+        | {"success": i < right, "accuracy": i < right, **columns}
+        for i in range(8)
+        for kind in KINDS
+    ]
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from editkit.studies import findings
+from editkit.language.metrics import summarize
+from editkit.studies import baseline_tables, findings
 from editkit.studies.findings import (
     baseline_findings,
     lora_findings,
@@ -10,8 +11,9 @@ from editkit.studies.findings import (
     sequence_findings,
     setup_findings,
     speed_findings,
-    vision_findings,
+    token_findings,
 )
+from tests.unit.studies.conftest import prompts_of
 
 
 def test_bullets_are_a_markdown_list():
@@ -38,30 +40,42 @@ def test_findings_on_the_setup_compare_position_0_and_count_free_directions():
     assert "Layer 5" in space and "768 of 1,536 key directions (50%)" in space and "1.2%" in space
 
 
-def table_of(values: dict[str, list[float]]) -> pd.DataFrame:
-    """A baselines table: S of each method at 1 and 32 edits, for two seeds a little apart."""
-    rows = []
-    for seed, off in ((1, -0.01), (2, 0.01)):
-        common = {"dataset": "d", "seed": seed, "n_facts": 32}
-        rows.append(common | {"method": "pre", "batch_size": 0, "moment": "pre", "ES": 0.1, "NS": 0.9})
-        for method, pair in values.items():
-            for size, S in zip((1, 32), pair, strict=True):
-                scores = {"ES": 1.0, "PS": 0.9, "NS": 0.8 if size == 1 else 0.7, "S": S + off, "EA": 0.5, "PA": 0.25}
-                seconds = {"seconds_targets": 64.0, "seconds_keys": 4.0, "seconds_solve": 12.0}
-                rows.append(common | {"method": method, "batch_size": size, "moment": "immediate", **scores, **seconds})
-    return pd.DataFrame(rows)
+def baselines_of(right: dict[str, int]) -> tuple[pd.DataFrame, ...]:
+    """What baseline_findings reads, of methods that hold all of 48 facts one by one and the first ``right`` at once."""
+    prompts, rows = [], []
+    for method, size, n in [("pre", 0, 12)] + [
+        (m, size, n) for m, most in right.items() for size, n in ((1, 48), (48, most))
+    ]:
+        moment = "immediate" if size else "pre"
+        parts = [prompts_of(n - 8 * i, moment, method=method, batch_size=size) for i in range(6)]
+        parts = [part.assign(fact=f"{i}" + part.fact, relation=f"{i}" + part.relation) for i, part in enumerate(parts)]
+        prompts += parts
+        scores = summarize(pd.concat(parts)) | {"EA": 0.5, "PA": 0.25}
+        where = {"dataset": "d", "seed": 1, "n_facts": 48, "method": method, "batch_size": size, "moment": moment}
+        rows.append(where | scores | {"seconds_targets": 96.0, "seconds_keys": 6.0, "seconds_solve": 18.0})
+    frame = pd.concat(prompts, ignore_index=True)
+    tables = (baseline_tables.baseline_scores, baseline_tables.baseline_differences, baseline_tables.baseline_changes)
+    return pd.DataFrame(rows), *(table(frame) for table in tables)
 
 
-def test_findings_name_a_winner_only_beyond_the_spread():
-    clear = "\n".join(baseline_findings(table_of({"emmet": [0.9, 0.5], "memit": [0.9, 0.8]})))
-    assert "highest S is MEMIT's, 0.800 (± 0.010 over seeds); EMMET 0.500" in clear
-    assert "further away than the seeds' spread" in clear
-    assert "EMMET 0.900 → 0.500 (NS 0.80 → 0.70)" in clear and "MEMIT loses 0.20 of NS" in clear
+def test_findings_name_a_winner_only_where_every_pair_is_resolved():
+    sentences = baseline_findings(*baselines_of({"emmet": 20, "memit": 44, "memit_control": 20}))
+    clear = "\n".join(sentences)
+    assert sentences[0].startswith("**d**: 48 facts of 1 seed in 24 clusters; success is P(new) > P(true)")
+    assert "beats the true one on 25% [" in sentences[0]
+    assert sentences[1].startswith("With 48 edits held at once S is: MEMIT 0.917 [")
+    assert "MEMIT's lead in S, paired by fact: over EMMET +0.500 [+0." in clear and "(Holm's p, 3 pairs)" in clear
+    assert "The lead is resolved over every other." in clear and "No winner" not in clear
+    assert "EMMET's equality, against MEMIT at the same layer and weight: ES +0.000 [-0.0" in clear
+    assert "S +0.000 [-0.074, +0.074], p 1, not resolved." in clear
+    assert "48 edits at once against 1 at once, paired by fact, NS is lower for EMMET -0.583 [" in clear
+    assert "not resolved for MEMIT -0.083 [" in clear
+    assert "48 edits at once against the untouched model, paired by fact, NS is higher for" in clear
     assert "80% of the time of an edit (2.0 s)" in clear
-    close = "\n".join(baseline_findings(table_of({"emmet": [0.9, 0.79], "memit": [0.9, 0.8]})))
-    assert "over EMMET is within the seeds' spread: no winner can be named" in close
-    alone = baseline_findings(table_of({"memit": [0.9, 0.8]}))
-    assert alone[1].endswith("the highest S is MEMIT's, 0.800 (± 0.010 over seeds).")
+    close = "\n".join(baseline_findings(*baselines_of({"emmet": 42, "memit": 44})))
+    assert "No winner can be named: the lead over EMMET is not resolved." in close and "MEMIT at the same" not in close
+    alone = "\n".join(baseline_findings(*baselines_of({"memit": 44})))
+    assert "lead" not in alone and "S is: MEMIT 0.917" in alone
 
 
 def test_findings_on_speed_name_the_least_and_the_most():
@@ -74,81 +88,71 @@ def test_findings_on_speed_name_the_least_and_the_most():
     assert "With 32 edits in one batch, the targets take 90%" in share
 
 
-def test_findings_sort_runs_by_what_their_intervals_say_and_recommend_by_name():
-    scores = pd.DataFrame(
-        [
-            ("emmet", "none", "pre", 0.0, 0.1),
-            ("emmet", "none", "immediate", 1.0, 0.9),
-            ("emmet", "none", "final", 0.5, 0.6),
-        ],
-        columns=["method", "replay", "moment", "ES", "S"],
-    )
+def test_findings_sort_runs_by_what_holm_resolves_and_recommend_by_name():
+    rows = [("pre", 0.0), ("immediate", 1.0), ("final", 0.5)]
+    scores = pd.DataFrame(rows, columns=["moment", "ES"]).assign(method="emmet", replay="none", PS=0.6, NS=0.5, S=9.0)
     differences = pd.DataFrame(
-        [("up", 0.2, 0.1, 0.3), ("down", -0.2, -0.3, -0.1), ("same", 0.0, -0.1, 0.1)],
-        columns=["run", "value", "low", "high"],
-    ).assign(method="emmet")
-    first, up, down, same = sequence_findings(scores, differences)
-    assert "100% of the rewrites" in first and "50% after the last" in first and "0.900 to 0.600" in first
-    assert "final S is higher with up +0.200 [+0.100, +0.300]" in up and "down" not in up
-    assert "lower with down -0.200" in down and "not surely different" in same and "same +0.000" in same
+        [("up", 0.2, 0.1, 0.3, 0.01), ("down", -0.2, -0.3, -0.1, 0.02), ("same", 0.01, 0.0, 0.1, 0.06)],
+        columns=["run", "value", "low", "high", "p_holm"],
+    ).assign(method="emmet", n=54, seeds=3, clusters=36)
+    protocol, first, up, down, same = sequence_findings(scores, differences)
+    assert protocol.startswith("54 facts of 3 seeds in 36 clusters; success is P(new) > P(true)")
+    assert "100% of the rewrites" in first and "50% after the last" in first
+    assert "S goes from 0.643 to 0.529 (untouched model: 0.000)" in first  # 3 / (1 + 1/.6 + 2), 3 / (2 + 1/.6 + 2)
+    assert "final S is higher with up +0.200 [+0.100, +0.300], p 0.01." in up and "down" not in up
+    assert "lower with down -0.200" in down
+    assert "not surely different (not resolved among 3 comparisons) with same +0.010" in same
     assert "Recommended: up." in recommendation(differences) and "3 configurations" in recommendation(differences)
-    assert "No configuration can be recommended" in recommendation(differences[1:])
+    nothing = recommendation(differences[1:])
+    assert (
+        "No configuration can be recommended" in nothing and "The highest, same, changes final S by +0.010" in nothing
+    )
 
 
 def test_findings_on_low_rank_say_what_the_tables_say():
     rows = [
-        (8, "none", "full", "raw", 0.90, 1.0, 1000),
-        (8, "none", "8", "exact", 0.90, 1.0, 100),
-        (8, "none", "4", "svd", 0.40, 1.0, 50),
-        (8, "none", "4", "keys", 0.60, 1.0, 50),
-        (2, "hold", "full", "raw", 0.80, 0.8, 1000),
-        (2, "hold", "full", "raw", 0.90, 1.0, 1000),
-        (2, "hold", "1", "svd", 0.30, float("nan"), 10),
-        (2, "hold", "1", "keys", 0.50, float("nan"), 10),
-        (2, "hold", "1", "keys", 0.60, 0.7, 10),
+        (1, 8, "none", "full", "raw", 0.90, 1.0, 1000),
+        (1, 8, "none", "8", "exact", 0.90, 1.0, 100),
+        (1, 8, "none", "4", "svd", 0.40, 1.0, 50),
+        (1, 8, "none", "4", "keys", 0.60, 1.0, 50),
+        (1, 2, "hold", "full", "raw", 0.80, 0.8, 1000),
+        (2, 2, "hold", "full", "raw", 0.90, 1.0, 1000),
+        (1, 2, "hold", "1", "svd", 0.30, float("nan"), 10),
+        (1, 2, "hold", "1", "keys", 0.50, float("nan"), 10),
+        (2, 2, "hold", "1", "keys", 0.60, 0.7, 10),
     ]
-    columns = ["batch_size", "replay", "lora_rank", "lora_fit", "S", "retention", "parameters"]
-    gaps = pd.DataFrame({"rank": [4], "score": ["ES"], "value": [0.2], "low": [0.1], "high": [0.3]})
+    columns = ["seed", "batch_size", "replay", "lora_rank", "lora_fit", "ES", "retention", "parameters"]
+    ablation = pd.DataFrame(rows, columns=columns).assign(n_facts=8, S=9.0)
+    ablation = ablation.assign(PS=ablation.ES, NS=ablation.ES)
+    pairs = [(4, "keys", "svd", "ES", 0.2, 0.01), (4, "keys", "svd", "S", 0.3, 0.01)]
+    pairs += [(4, "finetuning", "keys", "ES", 0.5, 0.01), (4, "finetuning", "keys", "S", 0.1, 0.5)]
+    gaps = pd.DataFrame(pairs, columns=["rank", "fit", "reference", "score", "value", "p_holm"])
+    gaps = gaps.assign(low=gaps.value - 0.1, high=gaps.value + 0.1, n=16, seeds=2, clusters=8)
     share = pd.DataFrame({"rank": [4, 8], "share": [0.55, 1.0]})
-    tuned = pd.DataFrame({"rank": [4, 4, 8], "lr": [0.01] * 3, "S": [0.6, 0.8, 0.8], "seconds": [8.0, 10.0, 9.0]})
-    text = "\n".join(lora_findings(pd.DataFrame(rows, columns=columns), gaps, share, tuned))
-    assert "Steps of 8 edits need rank 8" in text and "10.0% of the numbers" in text
+    tuned = pd.DataFrame({"rank": [4, 4, 8], "lr": [0.01] * 3, "ES": [0.6, 0.8, 0.8], "seconds": [8.0, 10.0, 9.0]})
+    tuned = tuned.assign(PS=tuned.ES, NS=tuned.ES)
+    sentences = lora_findings(ablation, gaps, share, tuned)
+    text = "\n".join(sentences)
+    assert text.startswith("8 facts of each of 2 seeds; all scores are *final*. Steps of 8 edits need rank 8")
+    assert "(S 0.900 against 0.900) with 10.0% of the numbers" in text
     assert "Rank 4 for such a step: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
-    assert "At rank 4, fitting where the keys live (keys) keeps more edits than truncated SVD: ES +0.200" in text
-    assert "rank 4 (best learning rate 0.01, 9 s): S 0.700; the best closed form at that rank 0.600" in text
-    assert "S 0.800; the best closed form at that rank 0.900" in text
+    assert "rank 4 (best learning rate 0.01, 9 s): S 0.700." in text and "rank 8 (best" in text
+    assert "16 facts of 2 seeds in 8 clusters" in text
+    assert "At rank 4, ES of keys against svd: +0.200 [+0.100, +0.300], p 0.01: higher." in sentences
+    assert "At rank 4, S of fine-tuning against keys: +0.100 [+0.000, +0.200], p 0.5: not resolved." in sentences
     kept = "In steps of 2, replay hold: final S (share of immediate ES kept) raw full 0.850 (90%), "
     assert kept + "svd 1 0.300, keys 1 0.550 (70%)." in text
-    unsure = lora_findings(pd.DataFrame(rows, columns=columns), gaps.assign(low=-0.1), share, tuned[:0])
-    assert any("no surely different share" in sentence for sentence in unsure)
-    assert not any("fine-tuning" in sentence for sentence in unsure)
+    without = lora_findings(ablation, gaps[:0], share, tuned[:0])
+    assert not any("fine-tuning" in sentence or "At rank" in sentence for sentence in without)
 
 
-def test_findings_on_repairs_say_what_the_tables_say():
-    columns = ["method", "seed", "n_edits", "fixed", "kept", "generality", "test_accuracy", "heldout_change"]
-    rows = [("pre", 0, 20, 0.0, 1.0, 0.25, 0.9, 0.0), ("pre", 1, 30, 0.0, 1.0, 0.35, 0.92, 0.0)]
-    rows += [("memit", 0, 20, 1.0, 0.98, 0.6, 0.91, 1.0), ("memit", 1, 30, 0.9, 1.0, 0.8, 0.9, -2.0)]
-    traced = pd.DataFrame(
-        [("mlp", 0, 0.1), ("mlp", 1, 0.3), ("residual", 0, 0.2), ("residual", 1, 0.9)],
-        columns=["kind", "layer", "value"],
-    )
-    places = pd.DataFrame(
-        [("memit", "[1]", "traced", 1.0, 0.9, -1.0)],
-        columns=["method", "layers", "chosen", "fixed", "kept", "heldout_change"],
-    )
-    nan = float("nan")
-    leaks = pd.DataFrame(
-        [("memit", nan, 0.01, 0.9, 2.0), ("alphaedit", 0.1, 0.02, 1.0, 1.0), ("alphaedit", 0.01, 0.004, 0.5, 1.0)],
-        columns=["method", "threshold", "leakage", "success", "norm"],
-    )
-    first, memit, tracing, where, leak = vision_findings(pd.DataFrame(rows, columns=columns), traced, places, leaks)
-    assert "accuracy is 91.0%; 20 to 30 misclassified" in first and "(2 seeds)" in first and "30% are right" in first
-    assert "MEMIT fixes 95% of them (worst seed 90%) and gets 70%" in memit
-    assert "keeps 99.0%" in memit and "(98.0%)" in memit and "by -0.5 points (-2.0)" in memit
-    assert tracing.endswith("restoring: mlp at layer 1 (+0.30); residual at layer 0 (+0.20).")
-    assert where.endswith("MEMIT: layers [1] (traced) 100% fixed, 90.0% kept, -1.0 points.")
+def test_findings_on_the_text_behind_c_are_told_by_kind():
+    rows = [("mine", 1, 0.5, 0.4), ("mine", 10, 0.8, 0.7), ("mine", 20, 0.82, 0.69), ("other", 10, 0.7, 0.6)]
+    frame = pd.DataFrame([*rows, ("other", 20, 0.7, 0.65)], columns=["text", "tokens_per_dimension", "S", "NS"])
+    first, emmet = token_findings(frame.assign(method="emmet", edits=32), 10)
+    assert "32 facts of one seed in one batch" in first and "no order of texts can be named" in first
+    assert emmet.startswith("EMMET, 10 tokens for each dimension: mine S 0.800, NS 0.700 (with 20 S +0.020, NS -0.010;")
     assert (
-        "MEMIT's, 0.01 at success 90%" in leak and "0.02, at threshold 0.1: not lower" in leak and "0.50 times" in leak
+        "lowest NS 0.400, at 1); other S 0.700, NS 0.600 (with 20 S +0.000, NS +0.050; lowest NS 0.600, at 10)."
+        in emmet
     )
-    (leak,) = vision_findings(pd.DataFrame(rows, columns=columns), traced, places[:0], leaks[[True, False, True]])[3:]
-    assert leak.endswith("AlphaEdit reaches that success at no threshold tried.")

@@ -1,21 +1,98 @@
-"""Intervals: that they hold the value, are as wide as theory says, and that pairing narrows them."""
+"""Intervals: that they cover what they claim, hold the value, respect clusters and borders, and pair."""
 
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
-from editkit.studies.intervals import fact_scores, interval, mean_interval, paired_difference
+from editkit.language.metrics import harmonic, summarize
+from editkit.studies import intervals
+from editkit.studies.intervals import (
+    estimate,
+    fact_scores,
+    holm,
+    interval,
+    mean_interval,
+    paired_difference,
+    proportion,
+)
+
+KINDS = ("rewrite", "paraphrase", "neighbourhood")
+RATES = np.array([[0.95, 0.80, 0.65], [0.90, 0.75, 0.70]])  # ES, PS, NS of two methods
+N_PROMPTS = (1, 2, 5)  # of a fact, by kind
+DATA_SETS = 1500
 
 
-def prompts_of(success: np.ndarray) -> pd.DataFrame:
+def prompts_of(success: np.ndarray, relations: int = 10**6, **columns) -> pd.DataFrame:
+    """A prompt of each kind for every row of ``success``; fact i belongs to relation i modulo ``relations``."""
     rows = [
-        {"seed": 1, "fact": f"f{i}", "kind": kind, "moment": "final", "success": bool(value)}
+        {"seed": 1, "fact": f"f{i}", "relation": f"r{i % relations}", "kind": kind, "moment": "final"}
+        | {"success": bool(value), "accuracy": False, **columns}
         for i, triple in enumerate(success)
-        for kind, value in zip(("rewrite", "paraphrase", "neighbourhood"), triple, strict=True)
+        for kind, value in zip(KINDS, triple, strict=True)
     ]
     return pd.DataFrame(rows)
+
+
+def made_up(generator: np.random.Generator, groupings: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Scores (facts, 2 methods, 3) whose expected values are RATES exactly.
+
+    A prompt succeeds where a standard normal variable lies below its rate's quantile. Parts of its variance are shared
+    by the facts of a cluster (as given with each grouping) and by the prompts of a fact (.2), four fifths of each by
+    both methods.
+    """
+    n = len(groupings[0][0])
+    parts = [*groupings, (np.arange(n), 0.2)]
+    scores = np.empty((n, *RATES.shape))
+    for kind, prompts in enumerate(N_PROMPTS):
+        effects = []
+        for groups, variance in parts:
+            both, own = (
+                generator.standard_normal((groups.max() + 1, 1)),
+                generator.standard_normal((n, 2))[: groups.max() + 1],
+            )
+            effects.append(((0.8**0.5 * both + 0.2**0.5 * own) * variance**0.5)[groups])
+        left = 1 - sum(variance for _, variance in parts)
+        z = sum(effects)[..., None] + left**0.5 * generator.standard_normal((n, 2, prompts))
+        scores[..., kind] = (z < norm.ppf(RATES[:, kind])[:, None]).mean(-1)
+    return scores
+
+
+def even(generator: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    """14 relations × 3 draws of one to three facts each."""
+    return [(np.repeat(np.arange(42), generator.integers(1, 4, 42)), 0.15)]
+
+
+def uneven(generator: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    """14 relations × 3 draws, some with a dozen facts; facts of a relation are much alike."""
+    return [(np.repeat(np.arange(42), generator.geometric(0.35, 42)), 0.3)]
+
+
+def in_batches(generator: np.random.Generator) -> list[tuple[np.ndarray, float]]:
+    """14 relations × 3 draws of two facts each, edited in batches of four that have something in common too."""
+    relations = np.repeat(np.arange(42), 2).reshape(3, 28)
+    relations = generator.permuted(relations, axis=1).ravel()
+    return [(relations, 0.1), (np.arange(84) // 4, 0.15)]
+
+
+@pytest.mark.parametrize("draw", [even, uneven, in_batches])
+def test_intervals_of_95_percent_cover_92_to_97_percent(draw, monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 400)
+    generator = np.random.default_rng(0)
+    S = harmonic(RATES)
+    truth = {"one method": [*RATES[0], S[0]], "difference": [*(RATES[0] - RATES[1]), S[0] - S[1]]}
+    held = {name: np.zeros(4) for name in truth}
+    for number in range(DATA_SETS):
+        groupings = draw(generator)
+        scores, groups = made_up(generator, groupings), [groups for groups, _ in groupings]
+        for name, part in (("one method", scores[:, :1]), ("difference", scores)):
+            found = estimate(part, groups, number)
+            held[name] += (found["low"] <= truth[name]) & (truth[name] <= found["high"])
+    coverage = {name: (100 * counts / DATA_SETS).round(1).tolist() for name, counts in held.items()}
+    print(draw.__name__, coverage)
+    assert all(92 <= share <= 97 for shares in coverage.values() for share in shares), coverage
 
 
 def test_intervals_hold_the_value_and_paired_differences_are_narrower():
@@ -31,16 +108,100 @@ def test_intervals_hold_the_value_and_paired_differences_are_narrower():
     assert alone.high["ES"] - alone.low["ES"] == pytest.approx(width, rel=0.15)
     difference = paired_difference(prompts_of(better), prompts_of(base))
     assert difference.value["S"] == pytest.approx(alone.value["S"] - other.value["S"]) and (difference.low > 0).all()
-    assert (difference.high - difference.low < alone.high - other.low).all()
-    nothing = paired_difference(prompts_of(base), prompts_of(base))
-    assert (nothing == 0).all(axis=None)
+    assert (difference.high - difference.low < alone.high - other.low).all() and (difference.p < 0.05).all()
     with pytest.raises(ValueError, match="same facts"):
         paired_difference(prompts_of(base), prompts_of(base[:10]))
+
+
+def test_facts_of_a_relation_are_one_cluster_of_each_draw():
+    success = np.repeat(np.random.default_rng(0).random((20, 3)) < 0.7, 5, axis=0)  # five facts that do the same
+    apart, alike = prompts_of(success), prompts_of(success).assign(relation=lambda frame: frame.fact.str[:-1])
+    alike["relation"] = alike.fact.map({f"f{i}": f"r{i // 5}" for i in range(100)})
+    facts, clusters = interval(apart), interval(alike)
+    assert facts.clusters.tolist() == [100] * 4 and clusters.clusters.tolist() == [20] * 4
+    assert set(clusters.n) == {100} and set(clusters.seeds) == {1}
+    # A hundred facts that are twenty times the same five are worth twenty.
+    ratio = (clusters.high - clusters.low) / (facts.high - facts.low)
+    assert ratio["NS"] == pytest.approx(5**0.5, rel=0.15)
+    twice = pd.concat([alike, alike.assign(seed=2)])
+    assert set(interval(twice).clusters) == {40} and set(interval(twice).seeds) == {2}
+
+
+def test_batches_count_where_there_are_enough_of_them():
+    success = np.repeat(np.random.default_rng(0).random((12, 3)) < 0.7, 4, axis=0)
+    frame = prompts_of(success)
+    frame["edited_at"] = frame.fact.map({f"f{i}": i // 4 + 1 for i in range(48)})
+    alone, batches = interval(frame.drop(columns="edited_at")), interval(frame)
+    assert set(alone.clusters) == {48} and set(batches.clusters) == {12}
+    assert (batches.high - batches.low > 1.5 * (alone.high - alone.low)).all()
+    few = frame.assign(edited_at=frame.edited_at % 4)
+    assert interval(few).equals(alone)
+    assert interval(frame.assign(edited_at=math.nan)).equals(alone), "the untouched model has no batches"
+
+
+def test_a_source_without_relations_has_its_facts_for_clusters():
+    success = np.random.default_rng(0).random((30, 3)) < 0.7
+    assert set(interval(prompts_of(success, relations=1)).clusters) == {30}
+
+
+def test_at_the_borders_intervals_are_exact():
+    assert proportion(18, 18) == pytest.approx((0.8147, 1), abs=1e-4)  # (.025)^(1/18)
+    assert proportion(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)  # Clopper and Pearson's table
+    success = np.ones((18, 3), dtype=bool)
+    whole = interval(prompts_of(success))
+    assert whole.low.to_numpy() == pytest.approx(0.8147, abs=1e-4) and (whole.high == 1).all()
+    success[:, 2] = np.arange(18) < 9
+    half = interval(prompts_of(success))
+    assert half.low["PS"] == pytest.approx(0.8147, abs=1e-4) and half.low["S"] < half.value["S"] < half.high["S"]
+    nothing = interval(prompts_of(~np.ones((18, 3), dtype=bool)))
+    assert (nothing.low == 0).all() and nothing.high.to_numpy() == pytest.approx(1 - 0.8147, abs=1e-4)
+
+
+def test_equal_runs_are_not_proved_equal():
+    same = prompts_of(np.random.default_rng(0).random((18, 3)) < 0.5)
+    gap = paired_difference(same, same)
+    assert (gap.value == 0).all() and (gap.p == 1).all()
+    assert gap.high.to_numpy() == pytest.approx(1 - 0.8147, abs=1e-4) and (gap.low == -gap.high).all()
+
+
+@pytest.mark.parametrize("facts", [5, 6])
+def test_runs_that_differ_in_every_fact_are_told_apart_by_a_sign_test(facts):
+    ones = np.ones((facts, 3), dtype=bool)
+    gap = paired_difference(prompts_of(ones), prompts_of(~ones))
+    assert (gap.value == 1).all() and (gap.high == 1).all() and gap.p.to_numpy() == pytest.approx(2 * 0.5**facts)
+    assert ((gap.low > 0) == (gap.p < 0.05)).all() and (gap.low > 0).all() == (facts == 6)
+
+
+def test_one_cluster_says_nothing_and_a_missing_kind_is_not_a_number():
+    one = prompts_of(np.array([[1, 0, 1]]))
+    one = pd.concat([one, one.assign(success=~one.success)])  # two prompts of each kind, one right
+    table = interval(one)
+    assert (table.value == 0.5).all() and (table.low == 0).all() and (table.high == 1).all()
+    gap = paired_difference(one, one.assign(success=True))
+    assert (gap.value == -0.5).all() and (gap.p == 1).all()
+    without = interval(prompts_of(np.eye(3)[[0, 1, 2, 0]].astype(bool)).query("kind != 'neighbourhood'"))
+    assert without.loc[["NS", "S"], ["value", "low", "high"]].isna().all(axis=None) and without.n["NS"] == 0
+    assert without.loc[["ES", "PS"], ["value", "low", "high"]].notna().all(axis=None)
+
+
+def test_s_of_an_interval_is_that_of_summarize_over_all_seeds():
+    generator = np.random.default_rng(0)
+    both = [prompts_of(generator.random((n, 3)) < 0.7).assign(seed=seed) for seed, n in ((1, 20), (2, 30))]
+    pooled, table = summarize(pd.concat(both)), interval(pd.concat(both))
+    assert {name: pooled[name] for name in table.index} == pytest.approx(table.value.to_dict())
+    assert table.n["S"] == 50
 
 
 def test_fact_scores_average_the_prompts_of_a_kind():
     frame = pd.concat([prompts_of(np.array([[1, 1, 0]])), prompts_of(np.array([[1, 0, 0]]))])
     assert fact_scores(frame).loc[(1, "f0")].tolist() == [1.0, 0.5, 0.0]
+
+
+def test_holm_steps_down_the_family():
+    # Multiplied by 4, 3, 2, 1 from the smallest on, and never below one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == pytest.approx([1, 1]) and len(holm([])) == 0
+    assert holm([math.nan, 0.02]) == pytest.approx([math.nan, 0.02], nan_ok=True)
 
 
 def test_the_interval_of_a_mean_is_student_s():

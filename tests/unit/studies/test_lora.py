@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from editkit import evaluate, summarize
-from editkit.studies import lora, tables
+from editkit.studies import lora, lora_tables
 from editkit.studies.lora import LoraParams
 
 PARAMS = LoraParams(lora_facts=3, finetune_rates=[0.01, 0.05], finetune_steps=3)
@@ -34,15 +34,18 @@ def test_runs_of_every_rank_and_fit_make_the_tables(three):
     mark = three.lm.fingerprint()
     runs = lora.run_adapters(three, PARAMS, lora.rank_grid(PARAMS))
     assert three.lm.fingerprint() == mark and not three.lm.has_adapters
-    ablation = tables.lora_ablation(runs.scores, runs.steps).set_index(["batch_size", "replay", "lora_fit"])
+    ablation = lora_tables.lora_ablation(runs.scores, runs.steps).set_index(["batch_size", "replay", "lora_fit"])
     raw, exact = ablation.loc[(3, "none", "raw")], ablation.loc[(3, "none", "exact")]
-    assert raw[tables.SCORES].tolist() == pytest.approx(exact[tables.SCORES].tolist())
+    assert raw[lora_tables.SCORES].tolist() == pytest.approx(exact[lora_tables.SCORES].tolist())
     assert raw.lora_rank == "full" and exact.lora_rank == "3" and exact.parameters == 3 * 2 * (16 + 24)
     assert exact.fit_residual < 1e-6 < ablation.fit_residual[3, "none", "svd"]
     assert ablation.run_id.nunique() == len(ablation) == 4 + 2 * 2
-    assert runs.steps.perplexity.isna().all()
-    prompts = tables.largest_steps(runs.scores, runs.prompts)
-    assert set(prompts.fit) == {"raw", "exact", "svd", "keys"} and tables.lora_gaps(prompts)["rank"].tolist() == [1] * 4
+    assert runs.steps.perplexity_prose.isna().all()
+    prompts = lora_tables.largest_steps(runs.scores, runs.prompts)
+    assert (
+        set(prompts.fit) == {"raw", "exact", "svd", "keys"}
+        and lora_tables.lora_gaps(prompts, prompts[:0])["rank"].tolist() == [1] * 4
+    )
 
 
 def test_one_configuration_twice_and_steps_that_do_not_fit_are_refused(three):
@@ -53,7 +56,7 @@ def test_one_configuration_twice_and_steps_that_do_not_fit_are_refused(three):
 
 
 def test_stacks_grow_or_stay(three):
-    stacks = tables.lora_stacks(lora.run_adapters(three, PARAMS, lora.stack_grid(PARAMS)).scores)
+    stacks = lora_tables.lora_stacks(lora.run_adapters(three, PARAMS, lora.stack_grid(PARAMS)).scores)
     assert (
         stacks["stack"].tolist() == ["grow", "grow", "fixed", "fixed"]
         and stacks.replay.tolist() == ["none", "hold"] * 2
@@ -80,7 +83,7 @@ def test_finetuning_keeps_the_best_rate_and_a_diverged_one_has_lost(three, monke
     assert mixed.lr.tolist() == [0.05]
     none, no_prompts = lora.run_finetuned(three, PARAMS.model_copy(update={"finetune_rates": [1.0]}))
     assert none.empty and no_prompts.empty and list(none) == list(tuned) and "rank" in no_prompts
-    assert tables.finetuning_by_rank(none).empty and not three.lm.has_adapters
+    assert lora_tables.finetuning_by_rank(none).empty and not three.lm.has_adapters
 
 
 def test_spectra_are_singular_values_of_the_raw_update(three, facts):
@@ -99,7 +102,7 @@ def test_a_batch_is_switched_off_and_never_made(three, facts):
     states = prompts[["state", "switched"]].drop_duplicates().values.tolist()
     assert sorted(states) == [["never made", n] for n in (1, 2, 3)] + [["off", n] for n in (1, 2, 3)] + [["on", 0]]
     assert prompts.groupby("batch").fact.unique().map(list).tolist() == [[fact.id] for fact in facts[:3]]
-    table = tables.removal(prompts)
+    table = lora_tables.removal(prompts)
     assert len(table) == 9 and table.value.notna().sum() == 3
     session = lora.edit_batches(three, PARAMS, 1, [1, 3])
     columns = ["fact", "kind", "logprob_new"]

@@ -1,14 +1,18 @@
 """Grids of cells: what a row holds, and that nothing is computed twice."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from editkit import evaluate, summarize
+from editkit.editing import spec as spec_module
 from editkit.language.finetune import FinetuneSpec
 from editkit.language.targets import optimise_targets
+from editkit.methods import look
 from editkit.studies import runs
 from editkit.studies import setting as setting_module
-from editkit.studies.runs import check_batches, run_baselines, run_finetuning, target_losses, untouched
+from editkit.studies.runs import baseline_specs, check_batches, run_baselines, run_finetuning, target_losses, untouched
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def run(setting, facts):
 
     def go(**changes):
         here = setting(draws, lm=lm, **changes)
-        return run_baselines(here, [here.spec("memit"), here.spec("rome", layers=[2])], [1, 2])
+        return run_baselines(here, {"memit": here.spec("memit"), "rome": here.spec("rome", layers=[2])}, [1, 2])
 
     return lm, go
 
@@ -38,6 +42,37 @@ def test_rows_are_cells_on_the_untouched_model(run, facts):
     for (method, size, seed), part in prompts.groupby(["method", "batch_size", "seed"]):
         row = table[(table.method == method) & (table.batch_size == size) & (table.seed == seed)].iloc[0]
         assert row.ES == pytest.approx(part[part.kind == "rewrite"].success.mean())
+        assert set(part.moment) == {row.moment}
+        batches = part.groupby("batch").fact.unique().map(list).tolist()
+        own = [fact.id for fact in (facts if seed == 7 else facts[2:])]
+        assert batches == [own[i : i + size] for i in range(0, len(own), size)] if size else not batches
+
+
+def test_emmet_has_memit_at_its_layers_and_weight_beside_it(setting, monkeypatch):
+    here = setting(v_lr=0.2)
+    assert list(baseline_specs(here, ["rome", "emmet"])) == ["rome", "emmet"], "memit has them already"
+    left_out = {"layers", "mom2_update_weight"}
+    here = replace(here, hyperparameters={n: v for n, v in here.hyperparameters.items() if n not in left_out})
+    defaults = {
+        "shared": {"layers": [1, 2], "mom2_update_weight": 1.0},
+        "emmet": {"layers": [2], "mom2_update_weight": 7.0},
+    }
+    monkeypatch.setattr(spec_module, "load_defaults", lambda name: defaults)
+    specs = baseline_specs(here, ["emmet", "memit"])
+    assert (
+        list(specs) == ["emmet", "memit", "memit_control"]
+        and look("memit_control").label == "MEMIT at EMMET's layer and weight"
+    )
+    control, emmet, memit = (specs[name].resolve(here.lm) for name in ("memit_control", "emmet", "memit"))
+    assert control.model_dump() == memit.model_dump() | {"layers": [2], "mom2_update_weight": 7.0}
+    assert (control.layers, control.mom2_update_weight, control.v_lr) == (emmet.layers, emmet.mom2_update_weight, 0.2)
+    assert "memit_control" not in baseline_specs(here, ["memit", "alphaedit"])
+
+
+def test_rows_bear_the_names_of_their_specs(setting):
+    here = setting()
+    table, prompts = run_baselines(here, {"memit_control": here.spec("memit")}, [4])
+    assert table.method.tolist() == ["pre", "memit_control"] and set(prompts.method) == {"pre", "memit_control"}
 
 
 def test_a_second_run_reads_every_cell_and_a_change_computes_again(run, monkeypatch):
@@ -78,7 +113,7 @@ def test_batches_must_divide_the_facts_of_every_seed(setting, facts):
         check_batches(4, [1, 3])
     uneven = setting({1: (facts, []), 2: (facts[:1], [])})
     with pytest.raises(ValueError, match="2 does not divide n_facts = 1"):
-        run_baselines(uneven, [uneven.spec("memit")], [2])
+        run_baselines(uneven, {"memit": uneven.spec("memit")}, [2])
 
 
 def test_the_control_is_measured_on_the_facts_of_its_seed(setting, facts):

@@ -1,0 +1,84 @@
+"""Tables of the chapter on edits of one batch, from the prompts of :func:`editkit.studies.runs.run_baselines`.
+
+``baselines`` and ``prompts`` are what that returns.
+"""
+
+import itertools
+
+import pandas as pd
+
+from editkit.methods import UNTOUCHED, label
+from editkit.studies.intervals import interval, paired_difference
+from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, over_seeds, written
+
+
+def baseline_scores(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Score each method at each batch size with intervals, and the untouched model, which has batch size 0.
+
+    Args:
+        prompts: of :func:`editkit.studies.runs.run_baselines`.
+
+    Returns columns method, batch_size, moment, score, value, low, high, n, seeds and clusters.
+    """
+    keys = ["method", "batch_size", "moment"]
+    tables = [
+        interval(part, where[-1]).rename_axis("score").reset_index().assign(**dict(zip(keys, where, strict=True)))
+        for where, part in prompts.groupby(keys, sort=False)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*keys, *table.columns.difference(keys, sort=False)]]
+
+
+def baseline_shown(scores: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Write :func:`baseline_scores` as a row a cell, each score with its interval, and accuracies beside them."""
+    keys = ["method", "batch_size"]
+    cells = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
+    wide = cells.pivot(index=keys, columns="score", values="cell")[SCORES]
+    wide = wide.join(over_seeds(baselines, *keys)[["EA", "PA", "NA"]].round(3))
+    wide = wide.join(scores[scores.score == "S"].set_index(keys)[SAMPLE])
+    order = scores[keys].drop_duplicates().itertuples(index=False, name=None)
+    return wide.loc[list(order)].rename(index=label, level="method").rename_axis(["method", "edits at once"])
+
+
+def baseline_differences(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Compare every two methods at each batch size, paired by fact: first minus second.
+
+    Returns columns batch_size, method, reference, score, value, low, high, p, p_holm (over the pairs of a batch size
+    and score), n, seeds and clusters.
+    """
+    tables = []
+    for size, rows in prompts[prompts.method != UNTOUCHED].groupby("batch_size"):
+        parts = dict(list(rows.groupby("method", sort=False)))
+        for ours, theirs in itertools.combinations(parts, 2):
+            gap = paired_difference(parts[ours], parts[theirs], "immediate").rename_axis("score").reset_index()
+            tables.append(gap.assign(batch_size=size, method=ours, reference=theirs))
+    columns = ["batch_size", "method", "reference", "score", "value", "low", "high", "p", *SAMPLE]
+    empty = pd.DataFrame(columns=columns, dtype=float)  # one method alone
+    return adjusted(pd.concat(tables, ignore_index=True)[columns] if tables else empty, "batch_size", "score")
+
+
+def baseline_changes(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Subtract from each method's scores at the largest batch size those before any edit, and at the smallest size.
+
+    Returns columns method, reference (the batch size subtracted; 0 is the untouched model), score, value, low, high, p,
+    p_holm (over the methods of a score and reference), n, seeds and clusters.
+    """
+    before, edits = (prompts[(prompts.method == UNTOUCHED) == same] for same in (True, False))
+    sizes, tables = sorted(edits.batch_size.unique()), []
+    for method, rows in edits.groupby("method", sort=False):
+        parts = dict(list(rows.groupby("batch_size"))) | {0: before.assign(moment="immediate")}
+        for size in dict.fromkeys([0, *sizes[:-1][:1]]):
+            gap = paired_difference(parts[sizes[-1]], parts[size], "immediate").rename_axis("score").reset_index()
+            tables.append(gap.assign(method=method, reference=size))
+    return adjusted(pd.concat(tables, ignore_index=True), "reference", "score")
+
+
+def relations_shown(prompts: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """Write ES, PS and NS of each relation in one cell, a column a method, at a batch size and before any edit."""
+    before, cells = prompts[prompts.method == UNTOUCHED], {}
+    for method, part in prompts[prompts.batch_size == batch_size].groupby("method", sort=False):
+        table = by_relation(pd.concat([before, part]), "immediate").set_index("relation")
+        for name, prefix in ((UNTOUCHED, "pre "), (method, "")):
+            scores = table[[f"{prefix}{score}" for score in SCORES[:3]]].itertuples(index=False)
+            cells |= {"facts": table.facts, label(name): [" / ".join(f"{x:.2f}" for x in row) for row in scores]}
+    return pd.DataFrame(cells)
