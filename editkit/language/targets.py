@@ -9,8 +9,8 @@ ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16) optimise a shi
 the KL divergence between the predictions at the subject's last token of "{subject} is a". (ROME's equation prints
 it the same way round; it holds the prediction to where the model put its probability before.)
 
-The result is that of the published code (``compute_z`` of MEMIT), for less work. Attention is causal and δ enters at one token
-of one layer, so the tokens before it are run once (their keys and values are kept), the layers up to it are
+The result is that of the published code (``compute_z`` of MEMIT), for less work. Attention is causal and δ enters at
+one token of one layer, so the tokens before it are run once (their keys and values are kept), the layers up to it are
 run once, hidden states are projected to the vocabulary at the target positions only, and many edits share a
 batch, in which the suffixes of an edit's prompts lie side by side in one row.
 """

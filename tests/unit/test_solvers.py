@@ -150,7 +150,8 @@ def test_emmet_with_slack_is_memit_with_weight_times_slack(share):
 
 
 def test_emmets_default_slack_is_equality_for_one_edit_and_many():
-    share = load_defaults("smollm2-135m")["emmet"]["emmet_lambda"]
+    defaults = load_defaults("smollm2-135m")
+    share = (defaults["shared"] | defaults["emmet"])["emmet_lambda"]
     for n in (1, 9):
         K, R, C = problem(12, 5, n, 0)
         update = solvers.solve(K, R, *emmet(C, 7.0, 0.0, share, K))
