@@ -120,7 +120,7 @@ MethodName = Literal[*METHODS]
 BatchMethodName = Literal[*(name for name, method in METHODS.items() if not method.one_at_a_time)]
 CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),
-    "memit_control": Look("MEMIT, EMMET's layer and weight", "#F0E442", "square"),
+    "memit_control": Look("MEMIT at EMMET's layer and weight", "#F0E442", "square"),
     "finetuning": Look("fine-tuning", "#E69F00", "circle"),
     "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
     "head_closed": Look("head, closed form", "#000000", "circle"),

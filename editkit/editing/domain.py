@@ -38,8 +38,11 @@ class Domain(Protocol):
     def scores(self, items: Sequence[Item]) -> dict[str, float]:
         """Measure how well the model as it stands holds these edits."""
 
-    def judge(self, edited: Sequence[Item], updates: Sequence[LayerUpdate]) -> TrustDecision | None:
-        """Decide on a written step that follows the edits ``edited``; returns None where trust is not asked for."""
+    def watch(self, earlier: Sequence[Item]) -> None:
+        """Look at the model right before a step that follows the edits ``earlier``, where trust is asked for."""
+
+    def judge(self, items: Sequence[Item], updates: Sequence[LayerUpdate]) -> TrustDecision:
+        """Decide on the step that was watched and wrote ``updates``, or a share of them, for ``items``."""
 
     def options(self) -> dict[str, Any]:
         """Return the JSON-able arguments that a saved session needs besides spec and items to be made again."""

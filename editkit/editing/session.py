@@ -1,6 +1,7 @@
 """Edits on a model: computed, written, recorded, undone bit for bit."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -82,10 +83,11 @@ class Session:
         alone = METHODS[self.spec.method].one_at_a_time
         groups = [[i] for i in range(len(items))] if alone else [list(range(len(items)))]
         try:
+            if self.spec.trust_enable:
+                self.domain.watch(self._journal.edited())
             written = [editor.write([items[i] for i in g], targets.values[:, g], self.memory) for g in groups]
             updates = [update for group in written for update in group.updates]
-            trust = self.domain.judge(self._journal.edited(), updates)
-            updates = self._acted(trust, updates, before)
+            trust, updates = self._judged(items, updates, before)
         except BaseException:
             self._put_back(before, memory)
             raise
@@ -221,12 +223,23 @@ class Session:
         with nullcontext() if self.spec.targets_from == "current" else self._journal.untouched():
             return self.domain.targets(items)
 
-    def _acted(self, trust: TrustDecision | None, updates: list[LayerUpdate], before: State) -> list[LayerUpdate]:
-        """Act on a decision; returns the updates that stay: all, a share of each, or none."""
-        if trust and trust.action == "scale":
+    def _judged(
+        self, items: list[Item], updates: list[LayerUpdate], before: State
+    ) -> tuple[TrustDecision | None, list[LayerUpdate]]:
+        """Judge a step and act on it; returns the decision and the updates that stay: all, a share of each, or none.
+
+        A share is judged like a whole step, and undone where it is not trusted either.
+        """
+        if not self.spec.trust_enable:
+            return None, updates
+        trust = self.domain.judge(items, updates)
+        if trust.action == "scale":
             self._weights.put(before)
-            return self._editor.write_share(updates, self.spec.trust_scale)
-        return [] if trust and trust.action == "rollback" else updates
+            updates = self._editor.write_share(updates, self.spec.trust_scale)
+            trust = self.domain.judge(items, updates).of_share(trust)
+        if trust.action != "accept":
+            warnings.warn(str(trust), stacklevel=3)
+        return trust, [] if trust.action == "rollback" else updates
 
     def _put_back(self, weights: State, memory: Memory) -> None:
         self._weights.put(weights)

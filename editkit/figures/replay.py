@@ -1,12 +1,13 @@
 """Figures of edits that arrive one batch after another."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import BLUE, GREY, SERIES, add_line, finish, interval, panels
+from editkit.figures.style import BLUE, GREY, SERIES, add_line, finish, interval, panels, places
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -37,30 +38,32 @@ def forgetting_curves(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure = make_subplots(1, len(curves), horizontal_spacing=0.12)
     for panel, (score, frame) in enumerate(curves.items(), start=1):
         for number, run in enumerate(frame):
-            _add_run(figure, frame[run], run, number, panel, "age %{x}: %{y:.3f}")
+            where = {"row": 1, "col": panel, "showlegend": panel == 1}
+            _add_run(figure, frame[run], run, number, where, "age %{x}: %{y:.3f}")
         figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f", col=panel)
     figure.update_xaxes(title_text="age of the edits (steps)")
     return finish(figure, "Forgetting", "edits of all steps, by the number of steps since")
 
 
 def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
-    """Plot perplexity and divergence on held-out text and growth of the weights, against the edits made.
+    """Plot divergence on each kind of text and growth of the weights, against the edits made.
 
     Args:
-        steps: columns run, edits, perplexity, kl, growth; a run's seeds are averaged. Steps where nothing was
-            measured are left out of the first two panels.
+        steps: columns run, edits, kl_text, kl_prose, kl_subjects, growth; a run's seeds are averaged. Steps where
+            nothing was measured are left out of the panels of divergence.
     """
-    columns = {"perplexity": "perplexity", "kl": "KL from the model before (nats)", "growth": "‖W‖ / ‖W‖ before"}
-    figure = panels(columns.values(), 3, size=13, horizontal_spacing=0.14)
+    columns = {"kl_text": "more of C's text", "kl_prose": "other prose", "kl_subjects": "near the facts"}
+    columns |= {"growth": "‖W‖ / ‖W‖ before"}
+    figure = panels(columns.values(), 2, size=13, horizontal_spacing=0.14, vertical_spacing=0.2)
     for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
-        for panel, column in enumerate(columns, start=1):
+        for where, column in zip(places(len(columns), 2), columns, strict=True):
             curve = rows.groupby("edits")[column].mean()
-            _add_run(figure, curve, str(run), number, panel, "%{x} edits: %{y:.3g}")
+            _add_run(figure, curve, str(run), number, where, "%{x} edits: %{y:.3g}")
     figure.update_xaxes(title_text="edits made")
-    figure.update_yaxes(title_text="perplexity", type="log", col=1)
-    figure.update_yaxes(title_text="nats", col=2)
-    figure.update_yaxes(title_text="ratio", col=3)
-    return finish(figure, "What the sequence does to the model", "held-out text, and the norm of the edited weights")
+    figure.update_yaxes(title_text="KL (nats)")
+    figure.update_yaxes(title_text="ratio", row=2, col=2)
+    subtitle = "divergence from the untouched model, and the norm of the edited weights"
+    return finish(figure, "What the sequence does to the model", subtitle, height=560)
 
 
 def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
@@ -81,10 +84,9 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     return finish(figure, title, subtitle, height=200 + 34 * len(frame))
 
 
-def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, panel: int, hover: str) -> None:
-    """Add one run's line to one panel, without what was not measured; ``number`` of the run chooses the look."""
+def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, where: dict[str, Any], hover: str) -> None:
+    """Add one run's line to the panel at ``where``, without what was not measured; ``number`` chooses the look."""
     curve = curve.dropna()
     again, place = divmod(number, len(SERIES))
     look = {"line_color": SERIES[place], "line_dash": DASHES[again % len(DASHES)], "marker_size": 6}
-    where = {"row": 1, "col": panel, "showlegend": panel == 1}
     add_line(figure, curve.index, curve, hover, name=run, legendgroup=run, **look, **where)

@@ -1,6 +1,5 @@
 """The domain of facts: what a session needs to edit them into a language model."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +13,12 @@ from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision
 from editkit.facts.fact import Fact
+from editkit.language.drift import PROBE_TOKENS
 from editkit.language.keys import edit_keys, hidden_states, sample_contexts
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets
-from editkit.language.texts import load_texts
+from editkit.language.texts import load_texts, other_prose
 from editkit.language.trust import TrustMonitor
 from editkit.models import LanguageModel
 
@@ -28,9 +28,9 @@ class FactDomain:
 
     Args:
         spec: a resolved spec.
-        texts: ordinary text for the second moment; the offline default where not given.
+        texts: ordinary text for the second moment; samples of the model where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
-        heldout: facts that are never edited; the trust score watches their neighbours.
+        heldout: facts that are never edited; the trust score watches them and their neighbours.
     """
 
     item = Fact
@@ -52,12 +52,16 @@ class FactDomain:
 
     def costs(self) -> dict[int, Tensor]:
         lm, spec = self.lm, self.spec
-        texts = load_texts() if self.texts is None else self.texts
+        texts = self.texts
+        if texts is None:
+            texts = load_texts(lm=lm, n_tokens=spec.mom2_n_tokens, store=self.store, progress=self.progress)
         if self.contexts is None:
             self.contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, spec.seed)
         costs = second_moments(lm, spec.layers, texts, spec.mom2_n_tokens, store=self.store, progress=self.progress)
         if spec.trust_enable:
-            self._trust = TrustMonitor(lm, texts, self.heldout, spec, spec.mom2_n_tokens)
+            enough = spec.trust_heldout_samples * PROBE_TOKENS
+            prose = other_prose(texts, lm=lm, n_tokens=enough, store=self.store)
+            self._trust = TrustMonitor(lm, prose, self.heldout, spec)
         return costs
 
     def keys(self, items: Sequence[Fact], layer: int) -> Tensor:
@@ -72,15 +76,11 @@ class FactDomain:
     def scores(self, items: Sequence[Fact]) -> dict[str, float]:
         return summarize(evaluate(self.lm, items))
 
-    def judge(self, edited: Sequence[Fact], updates: Sequence[LayerUpdate]) -> TrustDecision | None:
-        if self._trust is None:
-            return None
-        norm = max(item.norm / item.weight_norm for item in updates)
-        condition = max(item.update.condition for item in updates)
-        decision = self._trust.judge(self.lm, edited, norm, condition)
-        if decision.action != "accept":
-            warnings.warn(str(decision), stacklevel=3)
-        return decision
+    def watch(self, earlier: Sequence[Fact]) -> None:
+        self._trust.watch(self.lm, earlier)
+
+    def judge(self, items: Sequence[Fact], updates: Sequence[LayerUpdate]) -> TrustDecision:
+        return self._trust.judge(self.lm, items, updates)
 
     def options(self) -> dict[str, Any]:
         return {"contexts": list(self.contexts or ())}

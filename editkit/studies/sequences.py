@@ -13,17 +13,17 @@ from tqdm.auto import tqdm
 from editkit.cache import digest, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters, Positive
 from editkit.editing.result import EditResult
-from editkit.editing.spec import EditSpec
+from editkit.editing.spec import EditSpec, refreshes
 from editkit.editing.weights import State
 from editkit.facts import Fact, data_hash
 from editkit.language.domain import EditSession
-from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
+from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, measure_all, sentences
 from editkit.language.metrics import evaluate, summarize
-from editkit.methods import UNTOUCHED, BatchMethodName, label
+from editkit.language.texts import other_prose
+from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
 from editkit.studies.runs import check_batches, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 
-PIECES = 8  # held-out pieces of text behind perplexity and divergence
 Record = dict[str, list]  # steps, retention and prompts so far, as plain values
 
 
@@ -42,12 +42,12 @@ class SequenceParams(Parameters):
     """Each draws other facts and other context prefixes; 0 takes a file's own order."""
     targets_from: Literal["current", "base"] = "base"
     """Model on which a sequence optimises v*: as it stands, or as it was before the first edit (cached, fast)."""
-    replay_rates: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [0.5]
-    """Shares of the buffer that are replayed."""
+    replay_rates: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = [0.5]
+    """Earlier edits replayed, as shares of a new batch; 0 is none. The largest stands for the buffer among kinds."""
     replay_strategies: Annotated[list[Literal["random", "priority", "recent"]], Field(min_length=1)] = ["random"]
     """Which edits are replayed."""
     replay_weights: Annotated[list[Positive], Field(min_length=1)] = [1.0]
-    """Weights of an earlier edit against a new one."""
+    """Weights of an earlier edit against a new one, where a method weighs them (memit, alphaedit)."""
     replay_sizes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Edits a buffer keeps; 0 keeps all."""
     norm_clamps: list[Annotated[float, Field(ge=1)]] = []
@@ -69,29 +69,31 @@ class Trajectory(NamedTuple):
     """One sequence of edits or several, measured along the way; every table carries ``run``, ``run_id`` and seed."""
 
     scores: pd.DataFrame  # one row a moment (pre, immediate, final): ES, PS, NS, S, …, and every hyperparameter
-    steps: pd.DataFrame  # one row a step: what the solver said, growth, trust, seconds; where measured, perplexity, KL
+    steps: pd.DataFrame  # one row a step: what the solver said, growth, trust, seconds, drift by kind of text
     retention: pd.DataFrame  # one row for the edits of step ``edited_at`` as they stand at step ``measured_at``
     prompts: pd.DataFrame  # one row a prompt and moment, see :func:`editkit.language.metrics.evaluate`
 
 
 def kinds(params: SequenceParams) -> list[dict[str, Any]]:
-    """List the ways of remembering, as changes of a spec: none, buffer, hold, history."""
-    buffer = {"replay": "buffer", "replay_rate": params.replay_rates[0]}
-    return [{"replay": "none"}, buffer, {"replay": "hold"}, {"replay": "history"}]
+    """List the ways of remembering, as changes of a spec: none, buffer (where a rate is above 0), hold, history."""
+    rate = max(params.replay_rates)
+    buffer = [{"replay": "buffer", "replay_rate": rate}] if rate else []
+    return [{"replay": "none"}, *buffer, {"replay": "hold"}, {"replay": "history"}]
 
 
 def ablation_grid(params: SequenceParams) -> list[dict[str, Any]]:
     """List what is varied of the first method, as changes of a spec; the first one has nothing of it.
 
-    Buffers come with every rate, strategy, weight and size, *hold* and *history* with every weight; what needs no
-    memory are bounds of the weights' norm, and targets that stop early.
+    Buffers come with every rate above 0, strategy, weight and size, *hold* and *history* with every weight; a method
+    of equality, where a weight cannot act, has the weight 1 alone. What needs no memory are bounds of the weights'
+    norm, and targets that stop early.
     """
-    buffers = itertools.product(
-        params.replay_rates, params.replay_strategies, params.replay_weights, params.replay_sizes
-    )
+    weights = [1.0] if METHODS[params.sequence_methods[0]].equality else params.replay_weights
+    rates = [rate for rate in params.replay_rates if rate]
+    buffers = itertools.product(rates, params.replay_strategies, weights, params.replay_sizes)
     names = ("replay_rate", "replay_strategy", "replay_weight", "replay_max_items")
     grid = [{"replay": "buffer", **dict(zip(names, values, strict=True))} for values in buffers]
-    grid += [{"replay": kind, "replay_weight": w} for kind in ("hold", "history") for w in params.replay_weights]
+    grid += [{"replay": kind, "replay_weight": w} for kind in ("hold", "history") for w in weights]
     plain = {"replay": "none"}
     return [
         plain,
@@ -99,6 +101,31 @@ def ablation_grid(params: SequenceParams) -> list[dict[str, Any]]:
         *(plain | {"norm_clamp": bound} for bound in params.norm_clamps),
         *(plain | {"stop_probability": p} for p in params.stop_probabilities),
     ]
+
+
+def gap_to_one_batch(setting: Setting, method: str, batch_size: int, **changes: Any) -> float:
+    """Compare the update that steps of ``batch_size`` add up to with that of one batch of the same edits.
+
+    Returns ``‖Σ ΔW − ΔW of one batch‖ / ‖ΔW of one batch‖`` (Frobenius) at the last edited layer alone, with targets
+    from the untouched model, on the facts of the first seed. For *hold* and a setting without context prefixes theory
+    says 0 (:mod:`editkit.editing.replay`), and what is left is the rounding of keys and weights.
+
+    Raises ``ValueError`` for a batch size that does not divide the facts.
+    """
+    seed, draw = next(iter(setting.draws.items()))
+    check_batches(len(draw.facts), [batch_size])
+    layer = setting.spec(method).resolve(setting.lm).layers[-1]
+    spec = setting.spec(method, **{"layers": [layer], "targets_from": "base", **changes})
+    warm_targets(setting, seed, [spec.model_copy(update={"seed": seed})])
+    totals = []
+    for size in (batch_size, len(draw.facts)):
+        session = setting.session(spec.model_copy(update={"seed": seed}), seed)
+        try:
+            steps = [session.edit(draw.facts[i : i + size]) for i in range(0, len(draw.facts), size)]
+        finally:
+            session.undo()
+        totals.append(sum(step.deltas[layer] for step in steps))
+    return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
 
 
 def run_grid(
@@ -134,7 +161,8 @@ def run_sequence(
 
     ``batch_size`` 1 gives single edits, all facts one batch. Each batch is scored right after its own step
     (*immediate*); every ``every`` steps, and after the last one (*final*), all edits so far are scored again, and
-    perplexity and divergence are taken on held-out text. *pre* is the untouched model, the control without any edit.
+    perplexity and divergence are taken on three kinds of text, see :mod:`editkit.language.drift`. *pre* is the
+    untouched model, the control without any edit.
 
     The state after each step is stored, so a run that was stopped at any moment goes on after its last whole step, with
     the same result; a run done before with the same model, data, parameters and code is read.
@@ -194,9 +222,10 @@ def _stack(trajectories: Sequence[Trajectory]) -> Trajectory:
 def _describe_spec(spec: EditSpec) -> tuple[str, set[str]]:
     """Name a resolved spec in short, and say which of its fields the name tells."""
     text, told = f"{label(spec.method)}, {spec.replay}", {"method", "replay", "norm_clamp", "trust_enable", "edit_mode"}
+    told.add("replay_refresh")
     if spec.replay == "buffer":
-        told |= {"replay_rate", "replay_strategy", "replay_max_items"}
-        text += f" r={spec.replay_rate:g}"
+        told |= {"replay_rate", "replay_base", "replay_strategy", "replay_max_items"}
+        text += f" r={spec.replay_rate:g}" + " of all" * (spec.replay_base == "buffer")
         text += f" {spec.replay_strategy}" * (spec.replay_strategy != "random")
         if spec.replay_max_items:
             told.add("replay_eviction")
@@ -204,6 +233,8 @@ def _describe_spec(spec: EditSpec) -> tuple[str, set[str]]:
     if spec.replay != "none":
         told.add("replay_weight")
         text += f" w={spec.replay_weight:g}" * (spec.replay_weight != 1)
+    if spec.replay_refresh != refreshes(spec.method, spec.replay):
+        text += ", keys read again" if spec.replay_refresh else ", keys as stored"
     if spec.target_mode == "exact":
         told.add("stop_probability")
         text += f", v* until P = {spec.stop_probability:g}" * (spec.stop_probability < 1)
@@ -250,6 +281,7 @@ class _Plan:
             "batch_size": self.batch_size,
             "every": self.every,
             "drift": self.drift,
+            "prose": digest(self._prose()),
         }
         pre = untouched(setting, seed)[1].assign(moment=UNTOUCHED)
         state = setting.store.get("sequence", key)
@@ -264,16 +296,14 @@ class _Plan:
         if spec.targets_from == "base":
             warm_targets(setting, spec.seed, [spec])
         session = setting.session(spec, spec.seed)
-        watched = spec.mom2_n_tokens + spec.trust_heldout_samples * PROBE_TOKENS  # what C or a trust score has seen
-        text = held_out(setting.lm, setting.texts, watched, PIECES) if self.drift else None
-        probe = TextProbe(setting.lm, text) if text else None
+        probes = self._probes() if self.drift else {}
         bar = tqdm(total=self.total, initial=done, desc=self.run.label, unit="step", disable=not setting.progress)
         try:
             if state:
                 session.load_state_dict({name: tensor for name, tensor in state.items() if name != "record"})
             with bar:
                 for step in range(done + 1, self.total + 1):
-                    _step(session, self, step, probe, record)
+                    _step(session, self, step, probes, record)
                     state = session.state_dict()
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
@@ -282,6 +312,22 @@ class _Plan:
                     bar.update()
         finally:
             session.undo()
+
+    def _probes(self) -> dict[str, TextProbe]:
+        """Make a probe of each kind of text that there is, of what neither C nor a trust score has seen."""
+        setting, spec = self.setting, self.spec
+        judged = spec.trust_heldout_samples * PROBE_TOKENS
+        rows = {
+            "text": held_out(setting.lm, setting.texts, spec.mom2_n_tokens, PIECES),
+            "prose": held_out(setting.lm, self._prose(), judged, PIECES),
+            "subjects": sentences(setting.lm, self.facts, setting.draws[spec.seed].heldout, PIECES),
+        }
+        return {kind: TextProbe(setting.lm, tokens) for kind, tokens in rows.items() if tokens}
+
+    def _prose(self) -> list[str]:
+        """Read what trust and then the probes take for other prose."""
+        enough = (self.spec.trust_heldout_samples + PIECES) * PROBE_TOKENS
+        return other_prose(self.setting.texts, lm=self.setting.lm, n_tokens=enough, store=self.setting.store)
 
     def _tabulate(self, pre: pd.DataFrame, record: Record) -> Trajectory:
         spec = self.spec
@@ -305,7 +351,7 @@ class _Plan:
         )
 
 
-def _step(session: EditSession, plan: _Plan, step: int, probe: TextProbe | None, record: Record) -> None:
+def _step(session: EditSession, plan: _Plan, step: int, probes: Mapping[str, TextProbe], record: Record) -> None:
     """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
     facts, size, measured = plan.facts, plan.batch_size, plan.measured(step)
     end = step * size
@@ -318,11 +364,10 @@ def _step(session: EditSession, plan: _Plan, step: int, probe: TextProbe | None,
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
-    perplexity, kl = probe.measure(session.model) if probe and measured else (float("nan"), float("nan"))
-    text = {"perplexity_before": probe.perplexity if probe else float("nan"), "perplexity": perplexity, "kl": kl}
+    drift = measure_all(session.model, probes, measured)
     scoring = time.perf_counter() - start
     where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
-    record["steps"].append(where | _describe(result) | text | {"seconds_scoring": scoring})
+    record["steps"].append(where | _describe(result) | drift | {"seconds_scoring": scoring})
     session.settle()
 
 
@@ -333,6 +378,7 @@ def _describe(result: EditResult) -> dict[str, Any]:
     worst += ("rank", "fit_residual", "disturbance")
     return {
         "replayed": int(table.replayed.max()) if len(table) else 0,
+        "stale": int(table.stale.max()) if len(table) else 0,
         "old_residual": result.old_residual,
         **{name: float(table[name].max()) if len(table) else float("nan") for name in worst},
         "delta_norm": float(table.delta_norm.pow(2).sum() ** 0.5) if len(table) else 0.0,

@@ -1,7 +1,10 @@
 """What the runs of a chapter share: the model, the facts and context prefixes of each seed, text and store."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -10,8 +13,9 @@ import torch
 from editkit.cache import Store
 from editkit.config import Parameters
 from editkit.editing.spec import EditSpec
-from editkit.facts import Fact, data_hash
+from editkit.facts import Fact, Part, data_hash
 from editkit.language.domain import EditSession
+from editkit.language.drift import PIECES, PROBE_TOKENS
 from editkit.language.keys import sample_contexts
 from editkit.language.known import known_facts, load_facts
 from editkit.language.texts import load_texts
@@ -31,10 +35,14 @@ class SettingParams(Parameters):
     """Facts of every chapter: built from installed packages, or a published file."""
     facts_path: str = ""
     """Path or URL of that file; empty for worldfacts."""
+    facts_part: Part = "test"
+    """Part of the facts, by a hash of the subject: test for what is reported, tune for choosing hyperparameters."""
     known_only: bool = True
     """Edit only facts that the model completes correctly before; of worldfacts alone, files are taken as they are."""
     text_path: str = ""
-    """Text for the second moment: a .txt or .jsonl file, or "wikipedia"; empty takes the offline default."""
+    """Text behind the second moment: "wikipedia", "python-reference", a .txt or .jsonl file; empty: the model's own."""
+    text_seed: int = 0
+    """Draws that text at random over its source."""
     hyperparameters: dict[str, Any] = {
         "v_num_grad_steps": 3,
         "n_contexts": 1,
@@ -81,23 +89,29 @@ class Setting:
 
         Args:
             n_facts: facts to edit per seed.
-            seeds: each draws other facts and other prefixes; 0 keeps the source's own order.
+            seeds: each draws other prefixes, and other facts while there are enough, else a warning says how many
+                they share; 0 keeps the source's own order.
             heldout: further facts per seed, which follow those to edit.
             common: hyperparameters of every spec, besides ``params.hyperparameters``.
 
-        Raises ``ValueError`` where a source has too few facts.
+        Raises ``ValueError`` where the part of a source has too few facts.
         """
         lm = load_lm(params.model, device=params.device, dtype=params.dtype)
         hyperparameters = params.hyperparameters | common
         spec = EditSpec(method="memit", **hyperparameters).resolve(lm)  # the prefixes do not depend on the method
+        store = store or Store()
+        enough = spec.mom2_n_tokens + PIECES * PROBE_TOKENS
+        text = {"lm": lm, "n_tokens": enough, "seed": params.text_seed, "progress": progress}
+        draws = {seed: _draw(lm, params, n_facts, heldout, seed) for seed in seeds}
+        _warn_of_shared(draws)
         return cls(
             lm,
             params.facts_source,
-            {seed: _draw(lm, params, n_facts, heldout, seed) for seed in seeds},
-            {seed: sample_contexts(lm, spec.n_contexts, spec.context_length, seed) for seed in seeds},
-            load_texts(params.text_path),
+            draws,
+            {seed: sample_contexts(lm, spec.n_contexts, spec.context_length, seed) for seed in draws},
+            load_texts(params.text_path, store=store, **text),
             hyperparameters,
-            store or Store(),
+            store,
             progress,
         )
 
@@ -120,17 +134,39 @@ class Setting:
         return self.lm.device
 
     def summary(self) -> pd.DataFrame:
-        """Tabulate the facts taken, held out and looked at, and the hash of those to edit, a row a seed."""
+        """Tabulate the facts taken, held out and looked at, and the hash of those to edit, a row a seed.
+
+        "shared" counts the facts, taken or held out, that another seed takes or holds out too.
+        """
+        shared = _shared(self.draws)
         rows = [
-            (self.dataset, seed, len(draw.facts), len(draw.heldout), draw.tried, self.hashes[seed][:12])
+            (self.dataset, seed, len(draw.facts), len(draw.heldout), shared[seed], draw.tried, self.hashes[seed][:12])
             for seed, draw in self.draws.items()
         ]
-        return pd.DataFrame(rows, columns=["dataset", "seed", "facts", "held out", "looked at", "hash of the facts"])
+        columns = ["dataset", "seed", "facts", "held out", "shared", "looked at", "hash of the facts"]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def _shared(draws: Mapping[int, Draw]) -> dict[int, int]:
+    """Count the facts of each seed that another seed has too."""
+    drawn = {seed: {fact.id for fact in (*draw.facts, *draw.heldout)} for seed, draw in draws.items()}
+    seeds_of = Counter(chain.from_iterable(drawn.values()))
+    return {seed: sum(seeds_of[name] > 1 for name in names) for seed, names in drawn.items()}
+
+
+def _warn_of_shared(draws: Mapping[int, Draw]) -> None:
+    if any(shared := _shared(draws).values()):
+        total = sum(len(draw.facts) + len(draw.heldout) for draw in draws.values())
+        warnings.warn(
+            f"seeds {', '.join(map(str, draws))} are not independent: {sum(shared)} of their {total} facts are drawn "
+            "by more than one of them; there are too few facts for so many seeds",
+            stacklevel=3,
+        )
 
 
 def _draw(lm: LanguageModel, params: SettingParams, n_facts: int, heldout: int, seed: int) -> Draw:
     wanted = n_facts + heldout
-    found = load_facts(params.facts_source, path=params.facts_path or None, seed=seed)
+    found = load_facts(params.facts_source, path=params.facts_path or None, seed=seed, part=params.facts_part)
     if params.known_only and params.facts_source == "worldfacts":
         facts, tried = known_facts(lm, found, wanted)
     else:
@@ -138,6 +174,7 @@ def _draw(lm: LanguageModel, params: SettingParams, n_facts: int, heldout: int, 
     if len(facts) < wanted:
         known = " that the model knows" * (len(found) > len(facts))
         raise ValueError(
-            f"{n_facts} facts and {heldout} held out are asked for: {params.facts_source} has {len(facts)}{known}"
+            f"{n_facts} facts and {heldout} held out are asked for: {params.facts_source} has {len(facts)}{known} "
+            f"(facts_part: {params.facts_part})"
         )
     return Draw(facts[:n_facts], facts[n_facts:], tried)

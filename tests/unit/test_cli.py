@@ -23,6 +23,7 @@ BAD = {
     "option": ({"edit_options": "{l3: 1}"}, "unknown key 'l3'"),
     "method": ({"edit_options": "{method: rome}"}, "edit_options .*edit_method"),
     "model": ({"model": "{tmp}/nowhere"}, "model '.*nowhere' could not be loaded"),
+    "ratio": ({"held_out_ratio": 0.3}, "held_out_ratio = 0.3: under protocol 'official' .* has splits of its own"),
     "checkpoint": ({"checkpoint": "{tmp}/none"}, "none is not a checkpoint"),
 }
 

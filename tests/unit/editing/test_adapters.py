@@ -219,6 +219,7 @@ def test_trust_takes_back_a_step_and_keeps_a_share_of_one(tiny, facts, start, mo
             trust_enable=True,
             trust_action=action,
             trust_scale=0.25,
+            trust_threshold=0.0,
             lora_stack="batch",
             trust_heldout_samples=2,
         )

@@ -7,7 +7,9 @@ from editkit import figures
 
 MATRIX = pd.DataFrame([[1.0, 0.5], [np.nan, 0.9]], index=[1, 2], columns=[1, 2])
 CURVES = {score: pd.DataFrame({"EMMET, none": [1.0, 0.6]}, index=[0, 1]) for score in ("ES", "PS")}
-STEPS = pd.DataFrame({"run": "EMMET, none", "edits": [8, 16], "perplexity": [np.nan, 20.0], "kl": [np.nan, 0.1]})
+STEPS = pd.DataFrame(
+    {"run": "EMMET, none", "edits": [8, 16], **dict.fromkeys(("kl_text", "kl_prose", "kl_subjects"), [np.nan, 0.1])}
+)
 PAIRS = pd.DataFrame({"run": ["a", "b"], "value": [0.1, 0.0], "low": [0.05, -0.1], "high": [0.2, 0.1]})
 
 
@@ -40,4 +42,4 @@ def test_the_retention_map_is_blank_before_an_edit_and_reads_downwards():
 
 
 def test_what_was_not_measured_is_left_out_of_its_panel():
-    assert [list(line.x) for line in along_the_sequence().data] == [[16], [16], [8, 16]]
+    assert [list(line.x) for line in along_the_sequence().data] == [[16], [16], [16], [8, 16]]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from editkit import evaluate, summarize
+from editkit.language.drift import KINDS
 from editkit.studies import sequences
 from editkit.studies.runs import untouched
 from editkit.studies.sequences import (
@@ -54,7 +55,9 @@ def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, set
     assert list(rows.index) == ["pre", "immediate", "final"]
     assert rows.ES["pre"] == pre["ES"] and rows.NS["pre"] == pre["NS"]
     assert result.steps.measured.tolist() == [False, True, False, True]
-    assert result.steps.perplexity.notna().tolist() == [False, True, False, True]
+    for kind in KINDS:
+        assert result.steps[f"kl_{kind}"].notna().tolist() == [False, True, False, True]
+        assert result.steps[f"perplexity_before_{kind}"].notna().all()
     pairs = set(zip(result.retention.edited_at, result.retention.measured_at, strict=True))
     assert pairs == {(1, 1), (1, 2), (2, 2), (3, 3), (1, 4), (2, 4), (3, 4), (4, 4)}
     assert result.steps.replayed.tolist() == [0, 1, 2, 3] and result.steps.edits.tolist() == [1, 2, 3, 4]
@@ -132,6 +135,10 @@ def test_labels_tell_what_is_unusual(label):
     unusual = {"replay": "buffer", "replay_strategy": "priority", "replay_weight": 2.0, "norm_clamp": 1.5}
     assert label("memit", **unusual) == "MEMIT, buffer r=0.5 priority w=2, norm ≤ 1.5"
     assert label("memit", replay="buffer", replay_max_items=3) == "MEMIT, buffer r=0.5 of 3 fifo"
+    assert label("memit", replay="buffer", replay_base="buffer") == "MEMIT, buffer r=0.5 of all"
+    assert label("alphaedit", replay="none") == "AlphaEdit, none" and label("memit", replay="hold") == "MEMIT, hold"
+    assert label("alphaedit", replay_refresh=True) == "AlphaEdit, hold, keys read again"
+    assert label("memit", replay="hold", replay_refresh=False) == "MEMIT, hold, keys as stored"
     overlay = {"edit_mode": "lora", "lora_rank": 4, "lora_stack": "fixed"}
     assert label("emmet", **overlay) == "EMMET, none, LoRA keys r=4 fixed"
     assert label("emmet", replay="history", trust_enable=True) == "EMMET, history, trust warn"
@@ -193,6 +200,7 @@ def test_a_grid_is_measured_as_often_whatever_the_size_of_its_steps(setting, tin
 
 def test_grids_hold_every_combination_once():
     params = SequenceParams(
+        sequence_methods=["memit"],
         replay_rates=[0.5, 1.0],
         replay_strategies=["random", "recent"],
         replay_weights=[1.0, 2.0],
@@ -207,6 +215,38 @@ def test_grids_hold_every_combination_once():
         {"replay": "none", "norm_clamp": 1.05},
         {"replay": "none", "stop_probability": 0.9},
     ]
+
+
+def test_a_rate_of_zero_is_the_plain_run_and_not_a_second_one(setting):
+    params = SequenceParams(sequence_methods=["memit"], replay_rates=[0.0, 0.1, 0.3, 0.5])
+    assert kinds(params)[1] == {"replay": "buffer", "replay_rate": 0.5}
+    grid = ablation_grid(params)
+    assert [changes["replay_rate"] for changes in grid if changes["replay"] == "buffer"] == [0.1, 0.3, 0.5]
+    one = setting()
+    assert len({identify(one, one.spec("memit", **changes), 1).id for changes in grid}) == len(grid) == 6
+    none = SequenceParams(replay_rates=[0.0])
+    assert [changes["replay"] for changes in kinds(none)] == ["none", "hold", "history"]
+    assert [changes["replay"] for changes in ablation_grid(none)] == ["none", "hold", "history"]
+
+
+def test_weights_vary_only_where_they_act(setting, tiny):
+    params = SequenceParams(sequence_methods=["emmet", "memit"], replay_weights=[0.5, 1.0, 2.0])
+    grid = ablation_grid(params)
+    assert [changes.get("replay_weight", 1.0) for changes in grid] == [1.0] * 4
+    one = setting()
+    for changes in grid:
+        one.spec("emmet", **changes).resolve(one.lm)
+
+
+@pytest.mark.parametrize("method", ["memit", "alphaedit"])
+def test_hold_adds_up_to_one_batch_and_no_replay_does_not(setting, tiny, method):
+    one = setting(lm=tiny(), contexts=(), layers=[1, 2], mom2_n_tokens=100, nullspace_threshold=0.5)
+    mark = one.lm.fingerprint()
+    assert sequences.gap_to_one_batch(one, method, 1, replay="hold") < 1e-4
+    assert sequences.gap_to_one_batch(one, method, 1, replay="none") > 1e-3
+    assert one.lm.fingerprint() == mark
+    with pytest.raises(ValueError, match="3 does not divide"):
+        sequences.gap_to_one_batch(one, method, 3)
 
 
 def test_seeds_have_their_own_facts_and_lie_under_one_another(setting, tiny, facts):
@@ -227,7 +267,7 @@ def test_adapters_are_counted_and_taken_off_at_the_end(setting, tiny, stack, siz
     mark = lm.fingerprint()
     result = run_sequence(one, spec, 1, drift=False)
     assert lm.fingerprint() == mark and not lm.has_adapters
-    assert result.steps.perplexity.isna().all()
+    assert result.steps.perplexity_text.isna().all() and result.steps.kl_prose.isna().all()
     one_rank = 16 + 24  # numbers of a rank-one adapter of one layer
     assert result.steps.parameters.tolist() == [one_rank * size for size in sizes]
     assert (result.scores.parameters == one_rank * sizes[-1]).all()

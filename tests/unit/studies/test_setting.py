@@ -1,6 +1,7 @@
 """The setting of a chapter: whose facts, which prefixes, and what every spec and session gets from it."""
 
 import json
+import warnings
 
 import pytest
 
@@ -13,12 +14,12 @@ from tests.conftest import TEXTS
 
 @pytest.fixture
 def prepare(tiny, full_spec, store, tmp_path, monkeypatch):
-    """Prepare a setting on a tiny model and six facts from a file."""
+    """Prepare a setting on a tiny model, and six facts of the test part and two of the tune part from a file."""
     monkeypatch.setattr("editkit.studies.setting.load_lm", lambda name, **_: tiny(name.removeprefix("tiny-")))
     place = {"src": "Where does {} lie?", "rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"]}
     records = [
         place | {"subject": name, "src": f"Where does {name} lie?", "loc": "who", "loc_ans": "Ada"}
-        for name in ("Rome", "Milan", "Turin", "Bari", "Pisa", "Siena")
+        for name in ("Rome", "Milan", "Turin", "Bari", "Pisa", "Siena", "Genoa", "Naples")
     ]
     (path := tmp_path / "zsre.json").write_text(json.dumps(records))
     (text := tmp_path / "text.txt").write_text("\n\n".join(TEXTS))
@@ -39,13 +40,30 @@ def test_each_seed_draws_facts_in_its_order_and_prefixes_of_its_own(prepare, tin
     path = tmp_path / "zsre.json"
     assert list(setting.draws) == [0, 3] and setting.dataset == "zsre"
     for seed, (facts, heldout, tried) in setting.draws.items():
-        assert facts + heldout == load_facts("zsre", path=path, seed=seed, n=3) and tried == 3
+        assert facts + heldout == load_facts("zsre", path=path, seed=seed, n=3, part="test") and tried == 3
         assert setting.contexts[seed] == sample_contexts(tiny(), 2, 4, seed)
     assert setting.hashes == {seed: data_hash(draw.facts) for seed, draw in setting.draws.items()}
     assert prepare(n_facts=3).draws[3].facts == setting.draws[3].facts + setting.draws[3].heldout
     summary = setting.summary()
     assert summary["facts"].tolist() == [2, 2] and summary["held out"].tolist() == [1, 1]
     assert summary["hash of the facts"].tolist() == [text[:12] for text in setting.hashes.values()]
+
+
+def test_a_setting_of_the_tune_part_has_none_of_the_other(prepare):
+    tune, test = prepare(facts_part="tune", seeds=[1]), prepare(n_facts=6, seeds=[1])
+    assert {fact.subject for fact in tune.draws[1].facts} == {"Rome", "Pisa"}
+    assert not {"Rome", "Pisa"} & {fact.subject for fact in test.draws[1].facts}
+
+
+def test_facts_that_seeds_share_are_counted_and_said(prepare):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apart = prepare(n_facts=1, seeds=(1, 2, 3))
+    assert apart.summary()["shared"].tolist() == [0, 0, 0]
+    with pytest.warns(UserWarning, match="seeds 1, 2 are not independent: [4-8] of their 8 facts .* too few facts"):
+        together = prepare(n_facts=2, heldout=2, seeds=(1, 2))
+    one, other = ({*draw.facts, *draw.heldout} for draw in together.draws.values())
+    assert together.summary()["shared"].tolist() == [len(one & other)] * 2
 
 
 def test_specs_and_sessions_start_from_what_is_common(prepare):
@@ -62,7 +80,7 @@ def test_specs_and_sessions_start_from_what_is_common(prepare):
 
 
 def test_more_facts_than_there_are_is_an_error(prepare, facts, monkeypatch):
-    with pytest.raises(ValueError, match="5 facts and 2 held out are asked for: zsre has 6$"):
+    with pytest.raises(ValueError, match=r"5 facts and 2 held out are asked for: zsre has 6 \(facts_part: test\)$"):
         prepare(n_facts=5, heldout=2)
     # A random model knows none of these; a file's facts are taken whether it knows them or not.
     monkeypatch.setattr("editkit.studies.setting.load_facts", lambda *_, **__: facts)
