@@ -54,7 +54,7 @@ class SequenceParams(Parameters):
     """Bounds of the growth of the edited weights to try, without replay."""
     stop_probabilities: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Probabilities of the new object at which to stop v*, to try without replay."""
-    trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
+    trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Trust below this rolls a step back, in the run that shows it."""
 
 

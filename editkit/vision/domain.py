@@ -13,7 +13,6 @@ from torch import Tensor
 
 from editkit.cache import Store
 from editkit.editing.adapters import AdapterStack
-from editkit.editing.result import LayerUpdate
 from editkit.editing.session import Session
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
@@ -61,9 +60,6 @@ class ImageDomain(ImageReader):
         images, labels = self.variants(items)[:: 1 + self.copies], np.array([item.label for item in items])
         predicted = predict(self.vit, ImageSet(images, labels, np.array([item.index for item in items]))).argmax(1)
         return {"edited images classified as asked": float((predicted == labels).mean())}
-
-    def judge(self, edited: Sequence[Repair], updates: Sequence[LayerUpdate]) -> None:
-        """Accept every step: trust is for text alone."""
 
     def options(self) -> dict[str, Any]:
         """Return nothing: a saved session is given its images anew."""
