@@ -118,7 +118,8 @@ def test_a_trace_has_a_row_an_image_kind_and_layer_and_repeats(tiny_vit, part, c
 def test_the_seed_draws_which_images_are_traced():
     found = {tuple(drawn(40, 4, seed)) for seed in range(30)}
     assert len(found) > 25 and all(list(places) == sorted(set(places)) for places in found)
-    assert {place for places in found for place in places} > set(range(30)), "not the first ones alone"
+    seen = {int(place) for places in found for place in places}
+    assert len(seen) > 30 and min(seen) < 4 and max(seen) > 35, "not the first ones alone"
     assert drawn(3, 9, 0).tolist() == [0, 1, 2] and not len(drawn(0, 4, 0))
 
 
