@@ -1,6 +1,7 @@
 """Ordinary text for the second moment: it stands for what edits should not disturb.
 
-Which text it is decides how methods rank, so every source is drawn from at random over the whole of it, with a seed.
+The first texts of a source can be unlike the rest, and what is read decides how much edits disturb, so every source is
+drawn from at random over the whole of it, with a seed.
 """
 
 import json
