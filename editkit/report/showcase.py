@@ -34,7 +34,7 @@ class Exhibit:
 
 EXHIBITS = {  # by the stem of the parameter file
     "baselines": Exhibit("More and more edits at once", "01_baselines", "scores_by_batch", "scores_by_batch"),
-    "sequence": Exhibit("Edits one batch after another", "02_replay", "retention_history", "retention"),
+    "sequence": Exhibit("Edits one batch after another", "02_replay", "sequence_wear", "wear"),
     "lora": Exhibit("Edits as adapters", "03_lora", "lora_rank_vs_metrics", "lora_rank"),
     "images": Exhibit("Images that are classified wrongly", "04_vit_alphaedit", "repairs", "repairs"),
 }
