@@ -59,6 +59,11 @@ class Fact:
         return self.prompt.replace(SLOT, self.subject)
 
     @property
+    def neighbour_answer(self) -> str:
+        """What is right after the neighbours."""
+        return self.neighbour_target or self.target_true
+
+    @property
     def topic(self) -> tuple[str, str]:
         """What a newer edit replaces: the same subject and relation."""
         return self.subject, self.relation or self.prompt

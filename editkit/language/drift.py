@@ -40,7 +40,7 @@ def sentences(lm: LanguageModel, edited: Sequence[Fact], heldout: Sequence[Fact]
     the beginnings of other statements about the edited subjects.
     """
     subjects = {fact.subject for fact in edited}
-    near = [f"{prompt} {_kept(fact)}" for fact in [*edited, *heldout] for prompt in fact.neighbours]
+    near = [f"{prompt} {fact.neighbour_answer}" for fact in [*edited, *heldout] for prompt in fact.neighbours]
     near += [f"{fact.text} {fact.target_true}" for fact in heldout]
     near = [text for text in near if not any(subject in text for subject in subjects)]
     found = list(dict.fromkeys([*near, *(text for fact in edited for text in fact.generation)]))
@@ -94,7 +94,3 @@ def measure_all(lm: LanguageModel, probes: Mapping[str, TextProbe], measured: bo
         row |= {f"perplexity_before_{kind}": probe.perplexity if probe else nothing}
         row |= {f"perplexity_{kind}": now, f"kl_{kind}": kl}
     return row
-
-
-def _kept(fact: Fact) -> str:
-    return fact.neighbour_target or fact.target_true

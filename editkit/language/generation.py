@@ -43,7 +43,7 @@ def before_and_after(
     finally:
         session.undo(1)
     wanted = [
-        fact.target_new if kind != "neighbourhood" else fact.neighbour_target or fact.target_true
+        fact.target_new if kind != "neighbourhood" else fact.neighbour_answer
         for kind, fact in zip(prompts.kind, (by_id[name] for name in prompts.fact), strict=True)
     ]
     return pd.DataFrame(

@@ -68,7 +68,7 @@ def harmonic(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 def scored_prompts(fact: Fact) -> list[tuple[str, str, list[str]]]:
     """List every prompt of a fact: its kind, its text, and the new and the right object."""
     edited = [fact.target_new, fact.target_true]
-    kept = [fact.target_new, fact.neighbour_target or fact.target_true]
+    kept = [fact.target_new, fact.neighbour_answer]
     return [
         ("rewrite", fact.text, edited),
         *(("paraphrase", prompt, edited) for prompt in fact.paraphrases),
