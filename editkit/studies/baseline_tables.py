@@ -22,7 +22,7 @@ def baseline_scores(prompts: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["method", "batch_size", "moment"]
     tables = [
-        interval(part, where[-1]).rename_axis("score").reset_index().assign(**dict(zip(keys, where, strict=True)))
+        interval(part, where[-1]).reset_index().assign(**dict(zip(keys, where, strict=True)))
         for where, part in prompts.groupby(keys, sort=False)
     ]
     table = pd.concat(tables, ignore_index=True)
@@ -50,7 +50,7 @@ def baseline_differences(prompts: pd.DataFrame) -> pd.DataFrame:
     for size, rows in prompts[prompts.method != UNTOUCHED].groupby("batch_size"):
         parts = dict(list(rows.groupby("method", sort=False)))
         for ours, theirs in itertools.combinations(parts, 2):
-            gap = paired_difference(parts[ours], parts[theirs], "immediate").rename_axis("score").reset_index()
+            gap = paired_difference(parts[ours], parts[theirs], "immediate").reset_index()
             tables.append(gap.assign(batch_size=size, method=ours, reference=theirs))
     columns = ["batch_size", "method", "reference", "score", "value", "low", "high", "p", *SAMPLE]
     empty = pd.DataFrame(columns=columns, dtype=float)  # one method alone
@@ -68,7 +68,7 @@ def baseline_changes(prompts: pd.DataFrame) -> pd.DataFrame:
     for method, rows in edits.groupby("method", sort=False):
         parts = dict(list(rows.groupby("batch_size"))) | {0: before.assign(moment="immediate")}
         for size in dict.fromkeys([0, *sizes[:-1][:1]]):
-            gap = paired_difference(parts[sizes[-1]], parts[size], "immediate").rename_axis("score").reset_index()
+            gap = paired_difference(parts[sizes[-1]], parts[size], "immediate").reset_index()
             tables.append(gap.assign(method=method, reference=size))
     return adjusted(pd.concat(tables, ignore_index=True), "reference", "score")
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.intervals import RESOLVED
+from editkit.studies.runs import CONTROL
 from editkit.studies.tables import over_seeds, written
 
 
@@ -124,7 +125,7 @@ def _winner(best: str, gaps: pd.DataFrame) -> str:
 
 def _control(gaps: pd.DataFrame) -> list[str]:
     """Say what equality makes of MEMIT's layer and weight, where the control was run."""
-    rows = gaps[(gaps.method == "emmet") & (gaps.reference == "memit_control")]
+    rows = gaps[(gaps.method == "emmet") & (gaps.reference == CONTROL)]
     told = [f"{r.score} {_gap(r)}, {'resolved' if r.p_holm < RESOLVED else 'not resolved'}" for r in rows.itertuples()]
     return [f"EMMET's equality, against MEMIT at the same layer and weight: {'; '.join(told)}."] if told else []
 

@@ -217,4 +217,5 @@ def _table(facts: pd.DataFrame, scores: np.ndarray, groupings: list[np.ndarray],
         del found["p"]
     counts = facts.notna().sum().to_numpy()
     about = {"n": [*counts, counts.min()], "seeds": facts.index.get_level_values("seed").nunique()}
-    return pd.DataFrame(found | about | {"clusters": min(groups.max() + 1 for groups in groupings)}, index=NAMES)
+    clusters = min(groups.max() + 1 for groups in groupings)
+    return pd.DataFrame(found | about | {"clusters": clusters}, pd.Index(NAMES, name="score"))

@@ -68,7 +68,7 @@ def lora_curves(prompts: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
         for (fit, rank), part in frame.groupby(["fit", "rank"], sort=False, dropna=False)
     ]
     curves.append(interval(prompts[prompts.fit == "raw"], "pre").assign(fit=UNTOUCHED, rank=np.nan))
-    return pd.concat(curves).rename_axis("score").reset_index().astype({"rank": float})
+    return pd.concat(curves).reset_index().astype({"rank": float})
 
 
 def lora_gaps(prompts: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def lora_gaps(prompts: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
         fit, other = ("keys", parts["keys", rank]) if ("keys", rank) in parts else ("exact", *whole)
         pairs.append((rank, "finetuning", part, fit, other))
     gaps = [
-        paired_difference(ours, theirs).rename_axis("score").reset_index().assign(rank=int(rank), fit=fit, reference=of)
+        paired_difference(ours, theirs).reset_index().assign(rank=int(rank), fit=fit, reference=of)
         for rank, fit, ours, of, theirs in pairs
     ]
     columns = ["score", "value", "low", "high", "p", *SAMPLE, "rank", "fit", "reference"]

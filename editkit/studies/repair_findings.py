@@ -5,9 +5,8 @@ from typing import Any
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
-
-LEVEL = 0.05  # of p, below which a comparison counts as resolved
-REFERENCE = "the last three"  # layers that others are tested against
+from editkit.studies.intervals import RESOLVED
+from editkit.studies.repair_tables import DEFAULT_PLACE
 
 
 def vision_findings(
@@ -52,7 +51,7 @@ def _repaired(row: dict[str, Any], mean: pd.Series, low: pd.Series) -> str:
         f"of {row['test_images']} held-out images {row['test_fixed']} are newly right, {row['test_broken']} newly wrong"
     )
     better = "a gain" if row["test_fixed"] > row["test_broken"] else "a loss"
-    verdict = better if row["p_holm"] < LEVEL else "not resolved: no difference from no edit can be claimed"
+    verdict = better if row["p_holm"] < RESOLVED else "not resolved: no difference from no edit can be claimed"
     return (
         f"{label(row['method'])} fixes {share('fixed', 0)} and gets {mean.generality:.0%} of their augmented copies "
         f"right; of the correct predictions it keeps {share('kept', 1)} on validation and {share('test_kept', 1)} on "
@@ -78,8 +77,10 @@ def _places(places: pd.DataFrame) -> list[str]:
             for r in rows.itertuples()
         )
         tested = rows[rows.p_holm.notna()]
-        sure = [f"{r.chosen} (p = {r.p_holm:.2g})" for r in tested[tested.p_holm < LEVEL].itertuples()]
-        verdict = f"other than in {REFERENCE}: {', '.join(sure)}" if sure else f"not resolved against {REFERENCE}"
+        sure = [f"{r.chosen} (p = {r.p_holm:.2g})" for r in tested[tested.p_holm < RESOLVED].itertuples()]
+        verdict = (
+            f"other than in {DEFAULT_PLACE}: {', '.join(sure)}" if sure else f"not resolved against {DEFAULT_PLACE}"
+        )
         least = "" if sure or tested.empty else f" (smallest p = {tested.p_holm.min():.2g})"
         sentences.append(
             f"Where to edit (first seed), {label(str(method))}: {listed}. On held-out images, {verdict}{least}."

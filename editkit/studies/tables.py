@@ -94,7 +94,7 @@ def differences(prompts: pd.DataFrame) -> pd.DataFrame:
     for _, rows in prompts.groupby("method", sort=False):
         (reference,), *others = _by_run(rows)
         for (part,) in others:
-            gap = paired_difference(part, reference).rename_axis("score").reset_index()
+            gap = paired_difference(part, reference).reset_index()
             tables.append(gap.assign(**_named(part, "method", "run")))
     return adjusted(pd.concat(tables, ignore_index=True))
 
