@@ -78,7 +78,7 @@ class Editor:
             spent["keys"] += time.perf_counter() - start
             start = time.perf_counter()
             W = self.weights.weight(layer).double()
-            keys[layer], values[layer], asked = K[:, :n], (W @ K + R)[:, :n], R[:, :n].norm(dim=0).tolist()
+            keys[layer], values[layer] = K[:, :n], (W @ K + R)[:, :n]
             past = None if refreshed else memory.past(layer, replayed)
             if past:
                 F, X = past
@@ -92,6 +92,7 @@ class Editor:
             updates.append(self._describe(layer, update, W, n, count, count if past and index else 0))
         memory.use(replayed)
         _warn_of_condition(updates)
+        asked = R[:, :n].norm(dim=0).tolist()  # of the last layer
         records = [
             EditRecord(
                 item, V[:, i], {a: keys[a][:, i] for a in layers}, {a: values[a][:, i] for a in layers}, size, size
