@@ -1,6 +1,6 @@
 """What a session asks of the kind of thing it edits: facts in a language model, images in a Vision Transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -43,6 +43,15 @@ class Domain(Protocol):
 
     def judge(self, items: Sequence[Item], updates: Sequence[LayerUpdate]) -> TrustDecision:
         """Decide on the step that was watched and wrote ``updates``, or a share of them, for ``items``."""
+
+    def promises(self, items: Sequence[Item]) -> Callable[[], dict[str, float]]:
+        """Look at the model as it stands, which is the untouched one, on data for tuning.
+
+        Args:
+            items: all edits so far, the new ones among them.
+
+        Returns a function that measures what share of each promised thing stays with the model as it stands then.
+        """
 
     def options(self) -> dict[str, Any]:
         """Return the JSON-able arguments that a saved session needs besides spec and items to be made again."""

@@ -53,13 +53,14 @@ class Editor:
         }
         self._last = weights.weight(spec.layers[-1]).double()
 
-    def write(self, items: list[Item], V: Tensor, memory: Memory) -> Written:
+    def write(self, items: list[Item], V: Tensor, memory: Memory, weight: float = 0.0) -> Written:
         """Write one batch into the weights.
 
         Args:
             items: the new edits.
             V: their targets, (d, n).
             memory: earlier edits that may take part; only their priorities and counts of use change.
+            weight: on what is kept, beyond the method's own, see :mod:`editkit.editing.budget`.
 
         Raises ``FloatingPointError`` for an update that is not finite; the layers before it are written by then.
         """
@@ -85,7 +86,7 @@ class Editor:
                 K, R = torch.cat([K, F], dim=1), torch.cat([R, X - W @ F], dim=1)
             if self.spec.replay == "hold":
                 R[:, n:] = 0.0
-            update = self._solve_and_write(layer, K, R, n)
+            update = self._solve_and_write(layer, K, R, n, weight)
             spent["solve"] += time.perf_counter() - start
             count = memory.taking_part(replayed)
             # No edit moves what comes into the first edited layer: keys stored there are never stale.
@@ -101,12 +102,12 @@ class Editor:
         ]
         return Written(updates, records, spent["keys"], spent["solve"])
 
-    def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int) -> Update:
+    def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int, weight: float) -> Update:
         """Solve for keys and residuals, their first ``new`` columns being new edits; returns the update as written."""
         precision = self._precision(layer)
         slack = self.method.slack(K, precision, self.spec)
         slacks = torch.full((K.shape[1],), slack / self.spec.replay_weight, dtype=K.dtype, device=K.device)
-        slacks[:new] = slack
+        slacks[:new] = slack + (weight * solvers.mean_eigenvalue(K[:, :new], precision) if weight else 0.0)
         update = solvers.solve(K, R, precision, slacks)
         if update.ridge or update.cost_ridge:
             warnings.warn(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
+from editkit.editing.budget import Budget
 from editkit.editing.replay import Item
 from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision
@@ -32,10 +33,11 @@ class EditResult:
 
     items: list[Item]
     adapter: str  # the name it was written to; empty for raw edits, and where there was nothing to write
-    updates: list[LayerUpdate]  # as written; none where the step was rolled back
+    updates: list[LayerUpdate]  # as written; none where the step was rolled back, or broke a budget
     targets: Targets
     old_residual: float  # what earlier edits miss at the last layer, of what they asked for; nan without memory
     trust: TrustDecision | None
+    budget: Budget | None  # where something was promised
     seconds: dict[str, float]  # targets, keys, solve, total
     peak_memory_mb: float  # of the process on a CPU, of the allocator on a GPU
 

@@ -2,15 +2,16 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from editkit.editing.adapters import AdapterStack
+from editkit.editing.budget import Budget, spend
 from editkit.editing.domain import Domain
-from editkit.editing.editor import Editor
+from editkit.editing.editor import Editor, Written
 from editkit.editing.journal import Journal, part_of, read_edits, read_state
 from editkit.editing.replay import Item, Memory, make_memory
 from editkit.editing.result import EditResult, LayerUpdate
@@ -66,7 +67,8 @@ class Session:
         Targets are optimised on the model as it stands when the call is made, or with
         ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
-        were. A step below the trust threshold is undone, scaled down or warned about, see
+        were. With budgets a step is written under the smallest weight that holds them, see
+        :attr:`EditResult.budget`. A step below the trust threshold is undone, scaled down or warned about, see
         :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch, and ``RuntimeError`` where replay
         would edit in again what was taken out of :attr:`adapters` by hand.
         """
@@ -85,9 +87,14 @@ class Session:
         try:
             if self.spec.trust_enable:
                 self.domain.watch(self._journal.edited())
-            written = [editor.write([items[i] for i in g], targets.values[:, g], self.memory) for g in groups]
+
+            def write(weight: float) -> list[Written]:
+                made = (([items[i] for i in g], targets.values[:, g]) for g in groups)
+                return [editor.write(*batch, self.memory, weight) for batch in made]
+
+            written, budget = self._written(items, write, before, memory)
             updates = [update for group in written for update in group.updates]
-            trust, updates = self._judged(items, updates, before)
+            trust, updates = self._judged(items, updates, before) if updates else (None, [])
         except BaseException:
             self._put_back(before, memory)
             raise
@@ -100,7 +107,8 @@ class Session:
         seconds = {"targets": targets.seconds, "keys": sum(w.keys_seconds for w in written)}
         seconds |= {"solve": sum(w.solve_seconds for w in written), "total": time.perf_counter() - start}
         peak = peak_mb(self.model.device)
-        result = EditResult(items, self._weights.written_to, updates, targets, old_residual, trust, seconds, peak)
+        name = self._weights.written_to
+        result = EditResult(items, name, updates, targets, old_residual, trust, budget, seconds, peak)
         self.results.append(result)
         return result
 
@@ -240,6 +248,30 @@ class Session:
         if trust.action != "accept":
             warnings.warn(str(trust), stacklevel=3)
         return trust, [] if trust.action == "rollback" else updates
+
+    def _written(
+        self, items: list[Item], write: Callable[[float], list[Written]], before: State, memory: Memory
+    ) -> tuple[list[Written], Budget | None]:
+        """Write a step, under the smallest weight on what is kept that holds the spec's promises, if it makes any.
+
+        Where none does, nothing is written, with a warning.
+        """
+        if not (promised := self.spec.promised):
+            return write(0.0), None
+        with self._journal.untouched():
+            kept = self.domain.promises([*self._journal.edited(), *items])
+
+        def attempt(weight: float) -> dict[str, float]:
+            self._put_back(before, memory.copy())
+            write(weight)
+            return kept()
+
+        budget = spend(promised, attempt)
+        self._put_back(before, memory.copy())
+        if not budget.holds:
+            warnings.warn(f"{budget}, not even under the largest weight; earlier edits have spent it", stacklevel=4)
+            return [], budget
+        return write(budget.weight), budget
 
     def _put_back(self, weights: State, memory: Memory) -> None:
         self._weights.put(weights)

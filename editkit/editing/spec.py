@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field
 
 from editkit.config import Count
+from editkit.editing.budget import BudgetSpec
 from editkit.editing.lowrank import LoraSpec
 from editkit.editing.moments import KEYS_PER_DIMENSION, MomentSpec
 from editkit.editing.replay import ReplaySpec
@@ -20,11 +21,11 @@ from editkit.models import EditableModel
 LAST_LAYERS = 3  # edited where neither user nor tracing chooses layers, in models without defaults of their own
 
 
-class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
+class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
     """What an edit is: a method and its hyperparameters, named as in the literature.
 
     A hyperparameter left out takes the model's default, see ``editkit/hparams/*.yaml`` and
-    :meth:`resolve`; a resolved spec has every value set.
+    :meth:`resolve`; a resolved spec has every value set but the budgets that nobody asked for.
     """
 
     method: MethodName
@@ -53,6 +54,7 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
             "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
+            "stop_margin": math.inf,
             "replay": METHODS[self.method].replay,
         }
         if model.kind:
@@ -60,7 +62,7 @@ class EditSpec(TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSp
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         values = chosen | self.model_dump(exclude_none=True)
         spec = type(self)(**{"replay_refresh": refreshes(self.method, values["replay"]), **values})
-        if missing := [name for name, value in spec if value is None]:
+        if missing := [name for name, value in spec if value is None and name not in BudgetSpec.model_fields]:
             raise ValueError(
                 f"no default {', '.join(missing)} for model {model_name!r}: "
                 f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"

@@ -46,6 +46,8 @@ class TargetSpec(Parameters):
     """Precision of the target optimisation: exact, the model's own; fast, bfloat16 in attention and MLP if faster."""
     stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
     """Probability of the new object at which a target is finished (1, exact mode's default, never stops)."""
+    stop_margin: Annotated[float, Field(ge=0)] | None = None
+    """Logits by which an image's class must lead every other one for its target to be finished; inf never stops."""
     target_batch: Annotated[int, Field(ge=0)] = 0
     """Number of suffix tokens optimised together; 0 chooses by the free memory. It is halved where memory runs out."""
 
@@ -61,6 +63,14 @@ class Targets(NamedTuple):
     seconds: float  # duration of the optimisation, for cached targets of the one that computed them
 
 
+class Losses(NamedTuple):
+    """What a shift does to each edit of a batch, (n,) each."""
+
+    nll: Tensor  # −log P of what is wanted
+    drift: Tensor  # of what is not to change
+    lead: Tensor | None = None  # logits by which what is wanted leads everything else, where stop_margin asks for it
+
+
 class Batch(Protocol):
     """What is needed to compute the losses of a batch of edits."""
 
@@ -73,7 +83,7 @@ B = TypeVar("B", bound=Batch)
 
 def optimise_shift(
     batch: B,
-    losses: Callable[[B, Tensor], tuple[Tensor, Tensor]],
+    losses: Callable[[B, Tensor], Losses],
     size: Tensor,
     dim: int,
     spec: TargetSpec,
@@ -82,10 +92,11 @@ def optimise_shift(
     """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.
 
     This is the loss of ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16). An edit leaves the batch
-    when its loss is below ``early_stop_loss`` or its probability has reached ``stop_probability``.
+    when its loss is below ``early_stop_loss``, its probability has reached ``stop_probability``, or its lead
+    ``stop_margin``.
 
     Args:
-        losses: gives −log P of what is wanted and the drift of what is not, (m,) each, under shifts δ (m, dim).
+        losses: of some edits under shifts δ (m, dim).
         size: ‖h‖ of each edit, (n,).
         report: receives a line of progress at each step.
 
@@ -102,7 +113,7 @@ def optimise_shift(
     active = torch.arange(len(size), device=device)  # edits still in the batch
     for step in range(steps):
         report(f"step {step + 1} of {steps}, batch of {len(active)}")
-        nll, drift = losses(batch, delta[active])
+        nll, drift, lead = losses(batch, delta[active])
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
         loss = nll + spec.kl_factor * drift + decay  # (active,)
         if not torch.isfinite(loss).all():
@@ -112,6 +123,8 @@ def optimise_shift(
         probability[active.cpu()] = now.cpu()
         final[active] = delta.detach()[active]
         going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
+        if lead is not None:
+            going &= lead.detach() < spec.stop_margin
         if step == steps - 1 or not going.any():
             break
         if not going.all():

@@ -1,6 +1,7 @@
 """The domain of facts: what a session needs to edit them into a language model."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from editkit.language.drift import PROBE_TOKENS
 from editkit.language.keys import edit_keys, hidden_states, sample_contexts
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.moments import second_moments
+from editkit.language.promises import PROSE_TOKENS, watch
 from editkit.language.targets import optimise_targets
 from editkit.language.texts import load_texts, other_prose
 from editkit.language.trust import TrustMonitor
@@ -31,6 +33,9 @@ class FactDomain:
         texts: ordinary text for the second moment; samples of the model where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
         heldout: facts that are never edited; the trust score watches them and their neighbours.
+        tune: facts of the part for tuning, on whose neighbours the promise of ``neighbour_budget`` is held.
+
+    Raises ``ValueError`` for what only images have, and for a promise about neighbours without ``tune``.
     """
 
     item = Fact
@@ -43,9 +48,19 @@ class FactDomain:
         texts: Sequence[str] | None,
         contexts: Sequence[str] | None,
         heldout: Sequence[Fact],
+        tune: Sequence[Fact],
         store: Store,
         progress: bool,
     ):
+        if spec.kept_budget is not None or spec.stop_margin != math.inf:
+            raise ValueError(
+                f"kept_budget = {spec.kept_budget}, stop_margin = {spec.stop_margin:g}: these are for images; facts have "
+                "neighbour_budget, text_budget and stop_probability"
+            )
+        if spec.neighbour_budget is not None and not tune:
+            raise ValueError(f"neighbour_budget = {spec.neighbour_budget:g}: give tune, facts of the part for tuning")
+        self.tune = tune
+        self._prose: Sequence[str] = ()
         self.lm, self.spec, self.texts, self.contexts, self.heldout = lm, spec, texts, contexts, heldout
         self.store, self.progress = store, progress
         self._trust: TrustMonitor | None = None
@@ -62,6 +77,8 @@ class FactDomain:
             enough = spec.trust_heldout_samples * PROBE_TOKENS
             prose = other_prose(texts, lm=lm, n_tokens=enough, store=self.store)
             self._trust = TrustMonitor(lm, prose, self.heldout, spec)
+        if spec.text_budget is not None:
+            self._prose = other_prose(texts, lm=lm, n_tokens=PROSE_TOKENS, store=self.store)
         return costs
 
     def keys(self, items: Sequence[Fact], layer: int) -> Tensor:
@@ -82,6 +99,9 @@ class FactDomain:
     def judge(self, items: Sequence[Fact], updates: Sequence[LayerUpdate]) -> TrustDecision:
         return self._trust.judge(self.lm, items, updates)
 
+    def promises(self, items: Sequence[Fact]) -> Callable[[], dict[str, float]]:
+        return watch(self.lm, self.spec, items, self.tune, self._prose)
+
     def options(self) -> dict[str, Any]:
         return {"contexts": list(self.contexts or ())}
 
@@ -96,7 +116,7 @@ class EditSession(Session):
     Args:
         lm: the model, whose weights the edits change.
         spec: method and hyperparameters; the model's defaults fill in what it leaves out.
-        texts, contexts, heldout: as in :class:`FactDomain`.
+        texts, contexts, heldout, tune: as in :class:`FactDomain`.
         store: where second moments and targets are cached.
         adapters: as in :class:`editkit.editing.session.Session`.
     """
@@ -109,11 +129,12 @@ class EditSession(Session):
         texts: Sequence[str] | None = None,
         contexts: Sequence[str] | None = None,
         heldout: Sequence[Fact] = (),
+        tune: Sequence[Fact] = (),
         store: Store | None = None,
         progress: bool = True,
         adapters: AdapterStack | None = None,
     ):
         spec = spec.resolve(lm)
-        about = {"texts": texts, "contexts": contexts, "heldout": heldout}
+        about = {"texts": texts, "contexts": contexts, "heldout": heldout, "tune": tune}
         domain = FactDomain(lm, spec, **about, store=store or Store(), progress=progress)
         super().__init__(lm, spec, domain, adapters=adapters)

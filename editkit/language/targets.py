@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, entry_key
-from editkit.editing.targets import DECISIVE, Targets, optimise_shift
+from editkit.editing.targets import DECISIVE, Losses, Targets, optimise_shift
 from editkit.facts.fact import Fact
 from editkit.language.forward.precision import bfloat16_blocks, choose_precision
 from editkit.language.forward.prefix import PADDING, Prefix, buckets, pad
@@ -220,12 +220,12 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: C
     return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, report)
 
 
-def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> Losses:
     """Compute −log P(new object), and KL(with δ ‖ without δ) at the KL position, (n,) each."""
     nll, essence = _forward(lm, batch, delta, spec)
     if batch.reference is None:
         batch.reference = essence.detach()
-    return nll, (essence.exp() * (essence - batch.reference)).sum(1)
+    return Losses(nll, (essence.exp() * (essence - batch.reference)).sum(1))
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor]:

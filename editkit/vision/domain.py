@@ -5,7 +5,7 @@ stream under which the true class wins. ``C`` is the second moment of the keys o
 correctly, whose outputs shall stay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
 from editkit.models import VisionModel
 from editkit.vision.data import ImageSet
-from editkit.vision.forward import predict
+from editkit.vision.forward import Panel, predict
 from editkit.vision.keys import ImageReader, Repair
 from editkit.vision.moments import kept_moments
 from editkit.vision.targets import optimise_targets
@@ -31,19 +31,32 @@ class ImageDomain(ImageReader):
         spec: resolved, and checked by :func:`check_spec`.
         images: among which repairs find their images.
         kept: images classified correctly, whose outputs shall stay.
+        tune: images on which the promise of ``kept_budget`` is held; held-out ones and edited ones are refused.
 
-    Raises ``ValueError`` for held-out images, and where no image is kept.
+    Raises ``ValueError`` for held-out images, where no image is kept, and for a promise without right ``tune`` images.
     """
 
     item = Repair
 
     def __init__(
-        self, vit: VisionModel, spec: EditSpec, images: ImageSet, kept: ImageSet, store: Store | None, progress: bool
+        self,
+        vit: VisionModel,
+        spec: EditSpec,
+        *,
+        images: ImageSet,
+        kept: ImageSet,
+        tune: ImageSet | None,
+        store: Store | None,
+        progress: bool,
     ):
         super().__init__(vit, images, spec.n_contexts, spec.seed)
         if not len(kept.require_open("keeping what is right")):
             raise ValueError("kept holds no image: without one classified correctly there is nothing to keep")
+        if spec.kept_budget is not None and tune is None:
+            raise ValueError(f"kept_budget = {spec.kept_budget:g}: give tune, images on which the promise is held")
         self.spec, self.kept, self.store, self.progress = spec, kept, store, progress
+        self._tune = tune and tune.require_open("holding a promise")
+        self._promised: Panel | None = None
 
     def costs(self) -> dict[int, Tensor]:
         """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
@@ -61,6 +74,18 @@ class ImageDomain(ImageReader):
         predicted = predict(self.vit, ImageSet(images, labels, np.array([item.index for item in items]))).argmax(1)
         return {"edited images classified as asked": float((predicted == labels).mean())}
 
+    def promises(self, items: Sequence[Repair]) -> Callable[[], dict[str, float]]:
+        """Return a measurement of the share of the right predictions on the tune images that stay right."""
+        panel = self._promised = self._promised or self._right()
+        return lambda: {"kept": float((panel.predict(self.spec.layers[0]).argmax(1) == panel.part.labels).mean())}
+
+    def _right(self) -> Panel:
+        """Find the tune images that the model classifies correctly before the first edit."""
+        right = predict(self.vit, self._tune).argmax(1) == self._tune.labels
+        if not right.any():
+            raise ValueError(f"kept_budget: the model is right on none of {len(right)} tune images: nothing to keep")
+        return Panel(self.vit, self._tune.select(right), self.spec.layers[0])
+
     def options(self) -> dict[str, Any]:
         """Return nothing: a saved session is given its images anew."""
         return {}
@@ -75,7 +100,7 @@ class RepairSession(Session):
 
     Args:
         spec: as for facts; what only text has is refused (:func:`check_spec`).
-        images, kept, store, progress: see :class:`ImageDomain`.
+        images, kept, tune, store, progress: see :class:`ImageDomain`.
         adapters: see :class:`editkit.editing.session.Session`.
     """
 
@@ -86,17 +111,20 @@ class RepairSession(Session):
         *,
         images: ImageSet,
         kept: ImageSet,
+        tune: ImageSet | None = None,
         store: Store | None = None,
         progress: bool = True,
         adapters: AdapterStack | None = None,
     ):
         spec = spec.resolve(vit)
         check_spec(spec)
-        super().__init__(vit, spec, ImageDomain(vit, spec, images, kept, store, progress), adapters=adapters)
+        given = {"images": images, "kept": kept, "tune": tune, "store": store, "progress": progress}
+        super().__init__(vit, spec, ImageDomain(vit, spec, **given), adapters=adapters)
 
 
 def check_spec(spec: EditSpec) -> None:
     """Raise ``ValueError`` where a resolved spec asks for what only text has."""
-    for name, only in {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}.items():
-        if (value := getattr(spec, name)) != only:
-            raise ValueError(f"{name} = {value!r}: must be {only!r} for images")
+    only = {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}
+    for name, value in (only | {"neighbour_budget": None, "text_budget": None}).items():
+        if (found := getattr(spec, name)) != value:
+            raise ValueError(f"{name} = {found!r}: must be {value!r} for images")

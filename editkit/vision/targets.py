@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.editing.targets import Targets, TargetSpec, optimise_shift
+from editkit.editing.targets import Losses, Targets, TargetSpec, optimise_shift
 from editkit.models import VisionModel
 from editkit.models.hooks import run_from
 from editkit.vision.forward import BATCH
@@ -64,13 +64,20 @@ class _Batch:
         return replace(self, states=self.states[rows], labels=self.labels[rows])
 
 
-def _losses(batch: _Batch, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute −log P(class), averaged over an image and its copies, and no drift; (n,) each."""
+def _losses(batch: _Batch, delta: Tensor) -> Losses:
+    """Compute −log P(class), averaged over an image and its copies, no drift, and the smallest lead among these."""
     vit, (n, variants) = batch.vit, batch.states.shape[:2]
     cls = batch.states[:, :, :1] + delta[:, None, None].to(batch.states)
     hidden = torch.cat([cls, batch.states[:, :, 1:]], dim=2).flatten(0, 1)  # (n · variants, positions, d)
     blank = torch.zeros(n * variants, 3, vit.image_size, vit.image_size, dtype=hidden.dtype, device=vit.device)
     with run_from(vit, batch.start, hidden, until=batch.until):
         logits = vit.forward(blank)
-    nll = cross_entropy(logits, batch.labels.repeat_interleave(variants), reduction="none").view(n, variants).mean(1)
-    return nll, torch.zeros_like(nll)
+    labels = batch.labels.repeat_interleave(variants)
+    nll = cross_entropy(logits, labels, reduction="none").view(n, variants).mean(1)
+    return Losses(nll, torch.zeros_like(nll), lead(logits, labels).view(n, variants).amin(1))
+
+
+def lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute by how much the logit (m, classes) of each row's label leads the largest other one, (m,)."""
+    own = logits.gather(1, labels[:, None])
+    return (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
