@@ -22,7 +22,7 @@ def report(arguments: argparse.Namespace) -> int:
 def vit(arguments: argparse.Namespace) -> int:
     """Run a stage of a repair study into a folder of its own."""
     from editkit.report import stages
-    from editkit.studies.repairs import RepairSpec
+    from editkit.studies.repair_spec import RepairSpec
 
     spec = RepairSpec.from_texts({n: v for n, v in vars(arguments).items() if n in RepairSpec.model_fields})
     name = arguments.run_name or f"vit-{Path(spec.data).stem}"
@@ -51,7 +51,7 @@ def add_options(command: argparse.ArgumentParser, model: type[Parameters]) -> No
 def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
     from editkit.report.stages import STAGES
-    from editkit.studies.repairs import RepairSpec
+    from editkit.studies.repair_spec import RepairSpec
 
     top = argparse.ArgumentParser(prog="python -m editkit", description="Model editing, measured.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -122,6 +122,10 @@ CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),
     "memit_control": Look("MEMIT at EMMET's layer and weight", "#F0E442", "square"),
     "finetuning": Look("fine-tuning", "#E69F00", "circle"),
+    "finetuning_l2": Look("fine-tuning, L2", "#A6761D", "square"),
+    "finetuning_ewc": Look("fine-tuning, EWC", "#7570B3", "diamond"),
+    "rehearsal": Look("fine-tuning with kept images", "#66A61E", "triangle-up"),
+    "retraining": Look("training anew with them", "#B22222", "x"),
     "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
     "head_closed": Look("head, closed form", "#000000", "circle"),
 }

@@ -15,7 +15,7 @@ from pydantic import Field
 from editkit.config import Parameters
 
 SMALLEST, LARGEST = 1e-3, 1e4  # weights between which one is searched for
-HALVINGS = 10  # of the logarithm of that range: the weight is then known to 2 %
+HALVINGS = 8  # of the logarithm of that range: the weight is then known to 7 %
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -26,7 +26,7 @@ class BudgetSpec(Parameters):
     kept_budget: Share | None = None
     """Share of an image classifier's right predictions on images for tuning that must stay right after an edit."""
     neighbour_budget: Share | None = None
-    """Share of the neighbourhood success (NS) before the first edit that must stay, on neighbours of facts for tuning."""
+    """Share of the neighbourhood success (NS) before the first edit that must stay, on facts for tuning."""
     text_budget: Share | None = None
     """Share of a language model's probability of a token of prose (1 / perplexity) that must stay after an edit."""
 

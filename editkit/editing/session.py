@@ -99,7 +99,7 @@ class Session:
             self._put_back(before, memory)
             raise
         if not updates:
-            self._put_back(before, memory)
+            self._put_back(before, memory.copy())
         old_residual = editor.old_residual(self.memory)
         if updates:
             self.memory.add([record for group in written for record in group.records])
@@ -258,8 +258,9 @@ class Session:
         """
         if not (promised := self.spec.promised):
             return write(0.0), None
+        edited = [*self._journal.edited(), *items]  # listed while adapters are switched on
         with self._journal.untouched():
-            kept = self.domain.promises([*self._journal.edited(), *items])
+            kept = self.domain.promises(edited)
 
         def attempt(weight: float) -> dict[str, float]:
             self._put_back(before, memory.copy())

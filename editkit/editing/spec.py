@@ -18,7 +18,8 @@ from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
 from editkit.models import EditableModel
 
-LAST_LAYERS = 3  # edited where neither user nor tracing chooses layers, in models without defaults of their own
+LAST_LAYERS = 3  # edited by a study that is given no layers and does not choose any
+DEPTH = (2, 3)  # two thirds: where a Vision Transformer's one layer lies that is edited by default and keeps most
 
 
 class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
@@ -58,7 +59,7 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
             "replay": METHODS[self.method].replay,
         }
         if model.kind:
-            chosen["layers"] = list(range(max(0, n_layers - LAST_LAYERS), n_layers))
+            chosen["layers"] = [DEPTH[0] * n_layers // DEPTH[1]]
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         values = chosen | self.model_dump(exclude_none=True)
         spec = type(self)(**{"replay_refresh": refreshes(self.method, values["replay"]), **values})

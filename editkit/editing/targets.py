@@ -21,6 +21,7 @@ DECISIVE = (  # fields of a spec that a target depends on
     "kl_factor",
     "early_stop_loss",
     "stop_probability",
+    "stop_margin",
     "v_loss_layer",
 )
 

@@ -1,6 +1,7 @@
 """Figures of the report: a tidy frame in, a plotly figure out. Nothing here reads files or draws by itself."""
 
 from editkit.figures.baselines import loss_curves, score_bars, scores_by_batch, seconds_bars
+from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
 from editkit.figures.images import (
     confusion_maps,
     gallery,
@@ -20,13 +21,17 @@ __all__ = [
     "INSTALL_BROWSER",
     "WIDTH",
     "along_the_sequence",
+    "common_direction",
     "confusion_maps",
     "differences",
+    "edits_at_budget",
     "find_browser",
     "forgetting_curves",
+    "frontier_curves",
     "gallery",
     "growth",
     "layer_importance_bars",
+    "layer_sweep",
     "leakage_curves",
     "lora_rank_vs_metrics",
     "loss_curves",

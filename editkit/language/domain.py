@@ -32,10 +32,10 @@ class FactDomain:
         spec: a resolved spec.
         texts: ordinary text for the second moment; samples of the model where not given.
         contexts: context prefixes; sampled from the model with ``spec.seed`` where not given.
-        heldout: facts that are never edited; the trust score watches them and their neighbours.
-        tune: facts of the part for tuning, on whose neighbours the promise of ``neighbour_budget`` is held.
+        heldout: facts that are never edited: the trust score watches them and their neighbours, and the promise of
+            ``neighbour_budget`` is held on their neighbours, for which they should be of the part for tuning.
 
-    Raises ``ValueError`` for what only images have, and for a promise about neighbours without ``tune``.
+    Raises ``ValueError`` for what only images have, and for a promise about neighbours without ``heldout``.
     """
 
     item = Fact
@@ -48,18 +48,16 @@ class FactDomain:
         texts: Sequence[str] | None,
         contexts: Sequence[str] | None,
         heldout: Sequence[Fact],
-        tune: Sequence[Fact],
         store: Store,
         progress: bool,
     ):
         if spec.kept_budget is not None or spec.stop_margin != math.inf:
             raise ValueError(
-                f"kept_budget = {spec.kept_budget}, stop_margin = {spec.stop_margin:g}: these are for images; facts have "
-                "neighbour_budget, text_budget and stop_probability"
+                f"kept_budget = {spec.kept_budget}, stop_margin = {spec.stop_margin:g}: these are for images; "
+                "facts have neighbour_budget, text_budget and stop_probability"
             )
-        if spec.neighbour_budget is not None and not tune:
-            raise ValueError(f"neighbour_budget = {spec.neighbour_budget:g}: give tune, facts of the part for tuning")
-        self.tune = tune
+        if spec.neighbour_budget is not None and not heldout:
+            raise ValueError(f"neighbour_budget = {spec.neighbour_budget:g}: give heldout facts, of the tune part")
         self._prose: Sequence[str] = ()
         self.lm, self.spec, self.texts, self.contexts, self.heldout = lm, spec, texts, contexts, heldout
         self.store, self.progress = store, progress
@@ -100,7 +98,7 @@ class FactDomain:
         return self._trust.judge(self.lm, items, updates)
 
     def promises(self, items: Sequence[Fact]) -> Callable[[], dict[str, float]]:
-        return watch(self.lm, self.spec, items, self.tune, self._prose)
+        return watch(self.lm, self.spec, items, self.heldout, self._prose)
 
     def options(self) -> dict[str, Any]:
         return {"contexts": list(self.contexts or ())}
@@ -116,7 +114,7 @@ class EditSession(Session):
     Args:
         lm: the model, whose weights the edits change.
         spec: method and hyperparameters; the model's defaults fill in what it leaves out.
-        texts, contexts, heldout, tune: as in :class:`FactDomain`.
+        texts, contexts, heldout: as in :class:`FactDomain`.
         store: where second moments and targets are cached.
         adapters: as in :class:`editkit.editing.session.Session`.
     """
@@ -129,12 +127,11 @@ class EditSession(Session):
         texts: Sequence[str] | None = None,
         contexts: Sequence[str] | None = None,
         heldout: Sequence[Fact] = (),
-        tune: Sequence[Fact] = (),
         store: Store | None = None,
         progress: bool = True,
         adapters: AdapterStack | None = None,
     ):
         spec = spec.resolve(lm)
-        about = {"texts": texts, "contexts": contexts, "heldout": heldout, "tune": tune}
+        about = {"texts": texts, "contexts": contexts, "heldout": heldout}
         domain = FactDomain(lm, spec, **about, store=store or Store(), progress=progress)
         super().__init__(lm, spec, domain, adapters=adapters)

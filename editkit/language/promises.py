@@ -30,8 +30,9 @@ def questions(items: Sequence[Fact], tune: Sequence[Fact]) -> list[Question]:
             pools[fact.relation].append((prompt, fact.neighbour_answer))
     everything = [pair for pool in pools.values() for pair in pool]
     subjects = {fact.subject for fact in items}
-    each, taken, found = max(1, min(FROM_ONE, ASKED // len(items))), defaultdict(int), []
-    for fact in items[:: max(1, len(items) // ASKED)]:
+    few = min(len(items), ASKED)
+    each, taken, found = min(FROM_ONE, ASKED // few), defaultdict(int), []
+    for fact in (items[i * len(items) // few] for i in range(few)):
         pool = pools.get(fact.relation) or everything
         begin = taken[fact.relation]
         turn = (pool[(begin + step) % len(pool)] for step in range(len(pool)))
@@ -56,8 +57,8 @@ def watch(
         asked = questions(items, tune)
         if not asked or not (before := _success(lm, asked)):
             raise ValueError(
-                f"neighbour_budget = {spec.neighbour_budget:g}: the model is right at none of {len(asked)} neighbourhood "
-                f"prompts of {len(tune)} facts for tuning; give facts with neighbours that it knows"
+                f"neighbour_budget = {spec.neighbour_budget:g}: the model is right at none of {len(asked)} "
+                f"neighbourhood prompts of {len(tune)} facts for tuning; give facts with neighbours that it knows"
             )
         measures["neighbour"] = lambda: _success(lm, asked) / before
     if spec.text_budget is not None:

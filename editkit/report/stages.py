@@ -1,5 +1,6 @@
 """What each stage of a study of repairs writes: its tables and figures, by the names of their files."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,20 @@ import torch
 
 from editkit import figures
 from editkit.methods import METHODS, UNTOUCHED
+from editkit.studies import repair_frontier as frontiers
 from editkit.studies import repair_tables as tables
 from editkit.studies import repairs
+from editkit.studies.prepared import Classifier, Prepared, Repaired
+from editkit.studies.repair_choice import traced
+from editkit.studies.repair_spec import CONTROLS, ImageParams, RepairSpec
 from editkit.studies.repair_tables import Done
-from editkit.studies.repairs import CONTROLS, Classifier, Prepared, Repaired, RepairSpec
 from editkit.studies.results import Results
 from editkit.studies.tables import layer_statistics
 from editkit.vision.data import ImageData
 from editkit.vision.tracing import TraceSpec, cls_attention, heat_maps
 from editkit.vision.training import save_checkpoint
 
-STAGES = ("data", "train", "locate", "edit", "eval")
+STAGES = ("data", "train", "locate", "tune", "edit", "eval")
 SHOWN = 8  # images in the gallery
 
 
@@ -66,7 +70,7 @@ def locate(prepared: Prepared) -> Output:
     if not len(prepared.candidates):
         return Output()
     vit, names = prepared.vit, prepared.data.labels
-    importance = repairs.traced(prepared, prepared.candidates)
+    importance = traced(prepared, prepared.candidates)
     statistics = layer_statistics(importance)
     first = int(np.flatnonzero(prepared.candidates.indices == importance["index"][0])[0])  # the candidate traced first
     one, predicted = prepared.candidates.select([first]), int(prepared.before["edited"][first].argmax())
@@ -81,6 +85,38 @@ def locate(prepared: Prepared) -> Output:
         {
             "layer_importance": figures.layer_importance_bars(statistics),
             "patch_heat_map": figures.patch_heat_maps(one.images[0], maps, layers, subtitle=subtitle),
+        },
+    )
+
+
+def tune(prepared: Prepared) -> Output:
+    """Tabulate ``layer_sweep``: what each choice of layers and margin fixes at the budget, on val."""
+    tried = prepared.choice.tried
+    if tried.empty:
+        return Output()
+    return Output({"layer_sweep": tried}, {"layer_sweep": figures.layer_sweep(tried, prepared.spec.kept_budget)})
+
+
+def costs(prepared: Prepared, repaired: Sequence[Repaired]) -> Output:
+    """Tabulate where a repair's cost comes from: ``target_directions`` and ``moved_margins``."""
+    alike, changed = frontiers.directions(prepared), frontiers.moved(prepared, repaired)
+    found = {"target_directions": alike, "moved_margins": changed}
+    return Output(found, {} if alike.empty else {"common_direction": figures.common_direction(alike, changed)})
+
+
+def frontier(prepared: Prepared) -> Output:
+    """Tabulate ``frontier``, a row a method and promise, and ``frontier_edits``, a row a method and number of edits."""
+    spec = prepared.spec
+    methods = (*spec.edit_method, *spec.controls)
+    if not len(prepared.candidates):
+        return Output()
+    along = frontiers.frontier(prepared, methods, spec.frontier_budgets)
+    counted = frontiers.by_count(prepared, methods, spec.frontier_edits)
+    return Output(
+        {"frontier": along, "frontier_edits": counted},
+        {
+            "frontier": figures.frontier_curves(along, spec.kept_budget),
+            "frontier_edits": figures.edits_at_budget(counted, spec.kept_budget),
         },
     )
 
@@ -124,6 +160,7 @@ def evaluate(done: Done) -> Output:
             "repairs": figures.repair_bars(report[report.method != UNTOUCHED]),
             "confusion_matrix": figures.confusion_maps(before, after, prepared.data.labels),
             "repair_gallery": gallery(prepared, first),
+            **broken_gallery(prepared, first),
         },
     )
 
@@ -138,6 +175,22 @@ def gallery(prepared: Prepared, one: Repaired) -> go.Figure:
     return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions)
 
 
+def broken_gallery(prepared: Prepared, one: Repaired) -> dict[str, go.Figure]:
+    """Draw val images that were right and are wrong after a repair; no figure where there are none."""
+    part, names = prepared.data.val, prepared.data.labels
+    before, after = prepared.before["val"], one.after["val"]
+    places = np.flatnonzero((before.argmax(1) == part.labels) & (after.argmax(1) != part.labels))[:SHOWN]
+    if not len(places):
+        return {}
+    captions = [
+        f"{names[part.labels[place]]}: "
+        + " → ".join(f"{names[p.argmax()]} ({p.max():.2f})" for p in (before[place], after[place]))
+        for place in places
+    ]
+    images = part.images[places]
+    return {"broken_gallery": figures.gallery(images, cls_attention(prepared.vit, images), captions)}
+
+
 def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[str]) -> Output:
     """Tabulate ``vit_leakage`` of each method and threshold, and draw it with the spectrum of ``C``."""
     leaks = tables.leakages(prepared, thresholds, methods)
@@ -149,6 +202,32 @@ def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[s
     about = {"over": "the kept images", "unit": "their mean = 1"}
     spectrum = figures.spectrum(values, spec.nullspace_threshold, **about)
     return Output({"vit_leakage": leaks}, {"leakage": figures.leakage_curves(leaks), "vit_spectrum": spectrum})
+
+
+def other_images(params: ImageParams) -> Output:
+    """Repair the mistakes on the further data sets of a report, first seed: ``other_images``, a row a set and method.
+
+    A data set whose file is neither here nor to be fetched is left out, with a warning.
+    """
+    rows, drawn = [], {}
+    for name in params.vit_data[1:]:
+        spec = RepairSpec.of(params, params.vit_seeds[0], name)
+        try:
+            images = repairs.load_data(spec)
+        except (ConnectionError, ValueError) as problem:
+            if Path(spec.data).suffix == ".npz" and Path(spec.data).exists():
+                raise
+            warnings.warn(f"{name} is left out: {problem}", stacklevel=2)
+            continue
+        prepared = repairs.prepare(spec, data=images)
+        if not len(prepared.candidates):
+            warnings.warn(f"{name} is left out: the model makes no mistake on it", stacklevel=2)
+            continue
+        counted = frontiers.by_count(prepared, (*spec.edit_method, *spec.controls), spec.frontier_edits)
+        rows.append(counted.assign(dataset=images.name, layers=str(prepared.layers), margin=prepared.choice.margin))
+        drawn[f"edits_{images.name}"] = figures.edits_at_budget(counted, spec.kept_budget)
+    columns = [*frontiers.POINTS, "dataset", "layers", "margin"]
+    return Output({"other_images": pd.concat(rows) if rows else pd.DataFrame(columns=columns)}, drawn)
 
 
 def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
@@ -179,16 +258,22 @@ def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
         return [*told, f"{prepared.vit.name} misclassifies no image of {images.name}: nothing to repair"]
     if "locate" in wanted:
         locate(prepared).save(results, **about)
-    if wanted & {"locate", "edit"}:
-        layers = f"{prepared.layers} ({prepared.chosen})"
+    if wanted & {"locate", "tune", "edit"}:
+        layers = f"{prepared.layers} ({prepared.chosen}), margin {prepared.choice.margin:g}"
         told.append(f"{len(prepared.candidates)} images to repair; layers to edit: {layers}")
-    if wanted == {"locate"}:
+    if "tune" in wanted:
+        for table in tune(prepared).save(results, **about).tables.values():
+            told.append(table.round(3).to_string(index=False))
+    if wanted <= {"locate", "tune"}:
         return told
-    done = [(prepared, repairs.repair_all(prepared, (*spec.edit_method, *CONTROLS), folder / "edits"))]
+    done = [(prepared, repairs.repair_all(prepared, (*spec.edit_method, *spec.controls), folder / "edits"))]
     if "edit" in wanted:
         edit(done).save(results, **about)
+        costs(*done[0]).save(results, **about)
     if "eval" in wanted:
         table = evaluate(done).save(results, **about).tables["evaluation_report"]
-        shown = ["method", "fixed", "generality", "kept", "test_accuracy", "heldout_change"]
+        shown = ["method", "weight", "fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change"]
         told.append(table[shown].round(4).to_string(index=False))
+    if stage == "full":
+        frontier(prepared).save(results, **about)
     return told

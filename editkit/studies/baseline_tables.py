@@ -8,8 +8,10 @@ import itertools
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
-from editkit.studies.intervals import interval, paired_difference
-from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, over_seeds, written
+from editkit.studies.intervals import holm, interval, paired_difference
+from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, over_seeds, shown, written
+
+FIXED, BUDGET = "fixed λ", "budget"  # what decides how much more what is kept weighs than what is asked for
 
 
 def baseline_scores(prompts: pd.DataFrame) -> pd.DataFrame:
@@ -82,3 +84,40 @@ def relations_shown(prompts: pd.DataFrame, batch_size: int) -> pd.DataFrame:
             scores = table[[f"{prefix}{score}" for score in SCORES[:3]]].itertuples(index=False)
             cells |= {"facts": table.facts, label(name): [" / ".join(f"{x:.2f}" for x in row) for row in scores]}
     return pd.DataFrame(cells)
+
+
+def budget_table(fixed: tuple[pd.DataFrame, pd.DataFrame], budget: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+    """Put the edits of each method under a promise about neighbours beside those with its fixed λ: two rows a method.
+
+    Args:
+        fixed: baselines and prompts.
+        budget: the same under the promise, at one batch size.
+
+    Returns columns method, by ("fixed λ", "budget"), promised, weight (nan with a fixed λ), tune_kept (share of NS
+    kept on facts for tuning), unwritten (batches that no weight held), ES, PS, NS, S, NS_kept (NS over that before any
+    edit), seconds, and value, low, high, p, p_holm (over all rows), n, seeds and clusters of NS minus the promised
+    share of NS before any edit, paired by fact.
+    """
+    prompts, budgeted = fixed[1], budget[0]
+    before, pre, rows = prompts[prompts.method == UNTOUCHED], over_seeds(budgeted, "method").NS[UNTOUCHED], []
+    for method, cells in budgeted[budgeted.method != UNTOUCHED].groupby("method", sort=False):
+        promised = cells.neighbour_budget.iloc[0]
+        wanted = before.assign(moment="immediate", success=before.success * promised)
+        for by, parts in ((FIXED, fixed), (BUDGET, budget)):
+            scores, asked = (p[(p.method == method) & (p.batch_size == cells.batch_size.iloc[0])] for p in parts)
+            mean = over_seeds(scores, "method").loc[method, [*SCORES, "seconds"]].to_dict()
+            gap = paired_difference(asked, wanted, "immediate").loc["NS"].to_dict()
+            rows.append({"method": method, "by": by, "promised": promised} | mean | {"NS_kept": mean["NS"] / pre} | gap)
+        rows[-2] |= {"tune_kept": cells.neighbour_kept_unweighted.mean(), "unwritten": 0}
+        rows[-1] |= {"tune_kept": cells.neighbour_kept.mean(), "unwritten": cells.unwritten.sum()}
+        rows[-1] |= {"weight": cells.weight.median()}
+    columns = ["method", "by", "promised", "weight", "tune_kept", "unwritten", *SCORES, "NS_kept", "seconds"]
+    table = pd.DataFrame(rows, columns=[*columns, "value", "low", "high", "p", *SAMPLE])
+    return table.assign(p_holm=holm(table.p))
+
+
+def budgets_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Write :func:`budget_table` for a chapter, with NS against the promise and its interval."""
+    against = [written(r.value, r.low, r.high, "+") for r in table.itertuples()]
+    columns = ["method", "by", "weight", "promised", "tune_kept", *SCORES, "NS_kept", "NS against it", "seconds"]
+    return shown(table.assign(**{"NS against it": against})[columns], "method", "by")

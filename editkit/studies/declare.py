@@ -14,7 +14,7 @@ import yaml
 
 from editkit.cache import write_atomic
 from editkit.studies.params import BASE, RunParams
-from editkit.studies.repairs import ImageParams
+from editkit.studies.repair_spec import ImageParams
 
 HEADER = "# Every parameter and its default, written by `make params` from editkit/studies: change it there."
 SET_BY_THE_COMMAND = "run_dir"

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
+from editkit.studies.baseline_tables import BUDGET
 from editkit.studies.intervals import RESOLVED
 from editkit.studies.runs import CONTROL
 from editkit.studies.tables import over_seeds, written
@@ -75,6 +76,28 @@ def baseline_findings(
                 f"{large} edits at once against {against}, paired by fact, {score} is {_told(rows, names)}."
             )
     return [*sentences, *_speech(baselines, large), _seconds(baselines)]
+
+
+def budget_findings(budgets: pd.DataFrame) -> list[str]:
+    """Say of each method what a promise about neighbours made of it, and whether the edited facts bear it out.
+
+    Args:
+        budgets: see :func:`editkit.studies.baseline_tables.budget_table`.
+    """
+    sentences = []
+    for method, rows in budgets.groupby("method", sort=False):
+        fixed, kept = (rows[(rows.by == BUDGET) == promised].iloc[0] for promised in (False, True))
+        verdict = f"{'holds' if kept.value >= 0 else 'is broken'} there"
+        verdict += "" if kept.p_holm < RESOLVED else ", which is not resolved"
+        unwritten = f" No weight held it in {kept.unwritten:.0f} batches: nothing written." if kept.unwritten else ""
+        changes = ", ".join(f"{name} {fixed[name]:.3f} → {kept[name]:.3f}" for name in ("ES", "PS", "S"))
+        sentences.append(
+            f"{label(str(method))} under a promise to keep {kept.promised:g} of NS, against its fixed λ alone: weight "
+            f"{kept.weight:.2g}; NS kept on tune facts {fixed.tune_kept:.3f} → {kept.tune_kept:.3f}, on edited test "
+            f"facts {fixed.NS_kept:.3f} → {kept.NS_kept:.3f}: the promise {verdict} (NS against it {_gap(kept)}). "
+            f"{changes}.{unwritten}"
+        )
+    return sentences
 
 
 def protocol(row: pd.Series) -> str:

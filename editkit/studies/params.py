@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 
 from editkit.studies.lora import LoraParams
-from editkit.studies.repairs import ImageParams
+from editkit.studies.repair_spec import ImageParams
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
 from editkit.studies.setting import SettingParams

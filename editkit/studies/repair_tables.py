@@ -13,13 +13,13 @@ import torch
 
 from editkit.methods import UNTOUCHED, MethodName, label
 from editkit.studies.intervals import holm, proportion
-from editkit.studies.repairs import Prepared, Repaired, costs, repair
+from editkit.studies.prepared import Prepared, Repaired
+from editkit.studies.repairs import costs, repair
 from editkit.vision.metrics import compare, confusion, mcnemar, per_class, summary
 
-JUDGED = ["fixed", "kept", "test_kept", "heldout_change"]  # what other layers are compared by
-SCORES = ["fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change", "leakage", "seconds"]
+JUDGED = ["fixed", "kept", "test_kept", "heldout_change"]  # what seeds are compared by
+SCORES = ["weight", "fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change", "leakage", "seconds"]
 LEAKS = ["method", "nullspace", "threshold", "leakage", "success", "kept", "test_kept", "norm"]
-DEFAULT_PLACE = "the last three"  # what other layers are tested against
 
 Done = Sequence[tuple[Prepared, Sequence[Repaired]]]  # studies (seeds) with what was done to their mistakes
 
@@ -31,7 +31,7 @@ def report(prepared: Prepared, repaired: Sequence[Repaired]) -> pd.DataFrame:
     shares of right val and test predictions that stay right. Fixed and broken images and McNemar's p follow for val and
     test, scores on test, and ``heldout_change`` of test accuracy in points.
     """
-    return pd.DataFrame([_judged(prepared, one) for one in _all(prepared, repaired)])
+    return pd.DataFrame([judged(prepared, one) for one in _all(prepared, repaired)])
 
 
 def predictions(prepared: Prepared, repaired: Sequence[Repaired]) -> pd.DataFrame:
@@ -66,7 +66,7 @@ def confusions(prepared: Prepared, one: Repaired) -> tuple[pd.DataFrame, pd.Data
 
 
 def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[MethodName]) -> pd.DataFrame:
-    """Measure leakage and success of each method, AlphaEdit in each null space, all images edited at once.
+    """Measure leakage and success of each method, AlphaEdit in each null space, all images at once, without a budget.
 
     ``nullspace`` is "threshold" or "kept" (off the kept CLS keys themselves) for AlphaEdit and "none" for the others,
     ``threshold`` is nan where there is none, ``kept`` and ``test_kept`` are as in :func:`report`, and ``norm`` is ‖ΔW‖
@@ -84,40 +84,23 @@ def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[
                 changes = {"nullspace_threshold": threshold} if space == "threshold" else {}
                 changes |= {"nullspace": space} if method == "alphaedit" else {}
                 try:
-                    one = repair(prepared, method, sequential=False, **changes)
+                    one = repair(prepared, method, sequential=False, kept_budget=None, **changes)
                 except ValueError as problem:
                     if space != "kept":
                         raise
                     warnings.warn(f"the projection off the kept keys is left out: {problem}", stacklevel=2)
                     continue
-                judged, norm = _judged(prepared, one), one.log.delta_norm.iloc[-1]
-                scores = [judged[name] for name in ("leakage", "fixed", "kept", "test_kept")]
+                found, norm = judged(prepared, one), one.log.delta_norm.iloc[-1]
+                scores = [found[name] for name in ("leakage", "fixed", "kept", "test_kept")]
                 rows.append([method, space, threshold, *scores, norm])
     return pd.DataFrame(rows, columns=LEAKS)
 
 
-def places(prepared: Prepared, methods: Sequence[MethodName], ranked: Sequence[int]) -> pd.DataFrame:
-    """Repair in other layers: those that tracing ranks first (``ranked``), the last three and the last one alone.
-
-    ``p_holm`` tests exactly (McNemar) whether as many held-out images are right there as after edits of the last three,
-    with Holm's correction over all rows; it is nan for the last three themselves.
-    """
-    n, rows, test = prepared.vit.n_layers, [], prepared.data.test
-    choices = {"traced": list(ranked), DEFAULT_PLACE: list(range(max(0, n - 3), n)), "the last": [n - 1]}
-    for method in methods if len(prepared.candidates) else ():
-        made = {chosen: repair(prepared, method, layers=layers) for chosen, layers in choices.items()}
-        for chosen, one in made.items():
-            judged = _judged(prepared, one)
-            p = compare(test.labels, made[DEFAULT_PLACE].after["test"], one.after["test"])["mcnemar_p"]
-            about = {"method": method, "layers": str(one.layers), "chosen": chosen}
-            about |= {"p_holm": math.nan if chosen == DEFAULT_PLACE else p}
-            rows.append(about | {name: judged[name] for name in JUDGED})
-    table = pd.DataFrame(rows, columns=["method", "layers", "chosen", *JUDGED, "p_holm"])
-    return table.assign(p_holm=holm(table.p_holm))
-
-
 def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
-    """Repair at once with written weights and with an adapter, and one by one without replay and with it."""
+    """Repair at once with written weights and with an adapter, and one by one without replay and with it.
+
+    Without a budget, so that what differs is the form alone.
+    """
     raw, lora = {"edit_mode": "raw"}, {"edit_mode": "lora", "lora_rank": len(prepared.candidates)}
     options = {
         "at once, raw": raw | {"sequential": False},
@@ -127,8 +110,8 @@ def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
     }
     if not len(prepared.candidates):
         return pd.DataFrame(columns=["variant", *SCORES])
-    repaired = {name: repair(prepared, method, **changes) for name, changes in options.items()}
-    return pd.DataFrame([{"variant": name} | _judged(prepared, one) for name, one in repaired.items()])
+    repaired = {name: repair(prepared, method, kept_budget=None, **changes) for name, changes in options.items()}
+    return pd.DataFrame([{"variant": name} | judged(prepared, one) for name, one in repaired.items()])
 
 
 def reports(done: Done) -> pd.DataFrame:
@@ -140,15 +123,17 @@ def certainty(done: Done) -> pd.DataFrame:
     """Say how certain the reports of several studies (seeds) are, all of them together, a row a method.
 
     ``fixed``, ``kept`` and ``test_kept`` are shares over all seeds with exact 95 % intervals (``…_low``, ``…_high``)
-    for ``…_n`` images. ``test_fixed`` and ``test_broken`` count the ``test_images`` that are more often right, or more
-    often wrong, than without an edit, ``p`` is McNemar's exact test of these and ``p_holm`` has Holm's correction over
-    the methods. An image counts once, however many seeds hold it: repeated it would be no further evidence.
+    for ``…_n`` images; ``budget`` is the promise, nan for none. ``test_fixed`` and ``test_broken`` count the
+    ``test_images`` that are more often right, or more often wrong, than without an edit, ``p`` is McNemar's exact test
+    of these and ``p_holm`` has Holm's correction over the methods. An image counts once, however many seeds hold it:
+    repeated it would be no further evidence.
     """
     methods = dict.fromkeys(one.method for _, repaired in done for one in repaired)
     rows = []
     for method in methods:
         seen = {panel: _outcomes(done, method, panel) for panel in ("edited", "val", "test")}
         row = {"method": method, "seeds": seen["test"].seed.nunique(), "test_images": seen["test"]["index"].nunique()}
+        row |= {"budget": done[0][0].spec.kept_budget or math.nan}
         for name, panel in {"fixed": "edited", "kept": "val", "test_kept": "test"}.items():
             found = seen[panel]
             row |= _share(name, found if name == "fixed" else found[found.right])
@@ -207,13 +192,15 @@ def _share(name: str, rows: pd.DataFrame) -> dict[str, float]:
     return {name: share, f"{name}_low": proportion(least, n)[0], f"{name}_high": proportion(most, n)[1], f"{name}_n": n}
 
 
-def _judged(prepared: Prepared, one: Repaired) -> dict[str, Any]:
+def judged(prepared: Prepared, one: Repaired) -> dict[str, Any]:
+    """Judge one repair, a row of :func:`report`."""
     before, labels = prepared.before, {name: panel.part.labels for name, panel in prepared.panels.items()}
     edited, copies = ((one.after[name].argmax(1) == labels[name]).mean() for name in ("edited", "copies"))
     val, test = (compare(labels[name], before[name], one.after[name]) for name in ("val", "test"))
     now, was = (summary(labels["test"], found["test"]) for found in (one.after, before))
     row = {"method": one.method, "seed": prepared.spec.seed, "model": prepared.vit.name, "dataset": prepared.data.name}
     row |= {"layers": str(one.layers), "n_edits": len(prepared.candidates)}
+    row |= {"budget": prepared.spec.kept_budget or math.nan, "weight": one.weight}
     row |= {"fixed": edited, "generality": copies, "kept": val["locality"], "test_kept": test["locality"]}
     row |= {f"val_{name}": val[name] for name in ("fixed", "broken", "mcnemar_p")}
     row |= {f"test_{name}": test[name] for name in ("fixed", "broken", "mcnemar_p")}

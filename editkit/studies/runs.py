@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from editkit.cache import Store, digest, entry_key, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters
 from editkit.editing.adapters import AdapterStack
+from editkit.editing.budget import Budget
 from editkit.editing.spec import EditSpec
 from editkit.facts import data_hash
 from editkit.language.finetune import FinetuneSpec, finetune
@@ -39,6 +40,8 @@ class BaselineParams(Parameters):
     """Each draws other facts and other context prefixes."""
     n_examples: Annotated[int, Field(ge=0)] = 2
     """Before-and-after completions shown."""
+    neighbour_budget: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Share of NS before any edit that editors promise to keep on tune facts, beside their fixed λ; 0 leaves it out."""
 
 
 def check_batches(n_facts: int, batch_sizes: Sequence[int]) -> None:
@@ -62,6 +65,12 @@ def baseline_specs(setting: Setting, methods: Sequence[str]) -> dict[str, EditSp
     return specs
 
 
+def budget_specs(specs: Mapping[str, EditSpec], neighbour_budget: float) -> dict[str, EditSpec]:
+    """Let every method, controls aside, promise to keep a share of NS; none does where the share is 0."""
+    promise, promising = {"neighbour_budget": neighbour_budget}, METHODS if neighbour_budget else ()
+    return {name: spec.model_copy(update=promise) for name, spec in specs.items() if name in promising}
+
+
 def run_baselines(
     setting: Setting, specs: Mapping[str, EditSpec], batch_sizes: Sequence[int]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -72,9 +81,10 @@ def run_baselines(
     model on the same facts. A cell done before with the same model, data, parameters and code is read from the
     store, so an interrupted run goes on where it was.
 
-    Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters; ``method`` is the name of the
-    spec), and the scores of every prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size``,
-    ``seed``, ``moment`` and, of edits, ``batch`` (from 1, in its seed).
+    Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters, what promises took;
+    ``method`` is the name of the spec, ``seconds`` counts whole edits, their targets found before), and the scores of
+    every prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size``, ``seed``, ``moment`` and,
+    of edits, ``batch`` (from 1, in its seed).
     """
     rows, prompts = [], []
     for draw in setting.draws.values():
@@ -173,12 +183,13 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
 def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     """Measure batches of ``size`` edits, each made in the untouched model."""
     key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
+    key |= {"tune": data_hash(setting.tune)} if spec.neighbour_budget is not None else {}
     return _once(setting.store, key, partial(_edit, setting, seed, spec, size))
 
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     session, facts = setting.session(spec, seed), setting.draws[seed].facts
-    frames, seconds, norms, memory, scoring = [], [], [], 0.0, 0.0
+    frames, seconds, norms, budgets, memory, scoring = [], [], [], [], 0.0, 0.0
     for begin in range(0, len(facts), size):
         batch = facts[begin : begin + size]
         result = session.edit(batch)
@@ -189,6 +200,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         seconds.append(result.seconds)
         norms.append(sum(item.norm**2 for item in result.updates) ** 0.5)
         memory = max(memory, result.peak_memory_mb)
+        budgets += [result.budget] if result.budget else []
     frame = pd.concat(frames, ignore_index=True)
     row = {
         "moment": "immediate",
@@ -196,12 +208,28 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         **summarize(frame),
         **{f"seconds_{stage}": sum(batch[stage] for batch in seconds) for stage in ("targets", "keys", "solve")},
         "seconds_scoring": scoring,
+        "seconds": sum(batch["total"] for batch in seconds),
         "delta_norm": sum(norms) / len(norms),
         "peak_memory_mb": memory,
         "target_precision": result.targets.precision,
         **{name: value for name, value in session.spec if name not in ("method", "seed")},
+        **_spent(budgets),
     }
     return row, frame
+
+
+def _spent(budgets: Sequence[Budget]) -> dict[str, float]:
+    """Say what promises took over batches: their median weight, and on average what it keeps and a weight of 0 would.
+
+    ``unwritten`` counts the batches of which nothing was written, as no weight held them.
+    """
+    if not budgets:
+        return {}
+    found = {"weight": float(pd.Series([budget.weight for budget in budgets]).median())}
+    for name in budgets[0].promised:
+        found[f"{name}_kept"] = sum(budget.measured[name] for budget in budgets) / len(budgets)
+        found[f"{name}_kept_unweighted"] = sum(budget.tries[0.0][name] for budget in budgets) / len(budgets)
+    return found | {"unwritten": sum(not budget.holds for budget in budgets)}
 
 
 def _once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:

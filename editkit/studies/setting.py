@@ -2,8 +2,9 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -14,12 +15,15 @@ from editkit.cache import Store
 from editkit.config import Parameters
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact, Part, data_hash
+from editkit.facts.fact import fold
 from editkit.language.domain import EditSession
 from editkit.language.drift import PIECES, PROBE_TOKENS
 from editkit.language.keys import sample_contexts
 from editkit.language.known import known_facts, load_facts
 from editkit.language.texts import load_texts
 from editkit.models import LanguageModel, load_lm
+
+TUNE, TUNE_SEED = 256, 1  # facts at most on which promises are held, and the order in which they are taken
 
 
 class SettingParams(Parameters):
@@ -72,6 +76,7 @@ class Setting:
     hyperparameters: Mapping[str, Any]  # common to every spec
     store: Store
     progress: bool = True
+    draw_tune: Callable[[], Sequence[Fact]] = tuple  # facts for tuning, see tune
 
     @classmethod
     def prepare(
@@ -113,6 +118,7 @@ class Setting:
             hyperparameters,
             store,
             progress,
+            partial(_draw_tune, params, draws),
         )
 
     def spec(self, method: str, **changes: Any) -> EditSpec:
@@ -120,9 +126,15 @@ class Setting:
         return EditSpec(method=method, **{**self.hyperparameters, **changes})
 
     def session(self, spec: EditSpec, seed: int) -> EditSession:
-        """Start a session with the prefixes and held-out facts of a seed."""
-        given = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": self.draws[seed].heldout}
+        """Start a session with the prefixes and held-out facts of a seed, those for tuning where it makes a promise."""
+        heldout = self.draws[seed].heldout if spec.neighbour_budget is None else self.tune
+        given = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": heldout}
         return EditSession(self.lm, spec, **given, store=self.store, progress=False)
+
+    @cached_property
+    def tune(self) -> Sequence[Fact]:
+        """Facts on which promises are held, of all seeds: of the part for tuning, and of no subject that is drawn."""
+        return self.draw_tune()
 
     @property
     def hashes(self) -> dict[int, str]:
@@ -178,3 +190,9 @@ def _draw(lm: LanguageModel, params: SettingParams, n_facts: int, heldout: int, 
             f"(facts_part: {params.facts_part})"
         )
     return Draw(facts[:n_facts], facts[n_facts:], tried)
+
+
+def _draw_tune(params: SettingParams, draws: Mapping[int, Draw]) -> list[Fact]:
+    drawn = {fold(fact.subject) for draw in draws.values() for fact in (*draw.facts, *draw.heldout)}
+    found = load_facts(params.facts_source, path=params.facts_path or None, seed=TUNE_SEED, part="tune")
+    return [fact for fact in found if fold(fact.subject) not in drawn][:TUNE]

@@ -1,4 +1,4 @@
-"""What editors are compared with: repairs that change the classification head alone, and plain fine-tuning.
+"""What editors are compared with: repairs that change the classification head alone, and fine-tuning.
 
 The head is the linear layer ``logits = W x + b`` on the backbone's features ``x``. Two ways to change it:
 
@@ -6,19 +6,23 @@ The head is the linear layer ``logits = W x + b`` on the backbone's features ``x
   consolidation, Kirkpatrick et al. 2017, arXiv 1612.00796 eq. 3): mean cross-entropy + λ/2 · Σ F_i (θ_i − θ*_i)².
 * *closed*: the equation of :mod:`editkit.solvers` with the head's weight as ``W``, the edited images' features as
   keys and the kept ones' second moment as ``C``.
+
+Fine-tuning is plain, held near the weights before (L2: λ/2 · ‖θ − θ*‖², or EWC as above, with the gradients of kept
+images for the Fisher information), or rehearses kept images beside the edited ones.
 """
 
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -29,9 +33,11 @@ from editkit.cache import write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.editing.moments import SecondMoment
 from editkit.models import VisionModel
-from editkit.solvers import inverse_precision, solve
+from editkit.solvers import inverse_precision, mean_eigenvalue, solve
 from editkit.vision.data import ImageSet
 from editkit.vision.forward import BATCH, read
+
+FISHER_IMAGES = 64  # kept images, at most, behind the Fisher information of fine-tuned layers
 
 
 class HeadSpec(Parameters):
@@ -46,9 +52,25 @@ class HeadSpec(Parameters):
     margin: Positive = 1.0
     """Logits by which the closed-form repair of the head makes the true class win over the best other one."""
     slack: NonNegative = 0.0
-    """Slack D⁻¹ of the closed-form repair of the head, in units of Kᵀ C⁻¹ K; 0 asks for equality."""
+    """Slack D⁻¹ of the closed-form repair of the head, in units of the mean eigenvalue of KᵀMK; 0 asks for equality."""
     ridge: NonNegative = 1.0e-3
     """Ridge of the closed-form repair of the head, added to the diagonal of C as a share of its mean."""
+
+
+class FinetuneSpec(Parameters):
+    """How the classifier is fine-tuned on the edited images."""
+
+    finetune_layers: Annotated[int, Field(ge=0)] = 3
+    """Last layers that fine-tuning on the edited images trains, with the head."""
+    finetune_lr: Positive = 1.0e-5
+    """Learning rate of fine-tuning on the edited images."""
+    finetune_steps: Count = 30
+    """Steps of fine-tuning on the edited images at most."""
+    finetune_penalty: NonNegative = 100.0
+    """Weight λ of the squared change in fine-tuning on the edited images, plain (L2) or by Fisher information (EWC)."""
+
+
+FinetuneMethod = Literal["plain", "l2", "ewc", "rehearsal"]
 
 
 def features(vit: VisionModel, part: ImageSet) -> Tensor:
@@ -77,16 +99,19 @@ def edit_head(
     spec: HeadSpec,
     *,
     kept_features: Tensor | None = None,
+    holds: Callable[[], bool] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Change the head in place so that ``edits`` are classified correctly, and keep what is right of ``kept``.
 
     Args:
         kept_features: :func:`features` of ``kept``, where they are known already.
+        holds: whether a promise holds for the model as it stands; the first step after which it does not is taken back
+            and is the end.
 
     Returns one row a step (``closed`` has one) measured after it: ``step``, ``loss`` (mean cross-entropy of the edited
     images, nats), ``penalty`` (``ewc``: λ/2 · Σ F_i (θ_i − θ*_i)²; ``closed``: tr(ΔW C ΔWᵀ)), ``edited_accuracy``,
-    ``kept_accuracy`` (over the kept images right before), ``change`` (‖ΔW‖) and ``seconds``.
+    ``kept_accuracy`` (over the kept images right before), ``change`` (‖ΔW‖), ``taken_back`` and ``seconds``.
     Raises ``ValueError`` for held-out images, no images to edit and no kept ones that are right, and
     ``FloatingPointError`` where the loss leaves the finite numbers. On any error the head is as it was.
     """
@@ -114,48 +139,67 @@ def edit_head(
             }
             for penalty in change(head, x, y, x_kept, spec)
         )
-        return _until_right(rows, start, most, f"head, {method}", progress)
+        return _until_right(rows, start, most, f"head, {method}", progress, list(head.parameters()), holds)
 
 
 def finetune(
     vit: VisionModel,
     edits: ImageSet,
+    kept: ImageSet,
+    method: FinetuneMethod,
+    spec: FinetuneSpec,
     *,
-    layers: int,
-    lr: float,
-    steps: int,
     seed: int = 0,
+    holds: Callable[[], bool] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train the last ``layers`` layers and the head on ``edits`` alone, which is what one would do without an editor.
+    """Train the last layers and the head on ``edits``, which is what one would do without an editor.
 
     AdamW without weight decay takes at most ``BATCH`` images a step, drawn by ``seed``, and ends once all are right.
 
+    Args:
+        kept: images that are right, for "ewc" and "rehearsal".
+        method: "plain"; "l2" and "ewc" add λ/2 times the squared change of all that is trained, "ewc" each weight's by
+            its Fisher information, the mean squared gradient of the model's own answers to ``FISHER_IMAGES`` kept
+            images; in "rehearsal" as many kept images take part in each step as edited ones.
+        holds: as for :func:`edit_head`.
+
     Returns one row a step measured after it: ``step``, ``loss`` (of all edited images, nats), ``edited_accuracy``,
-    ``change`` (norm of the change of all that is trained) and ``seconds``.
-    Raises ``ValueError`` for held-out or no images, more layers than the model has and steps below 1, and
-    ``FloatingPointError`` where the loss leaves the finite numbers. On any error the model is as it was.
+    ``change`` (norm of the change of all that is trained), ``taken_back`` and ``seconds``.
+    Raises ``ValueError`` for held-out or no images and more layers than the model has, and ``FloatingPointError`` where
+    the loss leaves the finite numbers. On any error the model is as it was.
     """
     edits.require_open("fine-tuning on edits")
-    if not len(edits) or not 0 <= layers <= vit.n_layers or steps < 1:
+    if not len(edits) or spec.finetune_layers > vit.n_layers:
         raise ValueError(
-            f"fine-tuning needs images, 0 to {vit.n_layers} layers and at least 1 step; got {len(edits)} images, "
-            f"layers = {layers}, steps = {steps}"
+            f"fine-tuning needs images and 0 to {vit.n_layers} layers; got {len(edits)} images, finetune_layers = "
+            f"{spec.finetune_layers}"
         )
-    parameters = [*vit.layers[vit.n_layers - layers :].parameters(), *vit.head.parameters()]
+    if method in ("ewc", "rehearsal") and not len(kept.require_open("keeping what is right")):
+        raise ValueError(f"fine-tuning, {method}: needs kept images, got none")
+    parameters = [*vit.layers[vit.n_layers - spec.finetune_layers :].parameters(), *vit.head.parameters()]
     rng, start = np.random.default_rng(seed), time.perf_counter()
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=spec.finetune_lr, weight_decay=0.0)
 
     def step() -> dict[str, float]:
         batch = edits.select(rng.permutation(len(edits))[:BATCH])
         optimiser.zero_grad()
-        cross_entropy(vit.forward(vit.pixels(batch.images)), _labels(vit, batch)).backward()
+        _loss(vit, batch).backward()
+        if method == "rehearsal":
+            _loss(vit, kept.select(rng.permutation(len(kept))[: len(batch)])).backward()
+        if importance:
+            moved = zip(importance, parameters, before, strict=True)
+            (spec.finetune_penalty / 2 * sum((f * (now - old).square()).sum() for f, now, old in moved)).backward()
         optimiser.step()
         change = math.hypot(*((now - old).norm().item() for now, old in zip(parameters, before, strict=True)))
         return {**_score(vit.head, features(vit, edits), _labels(vit, edits)), "change": change}
 
+    what = f"fine-tuning, {method}, lr {spec.finetune_lr:g}"
     with _trainable(parameters) as before:
-        return _until_right((step() for _ in range(steps)), start, steps, f"fine-tuning, lr {lr:g}", progress)
+        importance = {"l2": lambda: [1.0] * len(parameters), "ewc": lambda: _importance(vit, kept, parameters, rng)}
+        importance = importance[method]() if method in importance else []
+        rows = (step() for _ in range(spec.finetune_steps))
+        return _until_right(rows, start, spec.finetune_steps, what, progress, parameters, holds)
 
 
 @contextmanager
@@ -230,9 +274,29 @@ def _closed(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: Head
     R = true * (best_other + spec.margin - logits).clamp_min(0)
     ridge = spec.ridge * C.diagonal().mean().item()
     cost = C + ridge * torch.eye(len(C), dtype=C.dtype, device=C.device)
-    delta = solve(x.T, R.T, inverse_precision(cost), spec.slack).delta
+    precision = inverse_precision(cost)
+    delta = solve(x.T, R.T, precision, spec.slack * mean_eigenvalue(x.T, precision)).delta
     head.weight.data += delta.to(head.weight.dtype)
     yield (delta @ C * delta).sum().item()
+
+
+def _loss(vit: VisionModel, part: ImageSet) -> Tensor:
+    return cross_entropy(vit.forward(vit.pixels(part.images)), _labels(vit, part))
+
+
+def _importance(
+    vit: VisionModel, kept: ImageSet, parameters: Sequence[nn.Parameter], rng: np.random.Generator
+) -> list[Tensor]:
+    """Estimate the diagonal Fisher information of each parameter, a gradient an image and answer drawn by the model."""
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    part = kept.select(rng.permutation(len(kept))[:FISHER_IMAGES])
+    for image in part.images:
+        logits = vit.forward(vit.pixels(image[None]))
+        p = logits.detach().double().softmax(1)[0].cpu().numpy()
+        answer = torch.tensor([rng.choice(len(p), p=p / p.sum())], device=vit.device)
+        for entry, gradient in zip(total, torch.autograd.grad(cross_entropy(logits, answer), parameters), strict=True):
+            entry += gradient.square() / len(part)
+    return total
 
 
 def _joined(head: nn.Linear) -> Tensor:
@@ -250,15 +314,31 @@ def _score(head: nn.Linear, x: Tensor, labels: Tensor) -> dict[str, float]:
     return {"loss": cross_entropy(logits, labels).item(), "edited_accuracy": right.double().mean().item()}
 
 
-def _until_right(rows: Iterable[dict], start: float, most: int, what: str, progress: bool) -> pd.DataFrame:
-    """Collect one row a step, until every edited image is right or the steps are over."""
+def _until_right(
+    rows: Iterable[dict],
+    start: float,
+    most: int,
+    what: str,
+    progress: bool,
+    parameters: Sequence[nn.Parameter],
+    holds: Callable[[], bool] | None,
+) -> pd.DataFrame:
+    """Collect one row a step, until every edited image is right, the steps are over, or a promise no longer holds."""
     history = []
+    last = [parameter.detach().clone() for parameter in parameters] if holds else []
     for row in tqdm(rows, what, most, unit="step", disable=not progress):
-        history.append({"step": len(history) + 1} | row | {"seconds": time.perf_counter() - start})
+        broken = holds is not None and not holds()
+        seconds = time.perf_counter() - start
+        history.append({"step": len(history) + 1} | row | {"taken_back": broken, "seconds": seconds})
         if not math.isfinite(row["loss"] + row.get("penalty", 0.0)):
             raise FloatingPointError(f"{what}: diverged at step {len(history)}, lower the learning rate")
+        if broken:
+            for parameter, old in zip(parameters, last, strict=True):
+                parameter.data.copy_(old)
+            break
         if row["edited_accuracy"] == 1:
             break
+        last = [parameter.detach().clone() for parameter in parameters] if holds else []
     return pd.DataFrame(history)
 
 

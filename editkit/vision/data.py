@@ -92,13 +92,18 @@ class ImageData:
 
     @cached_property
     def open(self) -> ImageSet:
-        """The whole training split, seen by fine-tuning or not, in the data set's order: where edits are found."""
+        """The whole training split, seen by fine-tuning or not, in the data set's order: what is kept is in it."""
         if not len(self.pool):
             return self.train
         parts = (self.train, self.pool)
         arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "labels", "indices"))
         whole = ImageSet(*arrays)
         return whole.select(np.argsort(whole.indices))
+
+    @property
+    def editable(self) -> ImageSet:
+        """Where edits are found: the pool, which fine-tuning does not see, or the training images where it sees all."""
+        return self.pool if len(self.pool) else self.train
 
     def hash(self) -> str:
         """Hash images, labels and who may see them (SHA-256)."""

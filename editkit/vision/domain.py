@@ -56,7 +56,7 @@ class ImageDomain(ImageReader):
             raise ValueError(f"kept_budget = {spec.kept_budget:g}: give tune, images on which the promise is held")
         self.spec, self.kept, self.store, self.progress = spec, kept, store, progress
         self._tune = tune and tune.require_open("holding a promise")
-        self._promised: Panel | None = None
+        self._promised: tuple[Panel, np.ndarray] | None = None  # tune images, and which are right before any edit
 
     def costs(self) -> dict[int, Tensor]:
         """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
@@ -66,7 +66,7 @@ class ImageDomain(ImageReader):
 
     def targets(self, items: Sequence[Repair]) -> Targets:
         """Search ``v*`` of each repair on the model as it stands."""
-        return optimise_targets(self, items, self.spec.layers[-1], self.spec, progress=self.progress)
+        return optimise_targets(self, items, self.spec.layers[-1], self.spec, store=self.store, progress=self.progress)
 
     def scores(self, items: Sequence[Repair]) -> dict[str, float]:
         """Measure how many of the edited images the model as it stands classifies as asked."""
@@ -76,15 +76,23 @@ class ImageDomain(ImageReader):
 
     def promises(self, items: Sequence[Repair]) -> Callable[[], dict[str, float]]:
         """Return a measurement of the share of the right predictions on the tune images that stay right."""
-        panel = self._promised = self._promised or self._right()
-        return lambda: {"kept": float((panel.predict(self.spec.layers[0]).argmax(1) == panel.part.labels).mean())}
+        if shared := {item.index for item in items}.intersection(self._tune.indices.tolist()):
+            raise ValueError(f"image {min(shared)} is edited: leave it out of tune, where promises are held")
+        if self._promised is None:
+            panel = Panel(self.vit, self._tune, self.spec.layers[0])
+            right = panel.predict(self.spec.layers[0]).argmax(1) == self._tune.labels
+            if not right.any():
+                raise ValueError(
+                    f"kept_budget: the model is right on none of {len(right)} tune images, nothing to keep"
+                )
+            self._promised = panel, right
+        panel, right = self._promised
 
-    def _right(self) -> Panel:
-        """Find the tune images that the model classifies correctly before the first edit."""
-        right = predict(self.vit, self._tune).argmax(1) == self._tune.labels
-        if not right.any():
-            raise ValueError(f"kept_budget: the model is right on none of {len(right)} tune images: nothing to keep")
-        return Panel(self.vit, self._tune.select(right), self.spec.layers[0])
+        def measure() -> dict[str, float]:
+            still = panel.predict(self.spec.layers[0]).argmax(1) == self._tune.labels
+            return {"kept": float(still[right].mean())}
+
+        return measure
 
     def options(self) -> dict[str, Any]:
         """Return nothing: a saved session is given its images anew."""

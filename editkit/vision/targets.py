@@ -1,15 +1,18 @@
 """The target of an image: the CLS token under which its true class wins."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from editkit.editing.targets import Losses, Targets, TargetSpec, optimise_shift
+from editkit.cache import Store, entry_key
+from editkit.editing.targets import DECISIVE, Losses, Targets, TargetSpec, optimise_shift
 from editkit.models import VisionModel
 from editkit.models.hooks import run_from
 from editkit.vision.forward import BATCH
@@ -17,39 +20,65 @@ from editkit.vision.keys import ImageReader, Repair
 
 
 def optimise_targets(
-    reader: ImageReader, items: Sequence[Repair], layer: int, spec: TargetSpec, *, progress: bool = True
+    reader: ImageReader,
+    items: Sequence[Repair],
+    layer: int,
+    spec: TargetSpec,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
 ) -> Targets:
     """Search ``v*`` of each repair on the model as it stands: the CLS token after ``layer``, shifted.
 
     The shift minimises −log P(class), averaged over the image and its copies, see
     :func:`editkit.editing.targets.optimise_shift`; layers up to ``layer`` are run once.
 
+    A target depends on neither the method nor the other images: with a ``store``, one that was found before for the
+    same weights, image, class and hyperparameters is read from it.
+
     Args:
         layer: the last edited one.
         spec: resolved.
     """
-    vit, start = reader.vit, time.perf_counter()
-    hidden, found = [], []
-    bar = tqdm(total=len(items), desc=f"targets at layer {layer}", unit="image", disable=not progress)
+    vit = reader.vit
+    keys = _cache_keys(reader, items, layer, spec) if store else []
+    found = [store.get("target", key) for key in keys] if store else [None] * len(items)
+    missing = [place for place, entry in enumerate(found) if entry is None]
+    bar = tqdm(total=len(missing), desc=f"targets at layer {layer}", unit="image", disable=not (progress and missing))
     size = max(1, BATCH // (1 + reader.copies))
     with bar:
-        for begin in range(0, len(items), size):
-            group = items[begin : begin + size]
+        for begin in range(0, len(missing), size):
+            start, places = time.perf_counter(), missing[begin : begin + size]
+            group = [items[place] for place in places]
             states = reader.states(group, layer)
             labels = torch.tensor([item.label for item in group], device=vit.device)
-            hidden.append(states[:, 0, 0].float())
+            h = states[:, 0, 0].float()
             batch = _Batch(states, labels, vit, layer + 1, spec.v_loss_layer + 1)
-            found += optimise_shift(batch, _losses, hidden[-1].norm(dim=1), states.shape[3], spec, bar.set_postfix_str)
+            entries = optimise_shift(batch, _losses, h.norm(dim=1), states.shape[3], spec, bar.set_postfix_str)
+            each = torch.tensor((time.perf_counter() - start) / len(group))
+            for place, own, entry in zip(places, h.cpu(), entries, strict=True):
+                found[place] = {"value": own + entry.pop("delta"), **entry, "seconds": each}
+                if store:
+                    store.put("target", keys[place], found[place])
             bar.update(len(group))
-    delta = torch.stack([entry["delta"] for entry in found]).to(vit.device)
     return Targets(
-        values=(torch.cat(hidden) + delta).T,
+        values=torch.stack([entry["value"] for entry in found], dim=1).to(vit.device),
         losses=torch.stack([entry["losses"] for entry in found]),
         probability=torch.stack([entry["probability"] for entry in found]),
         precision=str(vit.model.dtype).removeprefix("torch."),
-        cached=0,
-        seconds=time.perf_counter() - start,
+        cached=len(items) - len(missing),
+        seconds=sum(entry["seconds"].item() for entry in found),
     )
+
+
+def _cache_keys(reader: ImageReader, items: Sequence[Repair], layer: int, spec: TargetSpec) -> list[dict]:
+    decisive = {name: getattr(spec, name) for name in DECISIVE}
+    base = entry_key(__name__, reader.vit, layer=layer, spec=decisive, copies=reader.copies)
+    variants = np.split(reader.variants(items), len(items))
+    return [
+        base | {"pixels": hashlib.sha256(np.ascontiguousarray(own).data).hexdigest(), "label": item.label}
+        for own, item in zip(variants, items, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

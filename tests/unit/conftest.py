@@ -9,7 +9,8 @@ from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, 
 
 from editkit.cli import main
 from editkit.figures import style
-from editkit.studies.repairs import RepairSpec, prepare
+from editkit.studies.repair_spec import RepairSpec
+from editkit.studies.repairs import prepare
 from tests.unit.vision.conftest import write
 
 COUNTERFACT = {
@@ -27,7 +28,9 @@ COUNTERFACT = {
     "attribute_prompts": ["The Colosseum is in"],
     "generation_prompts": ["France is known for"],
 }
-SMALL = dict(epochs=1, max_edits=4, num_ablations=1)
+SMALL = dict(epochs=1, max_edits=4, num_ablations=1, layer_selection="traced", kept_budget=0, margins=[0.5])
+SMALL |= dict(controls=["head_closed", "finetuning"], frontier_budgets=[0.9], frontier_edits=[1])
+WIDE = {"nullspace_threshold": 0.05}  # a random model of 32 dimensions leaves few directions free
 
 
 def bits(vit):
@@ -77,7 +80,9 @@ def made(tmp_path):
 @pytest.fixture
 def study(folder, made):
     def build(**changes):
-        return prepare(RepairSpec(**(SMALL | {"data": made, "model": folder()} | changes)), progress=False)
+        options = SMALL | {"data": made, "model": folder()} | changes
+        options["edit_options"] = WIDE | changes.get("edit_options", {})
+        return prepare(RepairSpec(**options), progress=False)
 
     return build
 
@@ -88,7 +93,7 @@ def run(tmp_path, folder, made):
 
     def call(stage="full", **options):
         words = ["vit", "--stage", stage, "--out", str(tmp_path / "runs")]
-        for name, value in (SMALL | {"data": made, "model": folder()} | options).items():
+        for name, value in (SMALL | {"data": made, "model": folder(), "edit_options": WIDE} | options).items():
             values = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
         return main(words)

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 from pooch import HTTPDownloader
 
 from editkit.cli import main
-from editkit.studies.repairs import RepairSpec
+from editkit.studies.repair_spec import RepairSpec
 
 BAD = {
     "missing": ({"data": "{tmp}/none.npz"}, "none.npz does not exist"),
@@ -55,3 +56,22 @@ def test_the_help_of_an_option_stands_alone(monkeypatch, capsys):
     for name, field in RepairSpec.model_fields.items():
         assert f"--{name.replace('_', '-')}" in shown and " ".join(field.description.split()) in shown
         assert not re.match("(Its|Their|The same|Of|These|They)\\b", field.description), name
+
+
+@pytest.mark.usefixtures("without_browser")
+@pytest.mark.filterwarnings("ignore:no browser to draw")
+def test_the_choice_of_layers_is_written_and_told(run, tmp_path, capsys):
+    assert run("tune", layer_selection="swept", margins=[0.5, 2.0], edit_method="emmet", kept_budget=0.9) == 0
+    out, results = capsys.readouterr().out, tmp_path / "runs" / "vit-made" / "results"
+    sweep = pd.read_csv(results / "layer_sweep.csv")
+    (best,) = sweep[sweep.best].itertuples()
+    assert f"4 images to repair; layers to edit: {best.layers} (swept), margin {best.margin:g}" in out
+    assert {path.name for path in results.iterdir()} == {"layer_sweep.csv", "layer_sweep.json"}
+    assert sweep.chosen.tolist() == ["one layer", "one layer", "traced", "the last three", "margin"]
+    assert all(place in out for place in ("the last three", "one layer", "generality"))
+
+
+def test_where_layers_are_given_there_is_no_choice_to_write(run, tmp_path, capsys):
+    assert run("tune", edit_layers=[1, 2]) == 0
+    assert "layers to edit: [1, 2] (given), margin 0.5" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "vit-made").exists()

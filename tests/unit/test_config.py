@@ -19,6 +19,14 @@ from editkit import EditSpec
         ({"method": "rome", "layers": []}, r"layers = \[\]"),
         ({"method": "rome", "target_mode": "quick"}, "target_mode = 'quick'.*'exact' or 'fast'"),
         ({"method": "rome", "stop_probability": 1.5}, r"stop_probability = 1\.5.*less than or equal to 1"),
+        *(
+            ({"method": "rome", f"{name}_budget": value}, rf"{name}_budget = {value}.*{limit}")
+            for name in ("kept", "neighbour", "text")
+            for value, limit in ((0.0, "greater than 0"), (-0.5, "greater than 0"), (1.01, "less than or equal to 1"))
+        ),
+        ({"method": "rome", "kept_budget": float("nan")}, "kept_budget = nan"),
+        ({"method": "rome", "stop_margin": -0.1}, r"stop_margin = -0\.1.*greater than or equal to 0"),
+        ({"method": "rome", "stop_margin": float("nan")}, "stop_margin = nan"),
         ({"method": "rome", "target_batch": -1}, "target_batch = -1"),
         ({"method": "rome", "layers": [-1]}, r"layers\.0 = -1"),
         ({}, "method"),

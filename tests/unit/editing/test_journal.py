@@ -22,7 +22,7 @@ def write(tiny, facts):
         journal.weights.add(2, left, right)
         journal.note(before, Memory(), journal.weights.mark())
         update = LayerUpdate(2, Update(left, right, 0, 0, 1, 1, 0), 1, 0, 1.0, 1.0, 1.0, 0.0)
-        journal.results.append(EditResult([facts[i]], "", [update], None, float("nan"), None, {}, 0.0))
+        journal.results.append(EditResult([facts[i]], "", [update], None, float("nan"), None, None, {}, 0.0))
 
     return step
 

@@ -108,6 +108,20 @@ def test_undo_refuses_to_lose_a_change_made_elsewhere(tiny, facts, start):
     assert lm.fingerprint() == after, "a session that holds nothing undoes nothing"
 
 
+@pytest.mark.parametrize("replay", ["buffer", "history"])
+def test_undoing_a_step_that_was_rolled_back_forgets_what_came_after_it(tiny, facts, start, monkeypatch, replay):
+    lm = tiny()
+    session, mark = start(lm, replay=replay, replay_rate=1.0), lm.fingerprint()
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "_judged", lambda *_: (None, []))
+        session.edit(facts[:1])
+    assert lm.fingerprint() == mark and len(session.memory) == 0
+    session.edit(facts[1:2])
+    assert lm.fingerprint() != mark and len(session.memory) == 1
+    session.undo(2)
+    assert lm.fingerprint() == mark and len(session.memory) == 0
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_alphaedit_stays_in_the_null_space(tiny, facts, start, family):
     lm = tiny(family)

@@ -1,11 +1,13 @@
 """Specs: which defaults they take, and what does not fit a model."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 
 from editkit import METHODS, EditSpec
-from editkit.editing.spec import known_defaults, load_defaults
+from editkit.editing.budget import BudgetSpec
+from editkit.editing.spec import FAST_STOP, known_defaults, load_defaults
 
 
 @pytest.mark.parametrize(
@@ -35,13 +37,14 @@ def test_a_model_without_defaults_needs_every_value():
 def test_every_default_is_complete_and_valid(name, method):
     model = SimpleNamespace(name=name, n_layers=48, d_k=1536, kind="vision-transformer")
     spec = EditSpec(method=method).resolve(model)
-    assert all(value is not None for _, value in spec)
+    assert {name for name, value in spec if value is None} == set(BudgetSpec.model_fields), "nobody promised anything"
     assert set(load_defaults(name)) <= {"shared", *METHODS}
     assert EditSpec(method=method, v_lr=0.123).resolve(model).v_lr == 0.123
     assert spec.mom2_n_tokens == 10 * 1536 and spec.stop_probability == load_defaults(name)["shared"].get(
         "stop_probability", 1.0
     )
-    assert EditSpec(method=method, target_mode="fast").resolve(model).stop_probability < 1.0
+    fast = EditSpec(method=method, target_mode="fast").resolve(model).stop_probability
+    assert fast == load_defaults(name)["shared"].get("stop_probability", FAST_STOP) and FAST_STOP < 1.0
     assert EditSpec(method=method, mom2_n_tokens=500).resolve(model).mom2_n_tokens == 500
 
 
@@ -50,3 +53,23 @@ def test_defaults_are_found_by_the_last_part_of_a_hub_id():
     assert {"gpt2-xl", "gpt-j-6b", "llama-2-7b-hf", "meta-llama-3-8b", "smollm2-135m"} == set(known_defaults()) - {
         "vision-transformer"
     }
+
+
+@pytest.mark.parametrize(("n_layers", "layer"), [(1, 0), (3, 2), (5, 3), (12, 8), (24, 16), (40, 26)])
+def test_a_vision_transformer_is_edited_at_two_thirds_of_its_depth_where_nobody_says_where(n_layers, layer):
+    model = SimpleNamespace(name="some-vit", n_layers=n_layers, d_k=64, kind="vision-transformer")
+    assert EditSpec(method="emmet").resolve(model).layers == [layer]
+    assert EditSpec(method="emmet", layers=[0]).resolve(model).layers == [0]
+
+
+@pytest.mark.parametrize(("name", "margin"), [("gpt2-xl", math.inf), ("some-vit", 0.5)])
+def test_only_targets_of_images_stop_at_a_margin_by_default(name, margin):
+    model = SimpleNamespace(name=name, n_layers=48, d_k=64, kind="vision-transformer" if name == "some-vit" else None)
+    assert EditSpec(method="emmet").resolve(model).stop_margin == margin
+    assert EditSpec(method="emmet", stop_margin=3.0).resolve(model).stop_margin == 3.0
+
+
+def test_only_what_was_promised_is_listed():
+    assert EditSpec(method="emmet").promised == {}
+    given = EditSpec(method="emmet", text_budget=0.9, kept_budget=1.0, neighbour_budget=0.95)
+    assert given.promised == {"kept": 1.0, "neighbour": 0.95, "text": 0.9}

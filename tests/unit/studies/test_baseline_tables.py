@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from editkit.language.metrics import summarize
 from editkit.studies import baseline_tables
 from editkit.studies.intervals import holm, interval, paired_difference
 from editkit.studies.tables import SCORES
@@ -75,3 +76,49 @@ def test_relations_have_a_cell_a_method(prompts):
     assert table.loc["r2"].tolist()[:3] == [2, "0.00 / 0.00 / 0.00", "1.00 / 1.00 / 1.00"]
     assert table["no edit"]["r0"] == "0.50 / 0.50 / 0.50"
     assert table.iloc[2, -1] == "0.50 / 0.50 / 0.50" and table.EMMET["r2"] == "1.00 / 1.00 / 1.00"
+
+
+@pytest.fixture
+def promising(prompts):
+    """Baselines and prompts with a fixed λ, and under the promise to keep 0.9 of NS, which is 0.5 before."""
+    before = prompts[prompts.method == "pre"]
+    before = before.assign(success=[int(fact[1:]) < 4 for fact in before.fact])
+    fixed = pd.concat([before, prompts[prompts.method.isin(["memit", "emmet"])]], ignore_index=True)
+    held = [prompts_of(n, "immediate", method=m, batch_size=8, batch=1) for m, n in (("memit", 4), ("emmet", 3))]
+    budget = pd.concat([before, *held], ignore_index=True)
+
+    def cells(frame, **columns):
+        return pd.DataFrame(
+            {"method": m, "batch_size": size, "seed": 1, **summarize(part), "seconds": 2.0, **columns}
+            for (m, size), part in frame.groupby(["method", "batch_size"], sort=False)
+        )
+
+    took = {"neighbour_budget": 0.9, "weight": 3.0, "neighbour_kept": 0.92, "neighbour_kept_unweighted": 0.6}
+    return (cells(fixed), fixed), (cells(budget, **took, unwritten=0), budget)
+
+
+def test_each_method_has_a_row_with_its_fixed_weight_and_one_under_the_promise(promising):
+    table = baseline_tables.budget_table(*promising)
+    rows = [("memit", "fixed λ"), ("memit", "budget"), ("emmet", "fixed λ"), ("emmet", "budget")]
+    assert list(zip(table.method, table.by, strict=True)) == rows and set(table.promised) == {0.9}
+    assert table.weight.fillna(-1).tolist() == [-1, 3, -1, 3] and table.tune_kept.tolist() == [0.6, 0.92] * 2
+    assert table.NS.tolist() == [1.0, 0.5, 0.75, 0.375] and table.NS_kept.tolist() == [2.0, 1.0, 1.5, 0.75]
+    assert table["S"].tolist() == table.NS.tolist() and table.seconds.tolist() == [2.0] * 4
+    assert table.value.tolist() == pytest.approx([0.55, 0.05, 0.3, -0.075])  # NS minus 0.9 · 0.5
+    assert table.p_holm.tolist() == pytest.approx(holm(table.p)) and set(table.n) == {8}
+
+
+def test_budgets_are_shown_with_their_distance_from_the_promise(promising):
+    table = baseline_tables.budget_table(*promising)
+    shown = baseline_tables.budgets_shown(table)
+    assert shown.index.tolist()[:2] == [("MEMIT", "fixed λ"), ("MEMIT", "budget")]
+    low, high = table.loc[1, ["low", "high"]]
+    assert shown["NS against it"].iloc[1] == f"+0.050 [{low:+.3f}, {high:+.3f}]"
+
+
+def test_without_a_promise_the_table_of_budgets_is_empty(promising):
+    fixed, (baselines, prompts) = promising
+    none = baselines[baselines.method == "pre"], prompts[prompts.method == "pre"]
+    table = baseline_tables.budget_table(fixed, none)
+    assert table.empty and list(table) == list(baseline_tables.budget_table(*promising))
+    assert baseline_tables.budgets_shown(table).empty

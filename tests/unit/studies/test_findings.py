@@ -1,11 +1,14 @@
 """What tables say in words: every number is the table's, and nothing is claimed that an interval does not bear."""
 
+import math
+
 import pandas as pd
 
 from editkit.language.metrics import summarize
 from editkit.studies import baseline_tables, findings
 from editkit.studies.findings import (
     baseline_findings,
+    budget_findings,
     lora_findings,
     recommendation,
     sequence_findings,
@@ -76,6 +79,25 @@ def test_findings_name_a_winner_only_where_every_pair_is_resolved():
     assert "No winner can be named: the lead over EMMET is not resolved." in close and "MEMIT at the same" not in close
     alone = "\n".join(baseline_findings(*baselines_of({"memit": 44})))
     assert "lead" not in alone and "S is: MEMIT 0.917" in alone
+
+
+def test_findings_on_budgets_say_whether_edited_facts_bear_the_promise_out():
+    rows = [("memit", "fixed λ", math.nan, 0.6, 0.7, -0.2), ("memit", "budget", 3.14159, 0.95, 0.96, 0.01)]
+    rows += [("emmet", "fixed λ", math.nan, 0.9, 0.7, -0.2), ("emmet", "budget", 0.0, 0.95, 0.8, -0.15)]
+    table = pd.DataFrame(rows, columns=["method", "by", "weight", "tune_kept", "NS_kept", "value"])
+    table = table.assign(promised=0.95, low=table.value - 0.1, high=table.value + 0.1, p_holm=[0.01, 0.4, 0.01, 0.02])
+    table = table.assign(ES=[1.0, 0.9] * 2, PS=0.5, S=0.6, unwritten=[0, 0, 0, 2])
+    memit, emmet = budget_findings(table)
+    assert memit.startswith(
+        "MEMIT under a promise to keep 0.95 of NS, against its fixed λ alone: weight 3.1; NS kept on"
+    )
+    assert (
+        "tune facts 0.600 → 0.950, on edited test facts 0.700 → 0.960: the promise holds there, which is not" in memit
+    )
+    assert "not resolved (NS against it +0.010 [-0.090, +0.110], p 0.4). ES 1.000 → 0.900, PS 0.500 → 0.500" in memit
+    assert "the promise is broken there (NS against it -0.150 [-0.250, -0.050], p 0.02)" in emmet
+    assert emmet.endswith("S 0.600 → 0.600. No weight held it in 2 batches: nothing written.")
+    assert "weight 0;" in emmet and not budget_findings(table[:0])
 
 
 def test_findings_on_speed_name_the_least_and_the_most():

@@ -17,19 +17,9 @@ from editkit import METHODS, RunParams, VisionModel
 from editkit.studies import repair_tables as tables
 from editkit.studies import repairs as module
 from editkit.studies.intervals import mean_interval
-from editkit.studies.repairs import (
-    CONTROLS,
-    ImageParams,
-    RepairSpec,
-    costs,
-    load_data,
-    load_each,
-    repair,
-    repair_all,
-    session,
-)
+from editkit.studies.repair_spec import CONTROLS, HEADS, OWN, ImageParams, RepairSpec
+from editkit.studies.repairs import costs, load_data, load_each, repair, repair_all, session, subset
 from editkit.studies.tables import layer_statistics, rank_layers
-from editkit.vision import tracing
 from editkit.vision.controls import load_changes, restored
 from editkit.vision.data import ImageSet
 from editkit.vision.forward import predict
@@ -40,18 +30,39 @@ ALL = (*METHODS, *CONTROLS)
 
 
 def test_a_reports_names_are_those_of_the_study():
-    own = {f"vit_{name}": field for name, field in RepairSpec.model_fields.items() if name not in ("seed", "device")}
-    assert ImageParams.model_fields.keys() == {*own, "vit_seeds", "vit_thresholds"}
+    own = {f"vit_{name}": field for name, field in RepairSpec.model_fields.items() if name not in OWN}
+    assert ImageParams.model_fields.keys() == {*own, "vit_data", "vit_data_options", "vit_seeds", "vit_thresholds"}
     for name, field in own.items():
         found = ImageParams.model_fields[name]
         assert (found.description, found.annotation) == (field.description, field.annotation) and found.description
     spec = RepairSpec.of(RunParams(device="cpu", vit_lr=0.5, vit_window=1, vit_seeds=[4]), 3)
     assert (spec.seed, spec.device, spec.lr, spec.window, spec.copies) == (3, "cpu", 0.5, 1, RepairSpec().copies)
     assert (spec.n_train, RepairSpec().n_train) == (120, 0), "the report's default is smaller"
+    assert (spec.kept_budget, spec.layer_selection) == (0.98, "swept")
     with pytest.raises(ValueError, match="unknown key 'vit_epoch'; did you mean vit_epochs"):
         RunParams(vit_epoch=1)
     with pytest.raises(ValueError, match="vit_copies = 0"):
         RunParams(vit_copies=0)
+
+
+def test_each_data_set_of_a_report_has_the_options_that_are_said_of_it():
+    options = {"b": {"n_train": 7, "edit_layers": [3]}}
+    params = RunParams(vit_data=["a", "b"], vit_data_options=options, vit_copies=2)
+    first, second = RepairSpec.of(params, 5), RepairSpec.of(params, 5, "b")
+    assert (first.data, first.n_train, first.edit_layers) == ("a", params.vit_n_train, params.vit_edit_layers)
+    assert (second.data, second.n_train, second.edit_layers, second.seed, second.copies) == ("b", 7, [3], 5, 2)
+    assert RepairSpec.of(params, 5, "a") == first
+    for options, message in (
+        ({"c": {"n_train": 7}}, "vit_data_options of 'c': vit_data has a, b"),
+        ({"b": {"data": "c"}}, "vit_data_options of b: data is said by vit_data and vit_seeds"),
+        ({"b": {"seed": 1}}, "vit_data_options of b: seed is said by vit_data and vit_seeds"),
+        ({"b": {"n_trains": 7}}, "unknown key 'n_trains'; did you mean n_train"),
+        ({"b": {"n_train": -1}}, "n_train = -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RepairSpec.of(RunParams(vit_data=["a", "b"], vit_data_options=options), 5, "b")
+    with pytest.raises(ValueError, match="vit_data = "):
+        RunParams(vit_data=[])
 
 
 def test_the_seed_of_a_study_reaches_its_data(study, made):
@@ -94,29 +105,52 @@ def test_a_log_tells_the_norm_of_each_step_alone(study):
     assert len(norms) > 1 and log.delta_norm.tolist() == pytest.approx(norms)
 
 
-def test_given_layers_come_before_traced_ones_and_those_before_the_last_three(study, monkeypatch):
-    frame = pd.DataFrame({"kind": "mlp", "layer": range(4), "recovered": [0.3, 0.1, 0.9, 0.2]})
-    monkeypatch.setattr(tracing, "trace", lambda *_, **__: frame)
-    one = study(num_edit_layers=2)
-    assert (one.layers, one.chosen) == ([0, 2], "traced")
-    monkeypatch.setattr(tracing, "trace", refuse)
-    one = study(num_edit_layers=0)
-    assert (one.layers, one.chosen) == ([1, 2, 3], "the last three")
+def test_mistakes_are_looked_for_where_fine_tuning_did_not(study):
+    one = study(edit_layers=[2], max_edits=0, n_train=30)
+    pool = one.data.pool
+    assert one.candidates.indices.tolist() == pool.indices[predict(one.vit, pool).argmax(1) != pool.labels].tolist()
+    assert {*one.kept.indices} & {*one.data.train.indices} and {*one.kept.indices} & {*pool.indices}
+    every = study(edit_layers=[2], max_edits=0)
+    assert not len(every.data.pool) and len(every.candidates) and {*every.candidates.indices} <= {*range(60)}
+
+
+def test_some_of_the_images_are_repaired_as_if_there_were_no_others(study):
+    one = study(edit_layers=[2], max_edits=0)
+    some = subset(one, 3)
+    indices = some.candidates.indices.tolist()
+    assert indices == sorted(indices) and len(indices) == 3 and {*indices} < {*one.candidates.indices}
+    assert indices == subset(one, 3).candidates.indices.tolist()
+    for name in ("edited", "copies"):
+        assert np.allclose(predict(one.vit, some.panels[name].part), some.before[name], rtol=0, atol=1e-6)
+    assert some.panels["copies"].part.indices.tolist() == [index for index in indices for _ in range(one.spec.copies)]
+    done = repair(some, "emmet")
+    assert done.log["index"].tolist() == indices and done.after["copies"].shape == (3 * one.spec.copies, 3)
+    with session(some, "emmet") as opened:
+        opened.edit(repairs(some.candidates))
+        for name in ("edited", "copies"):
+            expected = predict(one.vit, some.panels[name].part)
+            assert np.allclose(done.after[name], expected, rtol=0, atol=1e-6), name
+    all_of_them = subset(one, len(one.candidates))
+    assert np.array_equal(repair(all_of_them, "emmet").after["test"], repair(one, "emmet").after["test"])
+
+
+def test_a_report_names_the_layers_that_a_method_changes(study):
     one = study(edit_layers=[3, 1])
-    assert (one.layers, one.chosen) == ([1, 3], "given")
     report = tables.report(one, repair_all(one, ["emmet", "finetuning", "head_ewc"]))
     assert report.layers.tolist() == ["[]", "[1, 3]", "[1, 2, 3]", "[]"]
 
 
 def test_options_that_one_editor_does_not_take_are_refused_with_its_name_before_training(study, monkeypatch):
     monkeypatch.setattr(module, "train", refuse)
-    with pytest.raises(ValueError, match="edit_method rome with edit_options {'replay': 'hold'}: .*one fact at a time"):
+    with pytest.raises(
+        ValueError, match="edit_method rome with edit_options {.*'replay': 'hold'}: .*one fact at a time"
+    ):
         study(edit_options={"replay": "hold"})
 
 
 def test_a_method_that_diverges_is_left_out_and_the_others_are_told(study):
     one = study(edit_layers=[2], finetune_lr=1e30)
-    with pytest.warns(UserWarning, match="fine-tuning is left out: fine-tuning, lr 1e.30: diverged"):
+    with pytest.warns(UserWarning, match="fine-tuning is left out: fine-tuning, plain, lr 1e.30: diverged"):
         repaired = repair_all(one, ["emmet", "finetuning"])
     assert [done.method for done in repaired] == ["emmet"]
     with pytest.raises(FloatingPointError, match="diverged"):
@@ -139,7 +173,7 @@ def test_a_repair_takes_other_layers_than_the_studys(study):
 
 @pytest.mark.parametrize("method", CONTROLS)
 def test_a_control_is_saved_like_an_editor_and_can_be_put_back_in(study, tmp_path, method):
-    one = study(edit_layers=[2])
+    one = study(edit_layers=[2], n_train=30)
     done = repair(one, method, save=tmp_path / "edits")
     assert not np.array_equal(done.after["test"], one.before["test"])
     with restored(one.vit):
@@ -148,12 +182,12 @@ def test_a_control_is_saved_like_an_editor_and_can_be_put_back_in(study, tmp_pat
     with safe_open(tmp_path / "edits" / f"{method}.safetensors", "pt") as file:
         about, names = json.loads(file.metadata()["editkit"]), set(file.keys())
     assert about["method"] == method and [item["index"] for item in about["items"]] == one.candidates.indices.tolist()
-    assert (method == "finetuning") == any(".mlp." in name for name in names)
+    assert (method not in HEADS) == any(".mlp." in name for name in names)
 
 
 @pytest.mark.parametrize("options", [{}, {"edit_mode": "lora"}], ids=["raw", "lora"])
 def test_every_repair_changes_the_model_and_puts_it_back_even_after_an_error(study, monkeypatch, options):
-    one = study(edit_options=options, edit_layers=[1, 2])
+    one = study(edit_options=options, edit_layers=[1, 2], n_train=30)
     mark, weights, scores = one.vit.fingerprint(), bits(one.vit), one.before["val"]
     forward, changed, failing = VisionModel.forward, [], False
 
@@ -222,14 +256,9 @@ def test_alphaedit_leaks_less_the_lower_its_threshold(study):
     assert (leaks <= np.sqrt(np.array(thresholds) / 32)).all(), "C has a mean eigenvalue of 1 in 32 dimensions"
 
 
-def test_other_layers_and_variants_are_judged_like_the_repair_itself(study):
+def test_variants_are_judged_like_the_repair_itself(study):
     one = study(edit_layers=[1, 2, 3])
     report = tables.report(one, [repair(one, "emmet")])[1:].reset_index(drop=True)
-    places = tables.places(one, ["emmet"], [0, 2])
-    assert np.isnan(places.p_holm[1]) and (places.p_holm.drop(1) <= 1).all() and (places.p_holm.drop(1) > 0).all()
-    assert places.layers.tolist() == ["[0, 2]", "[1, 2, 3]", "[3]"] and set(places.method) == {"emmet"}
-    assert places.chosen.tolist() == ["traced", "the last three", "the last"]
-    assert places[tables.JUDGED].iloc[1].tolist() == report[tables.JUDGED].iloc[0].tolist()
     variants = tables.variants(one, "emmet")
     names = ["at once, raw", "at once, LoRA", "one by one, replay none", "one by one, replay hold"]
     assert variants.variant.tolist() == names
@@ -243,7 +272,7 @@ def test_without_a_mistake_the_tables_are_empty(study, easy):
     for method in ("emmet", "finetuning"):
         with pytest.raises(ValueError, match="nothing to repair"):
             repair(one, method)
-    empty = (tables.leakages(one, [0.1], ["memit"]), tables.places(one, [], []), tables.variants(one, "emmet"))
+    empty = (tables.leakages(one, [0.1], ["memit"]), tables.variants(one, "emmet"))
     assert not any(len(table) for table in empty) and all(len(table.columns) > 1 for table in empty)
     assert not len(tables.by_method(tables.reports([]), tables.SCORES))
 
@@ -259,7 +288,7 @@ def studies_of(*seeds):
         part = ImageSet(np.zeros((len(places), 1, 1), np.uint8), np.array(labels), np.array(places))
         panels = {name: SimpleNamespace(part=part) for name in ("edited", "val", "test")}
         found = {name: probabilities(before) for name in panels}, {name: probabilities(after) for name in panels}
-        prepared = SimpleNamespace(panels=panels, before=found[0], spec=SimpleNamespace(seed=seed))
+        prepared = SimpleNamespace(panels=panels, before=found[0], spec=SimpleNamespace(seed=seed, kept_budget=0.9))
         done.append((prepared, [SimpleNamespace(method="memit", after=found[1])]))
     return done
 
@@ -271,6 +300,7 @@ def test_certainty_counts_discordant_images_once_over_all_seeds():
     apart = tables.certainty(studies_of((range(10), right, before, after), (range(10, 20), right, before, after)))
     (row,) = apart.to_dict("records")
     assert (row["seeds"], row["test_images"], row["test_fixed"], row["test_broken"]) == (2, 20, 4, 2)
+    assert row["budget"] == 0.9
     assert row["p"] == row["p_holm"] == pytest.approx(binomtest(4, 6).pvalue)
     assert (row["fixed"], row["fixed_n"]) == (pytest.approx(18 / 20), 20)
     assert (row["kept"], row["kept_n"]) == (pytest.approx(14 / 16), 16) == (row["test_kept"], row["test_kept_n"])

@@ -1,18 +1,30 @@
 """Grids of cells: what a row holds, and that nothing is computed twice."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from editkit import evaluate, summarize
+from editkit import Fact, evaluate, summarize
 from editkit.editing import spec as spec_module
+from editkit.editing.budget import Budget
 from editkit.language.finetune import FinetuneSpec
 from editkit.language.targets import optimise_targets
 from editkit.methods import look
 from editkit.studies import runs
 from editkit.studies import setting as setting_module
-from editkit.studies.runs import baseline_specs, check_batches, run_baselines, run_finetuning, target_losses, untouched
+from editkit.studies.runs import (
+    BaselineParams,
+    baseline_specs,
+    budget_specs,
+    check_batches,
+    run_baselines,
+    run_finetuning,
+    target_losses,
+    untouched,
+)
+from editkit.studies.setting import Setting
 
 
 @pytest.fixture
@@ -73,6 +85,53 @@ def test_rows_bear_the_names_of_their_specs(setting):
     here = setting()
     table, prompts = run_baselines(here, {"memit_control": here.spec("memit")}, [4])
     assert table.method.tolist() == ["pre", "memit_control"] and set(prompts.method) == {"pre", "memit_control"}
+
+
+@pytest.fixture
+def tune():
+    """One fact for tuning, of another relation, at whose neighbours the tiny model is right."""
+    asked = {"relation": "", "target_new": "Rome", "target_true": "Italy"}
+    return [Fact.make(subject="Spain", prompt="{} lies in", neighbours=["Anna lies in", "People speak"], **asked)]
+
+
+def test_methods_promise_a_share_and_controls_do_not(setting):
+    here = setting()
+    specs = {name: here.spec(name.removesuffix("_control")) for name in ("rome", "memit_control", "memit")}
+    promising = budget_specs(specs, 0.9)
+    assert {name: spec.neighbour_budget for name, spec in promising.items()} == {"rome": 0.9, "memit": 0.9}
+    assert promising["memit"].model_copy(update={"neighbour_budget": None}) == specs["memit"]
+    assert budget_specs(specs, 0.0) == {}
+    with pytest.raises(ValueError, match=r"neighbour_budget = 1.5: "):
+        BaselineParams(neighbour_budget=1.5)
+
+
+def test_a_row_says_what_a_promise_took_and_hangs_on_the_facts_for_tuning(setting, tune, monkeypatch):
+    strong = {"l2": 0.01, "mom2_update_weight": 0.01, "v_lr": 0.5}
+    here = setting(tune=tune, **strong)
+    specs = budget_specs({"memit": here.spec("memit")}, 1.0)
+    pre, row = run_baselines(here, specs, [2])[0].to_dict("records")
+    assert row["neighbour_budget"] == 1.0 and row["neighbour_kept"] >= 1 and row["unwritten"] == 0
+    session, facts = here.session(specs["memit"].model_copy(update={"seed": 1}), 1), here.draws[1].facts
+    budgets = []
+    for batch in (facts[:2], facts[2:]):
+        budgets.append(session.edit(batch).budget)
+        session.undo()
+    print(budgets)
+    assert row["weight"] == pytest.approx(sum(budget.weight for budget in budgets) / 2)
+    assert row["neighbour_kept_unweighted"] == sum(budget.tries[0.0]["neighbour"] for budget in budgets) / 2
+    assert row["seconds"] > row["seconds_keys"] + row["seconds_solve"]
+    monkeypatch.setattr(Setting, "session", lambda *_: pytest.fail("computed"))
+    run_baselines(here, specs, [2])
+    with pytest.raises(pytest.fail.Exception, match="computed"):
+        run_baselines(setting(lm=here.lm, tune=[*tune, facts[0]], **strong), specs, [2])
+
+
+def test_batches_that_no_weight_holds_are_counted():
+    held = Budget({"neighbour": 0.9}, 2.0, {"neighbour": 0.9}, {0.0: {"neighbour": 0.5}, 2.0: {"neighbour": 0.9}})
+    broken = replace(held, weight=math.nan, measured={"neighbour": 0.7})
+    found = {"weight": 2.0, "neighbour_kept": pytest.approx(0.8), "neighbour_kept_unweighted": 0.5, "unwritten": 1}
+    assert runs._spent([held, broken]) == found and runs._spent([]) == {}
+    assert math.isnan(runs._spent([broken])["weight"])
 
 
 def test_a_second_run_reads_every_cell_and_a_change_computes_again(run, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,30 @@ def test_a_setting_of_the_tune_part_has_none_of_the_other(prepare):
     tune, test = prepare(facts_part="tune", seeds=[1]), prepare(n_facts=6, seeds=[1])
     assert {fact.subject for fact in tune.draws[1].facts} == {"Rome", "Pisa"}
     assert not {"Rome", "Pisa"} & {fact.subject for fact in test.draws[1].facts}
+
+
+def test_facts_for_tuning_are_of_their_part_and_of_no_subject_that_is_drawn(prepare, monkeypatch):
+    assert {fact.subject for fact in prepare(seeds=[1], n_facts=6).tune} == {"Rome", "Pisa"}
+    inside = prepare(facts_part="tune", seeds=[1], n_facts=1)
+    (drawn,), (left,) = inside.draws[1].facts, inside.tune
+    assert {drawn.subject, left.subject} == {"Rome", "Pisa"}
+    assert not prepare(facts_part="all", n_facts=6, heldout=2, seeds=[1]).tune
+    monkeypatch.setattr("editkit.studies.setting.TUNE", 1)
+    assert len(prepare(seeds=[1]).tune) == 1
+
+
+def test_only_a_promise_about_neighbours_draws_facts_for_tuning(prepare, monkeypatch):
+    drawn, setting = [], prepare(seeds=[1])
+    monkeypatch.setattr("editkit.studies.setting._draw_tune", lambda *_: pytest.fail("drawn when it was prepared"))
+    counted = replace(setting, draw_tune=lambda: drawn.append(1) or setting.draw_tune())
+    counted.session(counted.spec("memit"), 1)
+    assert not drawn
+    for _ in range(2):
+        session = counted.session(counted.spec("memit", neighbour_budget=0.9), 1)
+    assert session.domain.heldout == setting.tune and len(drawn) == 1
+    with pytest.raises(ValueError, match=r"neighbour_budget = 0.9: give heldout"):
+        none = replace(setting, draw_tune=list)
+        none.session(none.spec("memit", neighbour_budget=0.9), 1)
 
 
 def test_facts_that_seeds_share_are_counted_and_said(prepare):

@@ -19,9 +19,9 @@ STRONG = dict(v_lr=0.3, clamp_norm_factor=1.5, mom2_update_weight=1e-3, nullspac
 
 @pytest.fixture
 def start(store):
-    def build(vit, method="emmet", *, images=IMAGES, kept=KEPT, **changes):
+    def build(vit, method="emmet", *, images=IMAGES, kept=KEPT, tune=None, **changes):
         spec = EditSpec(method=method, **(STRONG | {"layers": [1]} | changes))
-        return RepairSession(vit, spec, images=images, kept=kept, store=store, progress=False)
+        return RepairSession(vit, spec, images=images, kept=kept, tune=tune, store=store, progress=False)
 
     return build
 

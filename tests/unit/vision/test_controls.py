@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from editkit import VisionModel
 from editkit.vision.controls import (
+    FinetuneSpec,
     HeadSpec,
+    _importance,
     edit_head,
     features,
     finetune,
@@ -37,6 +40,11 @@ def sets(vit):
     labels = np.where((np.arange(44) < 4) | (np.arange(44) >= 39), (said + 1) % 3, said)
     whole = ImageSet(images, labels, np.arange(44))
     return whole.select(range(4)), whole.select(range(4, 44))
+
+
+def tuned(vit, edits, kept=None, method="plain", *, layers=1, lr=0.01, steps=2, penalty=1.0, **options):
+    spec = FinetuneSpec(finetune_layers=layers, finetune_lr=lr, finetune_steps=steps, finetune_penalty=penalty)
+    return finetune(vit, edits, edits if kept is None else kept, method, spec, progress=False, **options)
 
 
 def weights(vit):
@@ -115,7 +123,16 @@ def test_ewc_repairs_the_head_alone(vit, sets):
     assert changed(vit, before) == {"classifier.weight", "classifier.bias"}
     assert log.edited_accuracy.iloc[-1] == 1 and (log.edited_accuracy[:-1] < 1).all()
     assert log.step.tolist() == list(range(1, len(log) + 1)) and (log.penalty > 0).all()
-    assert list(log) == ["step", "loss", "edited_accuracy", "penalty", "kept_accuracy", "change", "seconds"]
+    assert list(log) == [
+        "step",
+        "loss",
+        "edited_accuracy",
+        "penalty",
+        "kept_accuracy",
+        "change",
+        "taken_back",
+        "seconds",
+    ]
     assert not any(p.requires_grad or p.grad is not None for p in vit.model.parameters())
 
 
@@ -133,7 +150,7 @@ def test_a_huge_penalty_holds_the_head_where_it_is(vit, sets):
 @pytest.mark.parametrize("layers, parts", [(0, {"head"}), (1, {"head", "2"}), (3, {"head", "0", "1", "2"})])
 def test_finetuning_changes_the_last_layers_until_all_are_right(vit, sets, layers, parts):
     before = weights(vit)
-    log = finetune(vit, sets[0], layers=layers, lr=0.01, steps=100, progress=False)
+    log = tuned(vit, sets[0], layers=layers, steps=100)
     assert log.edited_accuracy.iloc[-1] == 1 and len(log) < 100 and log.change.is_monotonic_increasing
     found = {name.split(".layer.")[1].split(".")[0] if ".layer." in name else "head" for name in changed(vit, before)}
     assert found == parts
@@ -145,7 +162,7 @@ def test_the_seed_draws_the_batches_of_many_images(vit, sets):
 
     def losses(seed):
         with restored(vit):
-            return finetune(vit, many, layers=0, lr=1e-3, steps=2, seed=seed, progress=False).loss.tolist()
+            return tuned(vit, many, layers=0, lr=1e-3, seed=seed).loss.tolist()
 
     assert losses(0) == losses(0) != losses(1)
 
@@ -153,7 +170,7 @@ def test_the_seed_draws_the_batches_of_many_images(vit, sets):
 def test_all_is_put_back_bit_for_bit_also_after_an_error(vit, sets):
     before = weights(vit)
     with restored(vit):
-        finetune(vit, sets[0], layers=3, lr=0.01, steps=2, progress=False)
+        tuned(vit, sets[0], layers=3)
         assert changed(vit, before)
     assert not changed(vit, before)
     with pytest.raises(KeyboardInterrupt), restored(vit):
@@ -166,7 +183,7 @@ def test_all_is_put_back_bit_for_bit_also_after_an_error(vit, sets):
 def test_what_a_control_changed_is_saved_and_put_into_the_same_model_alone(tiny_vit, vit, sets, tmp_path):
     about = {"model": vit.name, "weights": vit.fingerprint(), "method": "made up"}
     with restored(vit) as before:
-        finetune(vit, sets[0], layers=1, lr=0.01, steps=2, progress=False)
+        tuned(vit, sets[0])
         path, wanted = save_changes(vit, before, tmp_path / "edits" / "one.safetensors", about), weights(vit)
         names = changed(vit, before)
     with safe_open(path, "pt") as file:
@@ -188,8 +205,8 @@ def test_what_diverges_leaves_no_trace(vit, sets):
     before = weights(vit)
     with pytest.raises(FloatingPointError, match="head, ewc: diverged at step"):
         edit_head(vit, *sets, "ewc", HeadSpec(head_lr=1e36), progress=False)
-    with pytest.raises(FloatingPointError, match="fine-tuning, lr 1e\\+30: diverged at step"):
-        finetune(vit, sets[0], layers=1, lr=1e30, steps=50, progress=False)
+    with pytest.raises(FloatingPointError, match="fine-tuning, plain, lr 1e\\+30: diverged at step"):
+        tuned(vit, sets[0], lr=1e30, steps=50)
     assert not changed(vit, before) and not any(p.requires_grad for p in vit.model.parameters())
 
 
@@ -200,10 +217,80 @@ def test_what_cannot_be_done_is_refused(vit, sets):
         with pytest.raises(ValueError, match=f"must not be used for {purpose}"):
             edit_head(vit, *pair, "closed", CLOSED, progress=False)
     with pytest.raises(ValueError, match="must not be used for fine-tuning on edits"):
-        finetune(vit, hidden, layers=1, lr=0.01, steps=1)
+        tuned(vit, hidden)
     for pair in ((edits.select([]), kept), (edits, kept.select(range(35, 40)))):
         with pytest.raises(ValueError, match=f"got {len(pair[0])}, and .* right of {len(pair[1])}"):
             edit_head(vit, *pair, "closed", CLOSED, progress=False)
-    for images, layers, steps in ((edits.select([]), 1, 1), (edits, 4, 1), (edits, -1, 1), (edits, 1, 0)):
-        with pytest.raises(ValueError, match=f"0 to 3 layers .* {len(images)} images, layers = {layers}"):
-            finetune(vit, images, layers=layers, lr=0.01, steps=steps)
+    for images, layers in ((edits.select([]), 1), (edits, 4)):
+        with pytest.raises(ValueError, match=f"0 to 3 layers; got {len(images)} images, finetune_layers = {layers}"):
+            tuned(vit, images, layers=layers)
+    for method in ("ewc", "rehearsal"):
+        with pytest.raises(ValueError, match=f"fine-tuning, {method}: needs kept images, got none"):
+            tuned(vit, edits, kept.select([]), method)
+        with pytest.raises(ValueError, match="held-out images .* must not be used for keeping what is right"):
+            tuned(vit, edits, hidden, method)
+
+
+@pytest.mark.parametrize("method", ["l2", "ewc"])
+def test_a_larger_penalty_pulls_harder(vit, sets, method):
+    changes = []
+    with restored(vit):
+        plain = tuned(vit, sets[0], sets[1], steps=3, lr=1e-3).change
+    for penalty in (0.0, 1.0, 1e2, 1e6):
+        with restored(vit):
+            changes.append(tuned(vit, sets[0], sets[1], method, steps=3, lr=1e-3, penalty=penalty).change)
+    assert len(plain) == 3 and changes[0].tolist() == (plain.tolist() if method == "l2" else changes[0].tolist())
+    assert all(one.iloc[0] == plain[0] for one in changes), "the first step starts where no penalty is due"
+    last = [one.iloc[-1] for one in changes]
+    assert last == sorted(last, reverse=True) and last[-1] < last[0]
+
+
+def test_the_importance_of_weights_is_their_mean_squared_gradient_under_the_models_answers(vit, sets):
+    kept, head = sets[1], vit.head.requires_grad_()
+    found = _importance(vit, kept, [head.weight, head.bias], np.random.default_rng(3))
+    rng, expected = np.random.default_rng(3), [torch.zeros_like(head.weight), torch.zeros_like(head.bias)]
+    part = kept.select(rng.permutation(len(kept))[:64])
+    for x in features(vit, part).detach():
+        logs = head(x).log_softmax(0)
+        p = logs.detach().double().exp().numpy()
+        answer = rng.choice(3, p=p / p.sum())
+        for entry, gradient in zip(expected, torch.autograd.grad(logs[answer], [head.weight, head.bias]), strict=True):
+            entry += gradient.square() / len(part)
+    for one, other in zip(found, expected, strict=True):
+        assert one.norm() > 0 and torch.allclose(one, other, rtol=1e-3, atol=1e-7)
+
+
+def test_rehearsal_takes_as_many_kept_images_a_step_as_edited_ones(vit, sets, monkeypatch):
+    edits, kept = sets
+    places = {image.tobytes(): index for part in sets for image, index in zip(part.images, part.indices, strict=True)}
+    batches, pixels = [], VisionModel.pixels
+
+    def watched(model, images):
+        batches.append([places[image.tobytes()] for image in images])
+        return pixels(model, images)
+
+    monkeypatch.setattr(VisionModel, "pixels", watched)
+    for method, others in (("plain", 0), ("rehearsal", 4)):
+        batches.clear()
+        with restored(vit):
+            log = tuned(vit, edits, kept, method, lr=1e-5)
+        rehearsed = [batch for batch in batches if set(batch) <= {*kept.indices}]
+        assert [len(batch) for batch in rehearsed] == [others] * (len(log) if others else 0)
+    assert set(rehearsed[0]) != set(rehearsed[1]), "others each time"
+
+
+@pytest.mark.parametrize("control", ["finetuning", "ewc"])
+def test_the_step_that_breaks_a_promise_is_taken_back(vit, sets, control):
+    def run(steps, holds=None):
+        if control == "finetuning":
+            return tuned(vit, sets[0], lr=1e-4, steps=steps, holds=holds)
+        spec = HeadSpec(head_lr=1e-4, head_steps=steps)
+        return edit_head(vit, *sets, "ewc", spec, holds=holds, progress=False)
+
+    with restored(vit):
+        run(2)
+        wanted = weights(vit)
+    answers = iter([True, True, False])
+    log = run(10, lambda: next(answers))
+    assert log.taken_back.tolist() == [False, False, True] and not changed(vit, wanted)
+    assert log.change.is_monotonic_increasing and not any(p.requires_grad for p in vit.model.parameters())

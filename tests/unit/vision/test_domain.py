@@ -13,6 +13,7 @@ from editkit.vision.domain import RepairSession
 from editkit.vision.forward import predict
 from editkit.vision.keys import ImageReader, Repair, repairs
 from editkit.vision.moments import kept_moments
+from tests.conftest import write_under
 from tests.unit.vision.conftest import FAMILIES, IMAGES, KEPT, PIXELS, hooked, others
 
 
@@ -86,11 +87,11 @@ def test_more_kept_images_than_directions_leave_nothing_to_project_onto(tiny_vit
 
 
 @FAMILIES
-def test_the_last_three_layers_are_edited_where_nobody_says_which(tiny_vit, start, family):
+def test_one_layer_at_two_thirds_of_the_depth_is_edited_where_nobody_says_which(tiny_vit, start, family):
     vit = tiny_vit(family)
-    assert start(vit, layers=None).spec.layers == [0, 1, 2]
+    assert start(vit, layers=None).spec.layers == [2]
     vit.layers.extend(copy.deepcopy(list(vit.layers[:2])))
-    assert start(vit, layers=None).spec.layers == [2, 3, 4] and start(vit, layers=[0, 3]).spec.layers == [0, 3]
+    assert start(vit, layers=None).spec.layers == [3] and start(vit, layers=[0, 3]).spec.layers == [0, 3]
 
 
 @pytest.mark.parametrize("method", ["emmet", "memit", "alphaedit"])
@@ -166,6 +167,7 @@ def test_bad_input_is_refused_and_the_weights_stay(tiny_vit, start, store):
     assert repairs(IMAGES.select([1, 4])) == [Repair(101, 0), Repair(104, 2)]
     for attempt in (
         repairs,
+        lambda part: start(vit, tune=part),
         lambda part: ImageReader(vit, part, 0, 0),
         lambda part: kept_moments(vit, part, [1], store=store, progress=False),
         lambda part: start(vit, images=part),
@@ -175,7 +177,10 @@ def test_bad_input_is_refused_and_the_weights_stay(tiny_vit, start, store):
             attempt(closed)
     with pytest.raises(ValueError, match="kept holds no image"):
         start(vit, kept=KEPT.select([]))
-    for name, value in (("target_mode", "fast"), ("kl_factor", 0.1), ("trust_enable", True)):
+    with pytest.raises(ValueError, match="kept_budget = 0.9: give tune, images on which the promise is held"):
+        start(vit, kept_budget=0.9)
+    only_text = {"target_mode": "fast", "kl_factor": 0.1, "trust_enable": True}
+    for name, value in (only_text | {"neighbour_budget": 0.9, "text_budget": 0.9}).items():
         with pytest.raises(ValueError, match=f"{name} = .* for images"):
             start(vit, **{name: value})
     session = start(vit)
@@ -184,3 +189,83 @@ def test_bad_input_is_refused_and_the_weights_stay(tiny_vit, start, store):
     with pytest.raises(ValueError, match="image 7 is not among the 5 images of this session"):
         session.edit([*others(vit), Repair(7, 0)])
     assert vit.fingerprint() == mark and not session.results
+
+
+def tuning(vit, wrong=10):
+    """40 images, of which the model is right on all but the last ``wrong``."""
+    pixels = np.random.default_rng(5).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    part = ImageSet(pixels, np.zeros(40, int), np.arange(200, 240))
+    labels = predict(vit, part).argmax(1)
+    return ImageSet(pixels, (labels + (np.arange(40) >= 40 - wrong)) % 3, part.indices)
+
+
+def stays(vit, tune, wrong=10):
+    return (predict(vit, tune).argmax(1) == tune.labels)[: 40 - wrong].mean()
+
+
+@FAMILIES
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("edit_mode", ["raw", "lora"])
+def test_what_a_budget_keeps_is_held_by_the_smallest_weight(tiny_vit, start, family, method, edit_mode):
+    vit, other, free = (tiny_vit(family) for _ in range(3))
+    items, tune, mark = others(vit), tuning(vit), vit.fingerprint()
+    session = start(vit, method, kept_budget=1.0, tune=tune, edit_mode=edit_mode)
+    budget = session.edit(items).budget
+    assert budget.promised == {"kept": 1.0} and budget.weight > 0 and stays(vit, tune) == 1
+    assert max(weight for weight, seen in budget.tries.items() if seen["kept"] < 1) > budget.weight / 1.03
+    write_under(start(other, method, edit_mode=edit_mode), items, budget.weight)
+    assert vit.fingerprint() == other.fingerprint() != mark
+    start(free, method, edit_mode=edit_mode).edit(items)
+    assert stays(free, tune) < 1, "without a promise it is not kept"
+    session.undo()
+    assert vit.fingerprint() == mark
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 2]])
+def test_what_stays_is_counted_among_what_was_right_before_the_first_edit(tiny_vit, start, layers):
+    vit = tiny_vit()
+    tune = tuning(vit)
+    session = start(vit, kept_budget=0.8, tune=tune, layers=layers)
+    for item in others(vit):
+        assert session.edit([item]).budget.measured["kept"] == pytest.approx(stays(vit, tune))
+    assert 0.8 <= stays(vit, tune) < 1
+
+
+def test_where_earlier_repairs_broke_a_promise_nothing_is_written(tiny_vit, start):
+    bold, vit = tiny_vit(), tiny_vit()
+    items, tune, untouched = others(vit), tuning(vit), vit.fingerprint()
+    session, strict = start(bold, replay="buffer"), start(vit, replay="buffer", kept_budget=1.0, tune=tune)
+    session.edit(items[:2])
+    assert stays(bold, tune) < 1
+    strict.load_state_dict(session.state_dict())
+    mark = vit.fingerprint()
+    with pytest.warns(UserWarning, match=r"kept 0\.\d+ of 1; nothing is written"):
+        result = strict.edit(items[2:])
+    assert not result.budget.holds and not result.updates and vit.fingerprint() == mark != untouched
+    assert [record.item for record in strict.memory] == items[:2]
+    strict.undo()
+    assert vit.fingerprint() == untouched
+
+
+def test_a_promise_is_not_held_on_edited_images_nor_on_images_that_were_wrong(tiny_vit, start):
+    vit = tiny_vit()
+    items, tune, mark = others(vit), tuning(vit), vit.fingerprint()
+    shared = ImageSet(tune.images, tune.labels, np.arange(101, 141))
+    with pytest.raises(ValueError, match="image 101 is edited: leave it out of tune"):
+        start(vit, kept_budget=0.5, tune=shared).edit(items)
+    for nothing, count in ((tune.select(slice(30, None)), 10), (tune.select([]), 0)):
+        with pytest.raises(ValueError, match=f"kept_budget: the model is right on none of {count} tune images"):
+            start(vit, kept_budget=0.5, tune=nothing).edit(items)
+    assert vit.fingerprint() == mark
+
+
+def test_a_saved_session_with_a_budget_is_read_with_its_tune_images(tiny_vit, start, store, tmp_path):
+    vit, other = tiny_vit(), tiny_vit()
+    tune, given = tuning(vit), dict(images=IMAGES, kept=KEPT, store=store, progress=False)
+    session = start(vit, kept_budget=1.0, tune=tune)
+    session.edit(others(vit))
+    path = session.save(tmp_path / "repairs.safetensors")
+    with pytest.raises(ValueError, match="kept_budget = 1: give tune"):
+        RepairSession.load(other, path, **given)
+    RepairSession.load(other, path, **given, tune=tune)
+    assert other.fingerprint() == vit.fingerprint()

@@ -1,0 +1,75 @@
+"""What a study of repairs has in hand: a classifier, all that is measured of it before any edit, and what edits did."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from editkit.cache import Store
+from editkit.models import VisionModel
+from editkit.studies.repair_spec import RepairSpec
+from editkit.vision.data import ImageData, ImageSet
+from editkit.vision.forward import Panel
+from editkit.vision.training import Training
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which layers to edit, and by how much the true class shall lead."""
+
+    layers: list[int]
+    margin: float
+    how: str
+    tried: pd.DataFrame  # one row a setting tried on val, see choose(); empty where nothing was
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The model to be repaired, on its data."""
+
+    spec: RepairSpec
+    data: ImageData
+    vit: VisionModel
+    training: Training | None  # None where a checkpoint was read
+    metrics: pd.DataFrame  # scores on train, val and test before any edit
+    store: Store  # of fine-tuned models, moments and traces
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Prepared(Classifier):
+    """A classifier with its mistakes, and all that is measured of it before any edit."""
+
+    candidates: ImageSet  # editable images that the model misclassifies, at most ``max_edits``
+    kept: ImageSet  # images of the training split that it classifies correctly; its outputs for them should stay
+    choice: Choice
+    panels: dict[str, Panel]  # what a repair is judged by: val, test (held out), edited images, copies of them
+    before: dict[str, np.ndarray]  # predicted probabilities (n, labels) by the names of the panels
+    watched: Panel  # kept images that are classified again after each step
+    kept_features: Tensor  # what the head sees of the kept images
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers to edit."""
+        return self.choice.layers
+
+    @property
+    def chosen(self) -> str:
+        """How the layers were chosen: "given", "swept", "traced" or "the last three"."""
+        return self.choice.how
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What one method did to the model."""
+
+    method: str
+    layers: list[int]  # whose weights it changes, besides the head's for controls
+    log: pd.DataFrame  # editors: one row an edit; controls: one row a step
+    after: dict[str, np.ndarray]  # predicted probabilities (n, labels) by the names of the panels
+    leakage: float  # ‖ΔW K₀‖ / (‖ΔW‖ ‖K₀‖), the largest of the edited layers; nan for controls
+    seconds: float
+    peak_memory_mb: float
+    weight: float = math.nan  # on what is kept, as the budget found it; nan where there is none to find

@@ -1,0 +1,99 @@
+"""Which layers to edit and by how much the true class shall lead: chosen on val, never on held-out images."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from editkit.editing.spec import LAST_LAYERS
+from editkit.studies.prepared import Choice, Classifier
+from editkit.studies.repair_spec import RepairSpec
+from editkit.studies.tables import layer_statistics, rank_layers
+from editkit.vision.augment import augmented
+from editkit.vision.data import ImageSet, drawn
+from editkit.vision.domain import RepairSession
+from editkit.vision.forward import predict
+from editkit.vision.keys import repairs
+from editkit.vision.moments import kept_moments
+from editkit.vision.tracing import TraceSpec, stored_trace
+
+CHOSEN_ON = 60  # mistakes, at most, that layers and margin are chosen on
+TRIED = ["layers", "chosen", "margin", "weight", "fixed", "generality", "kept", "best"]
+
+
+def traced(classifier: Classifier, images: ImageSet) -> pd.DataFrame:
+    """Trace images for the class that the model predicts (:func:`editkit.vision.tracing.trace`)."""
+    spec = classifier.spec.part(TraceSpec)
+    return stored_trace(classifier.vit, images, spec, store=classifier.store, progress=classifier.progress)
+
+
+def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
+    """Choose layers and margin: those given, the last three, those that tracing ranks first, or by a sweep.
+
+    A sweep repairs up to ``CHOSEN_ON`` mistakes by the first editor under the budget: in each single layer of the upper
+    half, in those that tracing ranks first and in the last three, all with the first margin, then in the best of
+    these with the other margins. Best is what fixes most of the images and of their augmented copies, counted alike.
+    Held-out images are not looked at.
+
+    ``tried`` has columns layers, chosen ("one layer", "traced", "the last three" or "margin"), margin, weight, fixed,
+    generality, kept (on val) and best.
+    """
+    spec, n = classifier.spec, classifier.vit.n_layers
+    last, margin, nothing = list(range(max(0, n - LAST_LAYERS), n)), spec.margins[0], pd.DataFrame(columns=TRIED)
+    if spec.edit_layers:
+        return Choice(sorted(spec.edit_layers), margin, "given", nothing)
+    if spec.layer_selection == "last" or not len(wrong):
+        return Choice(last, margin, "the last three", nothing)
+    ranked = rank_layers(layer_statistics(traced(classifier, wrong)), spec.num_edit_layers)
+    if spec.layer_selection == "traced":
+        return Choice(ranked, margin, "traced", nothing)
+    part = wrong.select(drawn(len(wrong), CHOSEN_ON, spec.seed))
+    places = [("one layer", [layer]) for layer in range(n // 2, n)] + [("traced", ranked), ("the last three", last)]
+    every = sorted({layer for _, layers in places for layer in layers})
+    kept_moments(classifier.vit, kept, every, store=classifier.store, progress=classifier.progress)  # all in one pass
+    bar = tqdm(total=len(places) + len(spec.margins) - 1, desc="choosing layers", disable=not classifier.progress)
+
+    def attempt(chosen: str, layers: list[int], margin: float) -> dict[str, Any]:
+        found = _attempt(classifier, part, kept, layers, margin)
+        bar.update()
+        return {"layers": layers, "chosen": chosen, "margin": margin, **found}
+
+    with bar:
+        rows = [attempt(chosen, layers, margin) for chosen, layers in places]
+        best = max(rows, key=_gain)["layers"]
+        rows += [attempt("margin", best, other) for other in spec.margins[1:]]
+    best = max(rows, key=_gain)
+    tried = pd.DataFrame(rows)[TRIED[:-1]].assign(best=[row is best for row in rows])
+    return Choice(best["layers"], best["margin"], "swept", tried.assign(layers=tried.layers.map(str)))
+
+
+def _gain(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["fixed"] + row["generality"], row["kept"]
+
+
+def _attempt(
+    classifier: Classifier, part: ImageSet, kept: ImageSet, layers: list[int], margin: float
+) -> dict[str, float]:
+    """Repair some mistakes in these layers by the first editor, measure on val, and put the model back."""
+    spec, vit, val, copies = classifier.spec, classifier.vit, classifier.data.val, copied(part, classifier.spec)
+    edit = spec.edit_spec(spec.edit_method[0], layers=layers, stop_margin=margin)
+    opened = RepairSession(vit, edit, images=part, kept=kept, tune=val, store=classifier.store, progress=False)
+    try:
+        kept_now = opened.domain.promises([])
+        budget = opened.edit(repairs(part)).budget
+        return {
+            "weight": budget.weight if budget else math.nan,
+            "fixed": float((predict(vit, part).argmax(1) == part.labels).mean()),
+            "generality": float((predict(vit, copies).argmax(1) == copies.labels).mean()),
+            **kept_now(),
+        }
+    finally:
+        opened.undo()
+
+
+def copied(part: ImageSet, spec: RepairSpec) -> ImageSet:
+    """Make the augmented copies on which generality is measured."""
+    images = augmented(part.images, spec.copies, spec.seed + 1) if len(part) else part.images
+    return ImageSet(images, part.labels.repeat(spec.copies), part.indices.repeat(spec.copies))

@@ -1,0 +1,80 @@
+"""What editors are compared with: the head alone, fine-tuning and training anew, each as far as the budget allows."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from editkit.editing.budget import LARGEST, spend
+from editkit.models import load_vit
+from editkit.studies.prepared import Prepared
+from editkit.studies.repair_spec import FINETUNED
+from editkit.vision.controls import FinetuneSpec, HeadSpec, edit_head, finetune
+from editkit.vision.data import ImageSet
+from editkit.vision.training import TrainSpec, train
+
+
+def is_bounded(method: str) -> bool:
+    """Return whether a method can be held to a budget: training anew ends where it ends."""
+    return method != "retraining"
+
+
+def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, float]:
+    """Change the model by a control; returns its log, and the head's weight on what is kept where one was sought."""
+    spec, vit, wrong, progress = prepared.spec, prepared.vit, prepared.candidates, prepared.progress
+    right = prepared.before["val"].argmax(1) == prepared.data.val.labels
+
+    def kept() -> float:
+        still = prepared.panels["val"].predict(lowest).argmax(1) == prepared.data.val.labels
+        return float(still[right].mean())
+
+    holds = (lambda: kept() >= spec.kept_budget) if spec.kept_budget else None
+    known = {"kept_features": prepared.kept_features, "progress": progress}
+    head = spec.part(HeadSpec)
+    if method == "head_ewc":
+        return edit_head(vit, wrong, prepared.kept, "ewc", head, holds=holds, **known), math.nan
+    if method == "head_closed":
+        first, logs = [tensor.clone() for tensor in vit.head.state_dict().values()], {}
+
+        def put_back() -> None:
+            vit.head.load_state_dict(dict(zip(vit.head.state_dict(), first, strict=True)))
+
+        def attempt(weight: float) -> dict[str, float]:
+            put_back()
+            slacker = head.model_copy(update={"slack": head.slack + weight})
+            logs[weight] = edit_head(vit, wrong, prepared.kept, "closed", slacker, **known)
+            return {"kept": kept()}
+
+        if not spec.kept_budget:
+            attempt(0.0)
+            return logs[0.0], math.nan
+        budget = spend({"kept": spec.kept_budget}, attempt)
+        if budget.holds:
+            attempt(budget.weight)
+            return logs[budget.weight], budget.weight
+        put_back()
+        return logs[LARGEST].assign(taken_back=True), budget.weight
+    if method == "retraining":
+        return _retrained(prepared), math.nan
+    tuning = spec.part(FinetuneSpec)
+    options = {"seed": spec.seed, "holds": holds, "progress": progress}
+    return finetune(vit, wrong, prepared.kept, FINETUNED[method], tuning, **options), math.nan
+
+
+def _retrained(prepared: Prepared) -> pd.DataFrame:
+    """Train again from the start, with the edited images among the training images."""
+    spec, data, vit, wrong = prepared.spec, prepared.data, prepared.vit, prepared.candidates
+    new = wrong.select(~np.isin(wrong.indices, data.train.indices))
+    arrays = {n: np.concatenate([getattr(data.train, n), getattr(new, n)]) for n in ("images", "labels", "indices")}
+    more = replace(data, splits={**data.splits, "train": ImageSet(**arrays)})
+    fresh = load_vit(
+        spec.model,
+        labels=data.labels,
+        image_size=spec.image_size or None,
+        seed=spec.seed,
+        device=spec.device,
+    )
+    done = train(fresh, more, spec.part(TrainSpec), store=prepared.store, progress=prepared.progress)
+    vit.model.load_state_dict(fresh.model.state_dict())
+    return done.history.rename(columns={"epoch": "step"})
