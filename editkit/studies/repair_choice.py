@@ -1,7 +1,8 @@
 """Which layers to edit and by how much the true class shall lead: chosen on val, never on held-out images."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -35,7 +36,7 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     A sweep repairs up to ``CHOSEN_ON`` mistakes by the first editor under the budget: in each single layer of the upper
     half, in those that tracing ranks first and in the last three, all with the first margin, then in the best of
     these with the other margins. Best is what fixes most of the images and of their augmented copies, counted alike.
-    Held-out images are not looked at.
+    Held-out images are not looked at. Layers that the editor cannot edit are left out, with a warning.
 
     ``tried`` has columns layers, chosen ("one layer", "traced", "the last three" or "margin"), margin, weight, fixed,
     generality, kept (on val) and best.
@@ -55,15 +56,20 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     kept_moments(classifier.vit, kept, every, store=classifier.store, progress=classifier.progress)  # all in one pass
     bar = tqdm(total=len(places) + len(spec.margins) - 1, desc="choosing layers", disable=not classifier.progress)
 
-    def attempt(chosen: str, layers: list[int], margin: float) -> dict[str, Any]:
-        found = _attempt(classifier, part, kept, layers, margin)
+    def attempts(chosen: str, layers: list[int], margin: float) -> Iterator[dict[str, Any]]:
+        try:
+            found = _attempt(classifier, part, kept, layers, margin)
+            yield {"layers": layers, "chosen": chosen, "margin": margin, **found}
+        except (ValueError, FloatingPointError) as problem:
+            warnings.warn(f"layers {layers}, margin {margin:g} are left out: {problem}", stacklevel=3)
         bar.update()
-        return {"layers": layers, "chosen": chosen, "margin": margin, **found}
 
     with bar:
-        rows = [attempt(chosen, layers, margin) for chosen, layers in places]
+        rows = [row for chosen, layers in places for row in attempts(chosen, layers, margin)]
+        if not rows:
+            raise ValueError(f"{spec.edit_method[0]} cannot edit any of {[layers for _, layers in places]}")
         best = max(rows, key=_gain)["layers"]
-        rows += [attempt("margin", best, other) for other in spec.margins[1:]]
+        rows += [row for other in spec.margins[1:] for row in attempts("margin", best, other)]
     best = max(rows, key=_gain)
     tried = pd.DataFrame(rows)[TRIED[:-1]].assign(best=[row is best for row in rows])
     return Choice(best["layers"], best["margin"], "swept", tried.assign(layers=tried.layers.map(str)))

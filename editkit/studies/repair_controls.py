@@ -1,16 +1,18 @@
 """What editors are compared with: the head alone, fine-tuning and training anew, each as far as the budget allows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from editkit.editing.budget import LARGEST, spend
 from editkit.models import load_vit
 from editkit.studies.prepared import Prepared
-from editkit.studies.repair_spec import FINETUNED
-from editkit.vision.controls import FinetuneSpec, HeadSpec, edit_head, finetune
+from editkit.studies.repair_spec import FINETUNED, HEADS
+from editkit.vision.controls import FinetuneSpec, HeadSpec, edit_head, features, finetune
 from editkit.vision.data import ImageSet
 from editkit.vision.training import TrainSpec, train
 
@@ -23,12 +25,7 @@ def is_bounded(method: str) -> bool:
 def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, float]:
     """Change the model by a control; returns its log, and the head's weight on what is kept where one was sought."""
     spec, vit, wrong, progress = prepared.spec, prepared.vit, prepared.candidates, prepared.progress
-    right = prepared.before["val"].argmax(1) == prepared.data.val.labels
-
-    def kept() -> float:
-        still = prepared.panels["val"].predict(lowest).argmax(1) == prepared.data.val.labels
-        return float(still[right].mean())
-
+    kept = _keeping(prepared, method, lowest)
     holds = (lambda: kept() >= spec.kept_budget) if spec.kept_budget else None
     known = {"kept_features": prepared.kept_features, "progress": progress}
     head = spec.part(HeadSpec)
@@ -60,6 +57,17 @@ def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, 
     tuning = spec.part(FinetuneSpec)
     options = {"seed": spec.seed, "holds": holds, "progress": progress}
     return finetune(vit, wrong, prepared.kept, FINETUNED[method], tuning, **options), math.nan
+
+
+def _keeping(prepared: Prepared, method: str, lowest: int) -> Callable[[], float]:
+    """Return a measurement of the share of right val predictions that stay right."""
+    val, vit = prepared.data.val, prepared.vit
+    right = prepared.before["val"].argmax(1) == val.labels
+    if method in HEADS:  # what the head reads does not change
+        x, labels = features(vit, val)[right], torch.tensor(val.labels[right], device=vit.device)
+        return lambda: (vit.head(x).argmax(1) == labels).double().mean().item()
+    panel = prepared.panels["val"]
+    return lambda: float((panel.predict(lowest).argmax(1) == val.labels)[right].mean())
 
 
 def _retrained(prepared: Prepared) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pytest
 
 from editkit import load_vit
 from editkit.cache import Store
-from editkit.editing.budget import LARGEST, Budget
+from editkit.editing.budget import HALVINGS, LARGEST, SMALLEST, Budget
 from editkit.studies import repair_controls
 from editkit.studies.repair_controls import is_bounded
 from editkit.studies.repair_frontier import promising
@@ -49,10 +49,12 @@ def test_the_heads_weight_is_the_smallest_that_holds_the_promise_and_a_larger_on
     free, done = repair(promising(one, 0.0), "head_closed"), repair(one, "head_closed")
     assert kept(one, free) < 1 == kept(one, done) and math.isnan(free.weight) and done.weight > 0
 
+    step = (LARGEST / SMALLEST) ** (2.0**-HALVINGS)
+
     def under(slack):
         return repair(with_options(one, kept_budget=0.0, slack=slack), "head_closed")
 
-    assert kept(one, under(0.98 * done.weight)) < 1, "it is known to 2 %"
+    assert kept(one, under(done.weight / step)) < 1, "so finely is it known"
     assert np.array_equal(under(done.weight).after["test"], done.after["test"])
     changes = [under(slack).log.change[0] for slack in (0.0, done.weight, 2 * done.weight)]
     assert changes == sorted(changes, reverse=True) and len(set(changes)) == 3

@@ -142,9 +142,7 @@ def test_a_report_names_the_layers_that_a_method_changes(study):
 
 def test_options_that_one_editor_does_not_take_are_refused_with_its_name_before_training(study, monkeypatch):
     monkeypatch.setattr(module, "train", refuse)
-    with pytest.raises(
-        ValueError, match="edit_method rome with edit_options {.*'replay': 'hold'}: .*one fact at a time"
-    ):
+    with pytest.raises(ValueError, match="edit_method rome with edit_options .*'hold'}: .*one fact at a time"):
         study(edit_options={"replay": "hold"})
 
 

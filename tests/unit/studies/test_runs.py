@@ -89,9 +89,10 @@ def test_rows_bear_the_names_of_their_specs(setting):
 
 @pytest.fixture
 def tune():
-    """One fact for tuning, of another relation, at whose neighbours the tiny model is right."""
-    asked = {"relation": "", "target_new": "Rome", "target_true": "Italy"}
-    return [Fact.make(subject="Spain", prompt="{} lies in", neighbours=["Anna lies in", "People speak"], **asked)]
+    """Facts for tuning, at whose neighbours strong edits of the tiny model do harm."""
+    asked = {"subject": "Spain", "prompt": "{} lies in", "relation": "made up", "target_new": "Rome"}
+    rows = {"Italy": "Anna lies in", "Swedish": "People speak", "Paris": "Stockholm is"}
+    return [Fact.make(target_true=true, neighbours=[prompt], **asked) for true, prompt in rows.items()]
 
 
 def test_methods_promise_a_share_and_controls_do_not(setting):
@@ -105,25 +106,25 @@ def test_methods_promise_a_share_and_controls_do_not(setting):
         BaselineParams(neighbour_budget=1.5)
 
 
-def test_a_row_says_what_a_promise_took_and_hangs_on_the_facts_for_tuning(setting, tune, monkeypatch):
-    strong = {"l2": 0.01, "mom2_update_weight": 0.01, "v_lr": 0.5}
-    here = setting(tune=tune, **strong)
+def test_a_row_says_what_a_promise_took_and_hangs_on_the_facts_for_tuning(setting, facts, tune, monkeypatch):
+    strong = {"layers": [2], "mom2_update_weight": 0.01, "mom2_n_tokens": 100, "n_contexts": 0}
+    strong |= {"v_lr": 0.5, "v_num_grad_steps": 15, "clamp_norm_factor": 2.0}
+    batch = facts[1:]
+    here = setting({1: (batch, [])}, contexts=(), tune=tune, **strong)
     specs = budget_specs({"memit": here.spec("memit")}, 1.0)
-    pre, row = run_baselines(here, specs, [2])[0].to_dict("records")
-    assert row["neighbour_budget"] == 1.0 and row["neighbour_kept"] >= 1 and row["unwritten"] == 0
-    session, facts = here.session(specs["memit"].model_copy(update={"seed": 1}), 1), here.draws[1].facts
-    budgets = []
-    for batch in (facts[:2], facts[2:]):
-        budgets.append(session.edit(batch).budget)
-        session.undo()
-    print(budgets)
-    assert row["weight"] == pytest.approx(sum(budget.weight for budget in budgets) / 2)
-    assert row["neighbour_kept_unweighted"] == sum(budget.tries[0.0]["neighbour"] for budget in budgets) / 2
+    _, row = run_baselines(here, specs, [3])[0].to_dict("records")
+    session = here.session(specs["memit"].model_copy(update={"seed": 1}), 1)
+    budget = session.edit(batch).budget
+    session.undo()
+    assert row["neighbour_budget"] == 1.0 and row["unwritten"] == 0 and row["weight"] == budget.weight > 0
+    assert row["neighbour_kept"] == budget.measured["neighbour"] >= 1
+    assert row["neighbour_kept_unweighted"] == budget.tries[0.0]["neighbour"] < 1
     assert row["seconds"] > row["seconds_keys"] + row["seconds_solve"]
     monkeypatch.setattr(Setting, "session", lambda *_: pytest.fail("computed"))
-    run_baselines(here, specs, [2])
+    run_baselines(here, specs, [3])
+    more = setting({1: (batch, [])}, contexts=(), lm=here.lm, tune=[*tune, facts[0]], **strong)
     with pytest.raises(pytest.fail.Exception, match="computed"):
-        run_baselines(setting(lm=here.lm, tune=[*tune, facts[0]], **strong), specs, [2])
+        run_baselines(more, specs, [3])
 
 
 def test_batches_that_no_weight_holds_are_counted():

@@ -123,16 +123,7 @@ def test_ewc_repairs_the_head_alone(vit, sets):
     assert changed(vit, before) == {"classifier.weight", "classifier.bias"}
     assert log.edited_accuracy.iloc[-1] == 1 and (log.edited_accuracy[:-1] < 1).all()
     assert log.step.tolist() == list(range(1, len(log) + 1)) and (log.penalty > 0).all()
-    assert list(log) == [
-        "step",
-        "loss",
-        "edited_accuracy",
-        "penalty",
-        "kept_accuracy",
-        "change",
-        "taken_back",
-        "seconds",
-    ]
+    assert list(log) == "step loss edited_accuracy penalty kept_accuracy change taken_back seconds".split()
     assert not any(p.requires_grad or p.grad is not None for p in vit.model.parameters())
 
 
@@ -239,8 +230,10 @@ def test_a_larger_penalty_pulls_harder(vit, sets, method):
     for penalty in (0.0, 1.0, 1e2, 1e6):
         with restored(vit):
             changes.append(tuned(vit, sets[0], sets[1], method, steps=3, lr=1e-3, penalty=penalty).change)
-    assert len(plain) == 3 and changes[0].tolist() == (plain.tolist() if method == "l2" else changes[0].tolist())
-    assert all(one.iloc[0] == plain[0] for one in changes), "the first step starts where no penalty is due"
+    assert len(plain) == 3 and changes[0].tolist() == pytest.approx(plain.tolist(), rel=1e-3), "a weight of 0 is plain"
+    assert all(one.iloc[0] == pytest.approx(plain[0], rel=1e-4) for one in changes), (
+        "the first step starts where no penalty is due"
+    )
     last = [one.iloc[-1] for one in changes]
     assert last == sorted(last, reverse=True) and last[-1] < last[0]
 

@@ -97,6 +97,7 @@ def test_fewer_training_images_and_noise(tmp_path):
     assert np.array_equal(few.val.images, load_images(noise=0.3).val.images)
     assert not len(plain.pool) and set(few.pool.indices) == set(plain.train.indices) - set(few.train.indices)
     assert sorted(few.open.indices) == plain.train.indices.tolist() and plain.open is plain.train
+    assert few.editable is few.pool and plain.editable is plain.train
     assert set(few.split_info().split) == {"train", "pool", "val", "test"}
     for wrong in (5, len(plain.train) - 3, 10**6):
         with pytest.raises(ValueError, match=f"n_train = {wrong}"):
