@@ -9,7 +9,7 @@ from editkit.language.drift import PROBE_TOKENS, TextProbe, held_out
 from editkit.language.forward.scoring import score
 from editkit.models import LanguageModel
 
-ASKED = 256  # neighbourhood prompts at most behind a neighbour budget
+ASKED = 128  # neighbourhood prompts at most behind a neighbour budget
 FROM_ONE = 8  # of them that are set against one edit's new object
 PIECES = 24  # of prose behind a text budget
 PROSE_TOKENS = PIECES * PROBE_TOKENS

@@ -53,8 +53,8 @@ def by_count(prepared: Prepared, methods: Sequence[str], counts: Sequence[int]) 
 def directions(prepared: Prepared) -> pd.DataFrame:
     """Say how alike the shifts are that the targets ask of the CLS token, under the first editor's hyperparameters.
 
-    ``cosine`` is that of an image's shift with the first left singular vector of all shifts, signed so that
-    they point along it on the whole; ``share``, the same in every row, is what that one direction holds of their squared length.
+    ``cosine`` is that of an image's shift with the first left singular vector of all shifts, signed so that they point
+    along it on the whole; ``share``, the same in every row, is what that direction holds of their squared length.
     """
     columns = ["index", "true", "cosine", "share", "norm"]
     if not len(prepared.candidates):

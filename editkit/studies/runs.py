@@ -66,8 +66,12 @@ def baseline_specs(setting: Setting, methods: Sequence[str]) -> dict[str, EditSp
 
 
 def budget_specs(specs: Mapping[str, EditSpec], neighbour_budget: float) -> dict[str, EditSpec]:
-    """Let every method, controls aside, promise to keep a share of NS; none does where the share is 0."""
-    promise, promising = {"neighbour_budget": neighbour_budget}, METHODS if neighbour_budget else ()
+    """Let every method promise to keep a share of NS; none does where the share is 0.
+
+    Controls are left out, and methods that edit one fact after another, all of which a search would write at each try.
+    """
+    promising = [name for name, method in METHODS.items() if neighbour_budget and not method.one_at_a_time]
+    promise = {"neighbour_budget": neighbour_budget}
     return {name: spec.model_copy(update=promise) for name, spec in specs.items() if name in promising}
 
 
