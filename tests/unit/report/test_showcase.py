@@ -49,7 +49,7 @@ def test_every_exhibit_has_parameters_that_its_chapter_declares(name):
     base = read_values(ROOT / "params" / BASE)
     assert not [key for key, value in stated.items() if value == base[key]], "it states what is the default"
     assert (params.facts_source, params.facts_part, params.known_only) == ("worldfacts", "test", True)
-    assert (params.text_path, params.model, params.vit_data) == ("", "smollm2-135m", "digits")
+    assert (params.text_path, params.model, params.vit_data) == ("", "smollm2-135m", ["digits"])
 
 
 def test_readme_shows_every_exhibit_and_no_other_picture():

@@ -98,7 +98,7 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
         more += ["val_accuracy", "val_nll"] * (name == "head_edit_log" and "retraining" in controls)
         assert set(found[name].columns) == {*columns.split(), *more}, name
     report, listed = found["evaluation_report"].set_index("method"), found["predictions"]
-    methods = [UNTOUCHED, "alphaedit", "emmet", "memit", "rome", *controls]
+    methods = [UNTOUCHED, "emmet", "memit", "alphaedit", "rome", *controls]
     assert list(report.index) == methods and set(found["head_edit_log"].method) == set(controls)
     rows = {name: len(table) for name, table in found.items()}
     assert rows["data_split_info"] == sum(sizes) and rows["training_history"] == extra.get("epochs", 1)

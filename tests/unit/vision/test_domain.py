@@ -212,7 +212,7 @@ def test_what_a_budget_keeps_is_held_by_the_smallest_weight(tiny_vit, start, fam
     session = start(vit, method, kept_budget=1.0, tune=tune, edit_mode=edit_mode)
     budget = session.edit(items).budget
     assert budget.promised == {"kept": 1.0} and budget.weight > 0 and stays(vit, tune) == 1
-    assert max(weight for weight, seen in budget.tries.items() if seen["kept"] < 1) > budget.weight / 1.03
+    assert max(weight for weight, seen in budget.tries.items() if seen["kept"] < 1) > budget.weight / 1.07
     write_under(start(other, method, edit_mode=edit_mode), items, budget.weight)
     assert vit.fingerprint() == other.fingerprint() != mark
     start(free, method, edit_mode=edit_mode).edit(items)
