@@ -262,17 +262,25 @@ class Session:
         with self._journal.untouched():
             kept = self.domain.promises(edited)
 
-        def attempt(weight: float) -> dict[str, float]:
+        latest: dict[float, list[Written]] = {}  # what is written now, by its weight
+
+        def put(weight: float) -> None:
             self._put_back(before, memory.copy())
-            write(weight)
+            latest.clear()
+            latest[weight] = write(weight)
+
+        def attempt(weight: float) -> dict[str, float]:
+            put(weight)
             return kept()
 
         budget = spend(promised, attempt)
-        self._put_back(before, memory.copy())
         if not budget.holds:
+            self._put_back(before, memory.copy())
             warnings.warn(f"{budget}, not even under the largest weight; earlier edits have spent it", stacklevel=4)
             return [], budget
-        return write(budget.weight), budget
+        if budget.weight not in latest:
+            put(budget.weight)
+        return latest[budget.weight], budget
 
     def _put_back(self, weights: State, memory: Memory) -> None:
         self._weights.put(weights)

@@ -3,7 +3,7 @@
 The loop is the same for facts and for images; each computes its own loss of a shift.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
@@ -62,6 +62,18 @@ class Targets(NamedTuple):
     precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
     cached: int  # how many came from the store
     seconds: float  # duration of the optimisation, for cached targets of the one that computed them
+
+    @classmethod
+    def of(cls, entries: Sequence[dict[str, Tensor]], device: torch.device, precision: str, cached: int) -> Self:
+        """Join what was stored of each edit: ``value`` (d,), ``losses`` (steps,), ``probability`` and ``seconds``."""
+        return cls(
+            torch.stack([entry["value"] for entry in entries], dim=1).to(device),
+            torch.stack([entry["losses"] for entry in entries]),
+            torch.stack([entry["probability"] for entry in entries]),
+            precision,
+            cached,
+            sum(entry["seconds"].item() for entry in entries),
+        )
 
 
 class Losses(NamedTuple):

@@ -32,7 +32,7 @@ def frontier_curves(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     """Plot what repairs bring against what they cost, a curve a method; what was chosen by the budget stands out.
 
     Args:
-        frame: one row a method and point of its curve, columns method, point (weight of what is kept, or steps; curves
+        frame: one row a method and point of its curve, columns method, point (what was promised, 0 for nothing; curves
             run along it), at_budget (whether the budget chose it), fixed and generality (shares of the edited images
             and of their copies), kept (share of right val predictions) and heldout_change (points).
         budget: the share of right val predictions that must stay, or None.
@@ -45,7 +45,7 @@ def frontier_curves(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     curves = {method: frame[frame.method == method].sort_values("point") for method in methods_in(frame)}
     for method, rows in curves.items():
         for y, x, at in where:
-            hover = f"{x} %{{x:.4g}}, {y} %{{y:.3f}} at %{{customdata:.3g}}"
+            hover = f"{x} %{{x:.4g}}, {y} %{{y:.3f}} promised %{{customdata:.3g}}"
             line = _line_style(method) | {"marker_size": 6, "showlegend": at == where[0][2]}
             add_line(figure, rows[x], rows[y], hover, customdata=rows.point, **line, **at)
     ring = {"mode": "markers", "marker": {"size": 13, "line": {"color": INK, "width": 1.6}}, "showlegend": False}
@@ -119,7 +119,7 @@ def layer_sweep(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     sets = frame[frame.chosen.isin(["traced", "the last three"])]
     sets = sets.assign(x=[n - 1 + n * (0.17 + 0.23 * place) for place in range(len(sets))])  # wide labels need room
     best = frame[frame.best.astype(bool) | (frame.chosen == "margin")].layers
-    tried = frame[frame.layers.isin(best) & frame.chosen.isin(["one layer", "margin"])].sort_values("margin")
+    tried = frame[frame.layers.isin(best)].sort_values("margin")
     tried = tried.drop_duplicates("margin").assign(x=lambda rows: [_margin(value) for value in rows.margin])
     figure = panels(("by layer", "by margin"), 2, column_widths=[0.7, 0.3], horizontal_spacing=0.04, shared_yaxes=True)
     parts = [(single, "lines+markers", 1), (sets, "markers", 1), (tried, "lines+markers", 2)]

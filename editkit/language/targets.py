@@ -85,14 +85,7 @@ def optimise_targets(
             found[i] = {"value": h[place] + entry.pop("delta"), **entry}
             if store:
                 store.put("target", keys[i], found[i])
-    return Targets(
-        values=torch.stack([entry["value"] for entry in found], dim=1).to(lm.device),
-        losses=torch.stack([entry["losses"] for entry in found]),
-        probability=torch.stack([entry["probability"] for entry in found]),
-        precision=precision,
-        cached=len(facts) - len(missing),
-        seconds=sum(entry["seconds"].item() for entry in found),
-    )
+    return Targets.of(found, lm.device, precision, len(facts) - len(missing))
 
 
 def _shifts(

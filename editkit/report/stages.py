@@ -94,7 +94,7 @@ def tune(prepared: Prepared) -> Output:
     tried = prepared.choice.tried
     if tried.empty:
         return Output()
-    return Output({"layer_sweep": tried}, {"layer_sweep": figures.layer_sweep(tried, prepared.spec.kept_budget)})
+    return Output({"layer_sweep": tried}, {"layer_sweep": figures.layer_sweep(tried, prepared.spec.promise)})
 
 
 def costs(prepared: Prepared, repaired: Sequence[Repaired]) -> Output:
@@ -104,19 +104,22 @@ def costs(prepared: Prepared, repaired: Sequence[Repaired]) -> Output:
     return Output(found, {} if alike.empty else {"common_direction": figures.common_direction(alike, changed)})
 
 
-def frontier(prepared: Prepared) -> Output:
-    """Tabulate ``frontier``, a row a method and promise, and ``frontier_edits``, a row a method and number of edits."""
+def frontier(prepared: Prepared, repaired: Sequence[Repaired]) -> Output:
+    """Tabulate ``frontier``, a row a method and promise, and ``frontier_edits``, a row a method and number of edits.
+
+    Args:
+        repaired: what the study's own repairs did, which are not made again.
+    """
     spec = prepared.spec
-    methods = (*spec.edit_method, *spec.controls)
     if not len(prepared.candidates):
         return Output()
-    along = frontiers.frontier(prepared, methods, spec.frontier_budgets)
-    counted = frontiers.by_count(prepared, methods, spec.frontier_edits)
+    along = frontiers.frontier(prepared, spec.compared, spec.frontier_budgets, repaired)
+    counted = frontiers.by_count(prepared, spec.compared, spec.frontier_edits, repaired)
     return Output(
         {"frontier": along, "frontier_edits": counted},
         {
-            "frontier": figures.frontier_curves(along, spec.kept_budget),
-            "frontier_edits": figures.edits_at_budget(counted, spec.kept_budget),
+            "frontier": figures.frontier_curves(along, spec.promise),
+            "frontier_edits": figures.edits_at_budget(counted, spec.promise),
         },
     )
 
@@ -159,36 +162,27 @@ def evaluate(done: Done) -> Output:
         {
             "repairs": figures.repair_bars(report[report.method != UNTOUCHED]),
             "confusion_matrix": figures.confusion_maps(before, after, prepared.data.labels),
-            "repair_gallery": gallery(prepared, first),
-            **broken_gallery(prepared, first),
+            **galleries(prepared, first),
         },
     )
 
 
-def gallery(prepared: Prepared, one: Repaired) -> go.Figure:
-    """Draw edited images with their class before and after a repair, and where their CLS token looked before."""
-    part, names = prepared.candidates.select(np.arange(min(SHOWN, len(prepared.candidates)))), prepared.data.labels
+def gallery(prepared: Prepared, panel: str, one: Repaired, places: np.ndarray) -> go.Figure:
+    """Draw images of a panel with their class before and after a repair, and where their CLS token looked before."""
+    part, names = prepared.panels[panel].part.select(places), prepared.data.labels
     captions = []
-    for place, true in enumerate(part.labels):
-        found = (prepared.before["edited"][place], one.after["edited"][place])
+    for true, *found in zip(part.labels, prepared.before[panel][places], one.after[panel][places], strict=True):
         captions.append(f"{names[true]}: {' → '.join(f'{names[p.argmax()]} ({p.max():.2f})' for p in found)}")
     return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions)
 
 
-def broken_gallery(prepared: Prepared, one: Repaired) -> dict[str, go.Figure]:
-    """Draw val images that were right and are wrong after a repair; no figure where there are none."""
-    part, names = prepared.data.val, prepared.data.labels
-    before, after = prepared.before["val"], one.after["val"]
-    places = np.flatnonzero((before.argmax(1) == part.labels) & (after.argmax(1) != part.labels))[:SHOWN]
-    if not len(places):
-        return {}
-    captions = [
-        f"{names[part.labels[place]]}: "
-        + " → ".join(f"{names[p.argmax()]} ({p.max():.2f})" for p in (before[place], after[place]))
-        for place in places
-    ]
-    images = part.images[places]
-    return {"broken_gallery": figures.gallery(images, cls_attention(prepared.vit, images), captions)}
+def galleries(prepared: Prepared, one: Repaired) -> dict[str, go.Figure]:
+    """Draw edited images, and val images that were right and are wrong after a repair, where there are any."""
+    labels = prepared.panels["val"].part.labels
+    right, still = (found["val"].argmax(1) == labels for found in (prepared.before, one.after))
+    broken = np.flatnonzero(right & ~still)[:SHOWN]
+    drawn = {"repair_gallery": gallery(prepared, "edited", one, np.arange(min(SHOWN, len(prepared.candidates))))}
+    return drawn | ({"broken_gallery": gallery(prepared, "val", one, broken)} if len(broken) else {})
 
 
 def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[str]) -> Output:
@@ -223,9 +217,9 @@ def other_images(params: ImageParams) -> Output:
         if not len(prepared.candidates):
             warnings.warn(f"{name} is left out: the model makes no mistake on it", stacklevel=2)
             continue
-        counted = frontiers.by_count(prepared, (*spec.edit_method, *spec.controls), spec.frontier_edits)
+        counted = frontiers.by_count(prepared, spec.compared, spec.frontier_edits)
         rows.append(counted.assign(dataset=images.name, layers=str(prepared.layers), margin=prepared.choice.margin))
-        drawn[f"edits_{images.name}"] = figures.edits_at_budget(counted, spec.kept_budget)
+        drawn[f"edits_{images.name}"] = figures.edits_at_budget(counted, spec.promise)
     columns = [*frontiers.POINTS, "dataset", "layers", "margin"]
     return Output({"other_images": pd.concat(rows) if rows else pd.DataFrame(columns=columns)}, drawn)
 
@@ -266,7 +260,7 @@ def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
             told.append(table.round(3).to_string(index=False))
     if wanted <= {"locate", "tune"}:
         return told
-    done = [(prepared, repairs.repair_all(prepared, (*spec.edit_method, *spec.controls), folder / "edits"))]
+    done = [(prepared, repairs.repair_all(prepared, spec.compared, folder / "edits"))]
     if "edit" in wanted:
         edit(done).save(results, **about)
         costs(*done[0]).save(results, **about)
@@ -275,5 +269,5 @@ def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
         shown = ["method", "weight", "fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change"]
         told.append(table[shown].round(4).to_string(index=False))
     if stage == "full":
-        frontier(prepared).save(results, **about)
+        frontier(*done[0]).save(results, **about)
     return told

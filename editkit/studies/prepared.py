@@ -1,16 +1,20 @@
 """What a study of repairs has in hand: a classifier, all that is measured of it before any edit, and what edits did."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from editkit.cache import Store
-from editkit.models import VisionModel
+from editkit.models import VisionModel, load_vit
 from editkit.studies.repair_spec import RepairSpec
 from editkit.vision.data import ImageData, ImageSet
+from editkit.vision.domain import RepairSession
 from editkit.vision.forward import Panel
 from editkit.vision.training import Training
 
@@ -73,3 +77,23 @@ class Repaired:
     seconds: float
     peak_memory_mb: float
     weight: float = math.nan  # on what is kept, as the budget found it; nan where there is none to find
+
+
+def load_classifier(spec: RepairSpec, data: ImageData) -> VisionModel:
+    """Load the backbone with the head that the study's seed draws, not fine-tuned yet."""
+    size = spec.image_size or None
+    return load_vit(spec.model, labels=data.labels, image_size=size, seed=spec.seed, device=spec.device)
+
+
+@contextmanager
+def repairing(
+    classifier: Classifier, images: ImageSet, kept: ImageSet, method: str, **changes: Any
+) -> Iterator[RepairSession]:
+    """Open a session with a study's options and promise, which is held on val; its edits are undone afterwards."""
+    spec = classifier.spec.edit_spec(method, **changes)
+    given = {"images": images, "kept": kept, "tune": classifier.data.val, "store": classifier.store}
+    opened = RepairSession(classifier.vit, spec, **given, progress=False)
+    try:
+        yield opened
+    finally:
+        opened.undo()

@@ -9,12 +9,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from editkit.editing.spec import LAST_LAYERS
-from editkit.studies.prepared import Choice, Classifier
+from editkit.studies.prepared import Choice, Classifier, repairing
 from editkit.studies.repair_spec import RepairSpec
 from editkit.studies.tables import layer_statistics, rank_layers
 from editkit.vision.augment import augmented
 from editkit.vision.data import ImageSet, drawn
-from editkit.vision.domain import RepairSession
 from editkit.vision.forward import predict
 from editkit.vision.keys import repairs
 from editkit.vision.moments import kept_moments
@@ -83,20 +82,16 @@ def _attempt(
     classifier: Classifier, part: ImageSet, kept: ImageSet, layers: list[int], margin: float
 ) -> dict[str, float]:
     """Repair some mistakes in these layers by the first editor, measure on val, and put the model back."""
-    spec, vit, val, copies = classifier.spec, classifier.vit, classifier.data.val, copied(part, classifier.spec)
-    edit = spec.edit_spec(spec.edit_method[0], layers=layers, stop_margin=margin)
-    opened = RepairSession(vit, edit, images=part, kept=kept, tune=val, store=classifier.store, progress=False)
-    try:
-        kept_now = opened.domain.promises([])
+    vit, copies, method = classifier.vit, copied(part, classifier.spec), classifier.spec.edit_method[0]
+    with repairing(classifier, part, kept, method, layers=layers, stop_margin=margin) as opened:
+        on_val = opened.domain.promises([])
         budget = opened.edit(repairs(part)).budget
         return {
             "weight": budget.weight if budget else math.nan,
             "fixed": float((predict(vit, part).argmax(1) == part.labels).mean()),
             "generality": float((predict(vit, copies).argmax(1) == copies.labels).mean()),
-            **kept_now(),
+            **(budget.measured if budget else on_val()),
         }
-    finally:
-        opened.undo()
 
 
 def copied(part: ImageSet, spec: RepairSpec) -> ImageSet:

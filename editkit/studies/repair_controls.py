@@ -9,11 +9,10 @@ import pandas as pd
 import torch
 
 from editkit.editing.budget import LARGEST, spend
-from editkit.models import load_vit
-from editkit.studies.prepared import Prepared
+from editkit.studies.prepared import Prepared, load_classifier
 from editkit.studies.repair_spec import FINETUNED, HEADS
 from editkit.vision.controls import FinetuneSpec, HeadSpec, edit_head, features, finetune
-from editkit.vision.data import ImageSet
+from editkit.vision.data import joined
 from editkit.vision.training import TrainSpec, train
 
 
@@ -32,13 +31,10 @@ def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, 
     if method == "head_ewc":
         return edit_head(vit, wrong, prepared.kept, "ewc", head, holds=holds, **known), math.nan
     if method == "head_closed":
-        first, logs = [tensor.clone() for tensor in vit.head.state_dict().values()], {}
-
-        def put_back() -> None:
-            vit.head.load_state_dict(dict(zip(vit.head.state_dict(), first, strict=True)))
+        first, logs = {name: tensor.clone() for name, tensor in vit.head.state_dict().items()}, {}
 
         def attempt(weight: float) -> dict[str, float]:
-            put_back()
+            vit.head.load_state_dict(first)
             slacker = head.model_copy(update={"slack": head.slack + weight})
             logs[weight] = edit_head(vit, wrong, prepared.kept, "closed", slacker, **known)
             return {"kept": kept()}
@@ -50,7 +46,7 @@ def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, 
         if budget.holds:
             attempt(budget.weight)
             return logs[budget.weight], budget.weight
-        put_back()
+        vit.head.load_state_dict(first)
         return logs[LARGEST].assign(taken_back=True), budget.weight
     if method == "retraining":
         return _retrained(prepared), math.nan
@@ -74,15 +70,8 @@ def _retrained(prepared: Prepared) -> pd.DataFrame:
     """Train again from the start, with the edited images among the training images."""
     spec, data, vit, wrong = prepared.spec, prepared.data, prepared.vit, prepared.candidates
     new = wrong.select(~np.isin(wrong.indices, data.train.indices))
-    arrays = {n: np.concatenate([getattr(data.train, n), getattr(new, n)]) for n in ("images", "labels", "indices")}
-    more = replace(data, splits={**data.splits, "train": ImageSet(**arrays)})
-    fresh = load_vit(
-        spec.model,
-        labels=data.labels,
-        image_size=spec.image_size or None,
-        seed=spec.seed,
-        device=spec.device,
-    )
+    more = replace(data, splits={**data.splits, "train": joined(data.train, new)})
+    fresh = load_classifier(spec, data)
     done = train(fresh, more, spec.part(TrainSpec), store=prepared.store, progress=prepared.progress)
     vit.model.load_state_dict(fresh.model.state_dict())
     return done.history.rename(columns={"epoch": "step"})

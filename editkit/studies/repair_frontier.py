@@ -1,12 +1,12 @@
 """What a repair costs and what that buys: images fixed against images kept, and where the cost comes from."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from editkit.methods import METHODS
 from editkit.studies.prepared import Prepared, Repaired
@@ -14,6 +14,7 @@ from editkit.studies.repair_controls import is_bounded
 from editkit.studies.repair_tables import judged
 from editkit.studies.repairs import repair, session, subset
 from editkit.vision.keys import repairs
+from editkit.vision.metrics import lead
 
 POINTS = ["method", "n_edits", "point", "at_budget", "weight", "fixed", "generality", "kept", "test_kept"]
 POINTS += ["test_accuracy", "heldout_change", "seconds"]
@@ -25,15 +26,20 @@ def promising(prepared: Prepared, budget: float) -> Prepared:
     return replace(prepared, spec=prepared.spec.model_copy(update={"kept_budget": budget}))
 
 
-def frontier(prepared: Prepared, methods: Sequence[str], budgets: Sequence[float]) -> pd.DataFrame:
+def frontier(
+    prepared: Prepared, methods: Sequence[str], budgets: Sequence[float], done: Sequence[Repaired] = ()
+) -> pd.DataFrame:
     """Repair under one promise after another, and under none: a row a method and promise (``point``).
 
     Editors take all ``budgets``; a control, whose way to the edited images is long, the study's own budget and none.
+
+    Args:
+        done: repairs of all images under the study's own budget, which are not made again.
     """
     own = prepared.spec.kept_budget
     every = sorted({NO_BUDGET, own, *budgets})
     rows = [
-        _point(promising(prepared, budget), method)
+        _point(promising(prepared, budget), method, done if budget == own else ())
         for method in methods
         for budget in (every if method in METHODS else sorted({NO_BUDGET, own}))
         if is_bounded(method) or budget == NO_BUDGET
@@ -42,12 +48,20 @@ def frontier(prepared: Prepared, methods: Sequence[str], budgets: Sequence[float
     return table.assign(at_budget=table.point == own)
 
 
-def by_count(prepared: Prepared, methods: Sequence[str], counts: Sequence[int]) -> pd.DataFrame:
-    """Repair some of the images, drawn at random, and all, under the study's budget: a row a method and count."""
+def by_count(
+    prepared: Prepared, methods: Sequence[str], counts: Sequence[int], done: Sequence[Repaired] = ()
+) -> pd.DataFrame:
+    """Repair some of the images, drawn at random, and all, under the study's budget: a row a method and count.
+
+    Args:
+        done: as for :func:`frontier`.
+    """
     total = len(prepared.candidates)
-    chosen = [subset(prepared, n) for n in sorted({*(n for n in counts if n < total), total} - {0})]
-    rows = [_point(some, method) for some in chosen for method in methods]
-    return pd.DataFrame([row for row in rows if row], columns=POINTS)
+    chosen = [(subset(prepared, n), ()) for n in sorted({n for n in counts if n < total})]
+    chosen += [(prepared, done)] if total else []
+    rows = [_point(some, method, made) for some, made in chosen for method in methods]
+    table = pd.DataFrame([row for row in rows if row], columns=POINTS)
+    return table.assign(at_budget=[is_bounded(method) for method in table.method])
 
 
 def directions(prepared: Prepared) -> pd.DataFrame:
@@ -100,17 +114,14 @@ def moved(prepared: Prepared, repaired: Sequence[Repaired]) -> pd.DataFrame:
 
 
 def _lead(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    logs = np.log(np.maximum(p, np.finfo(float).tiny))
-    rows = np.arange(len(labels))
-    own = logs[rows, labels]
-    logs[rows, labels] = -math.inf
-    return own - logs.max(1)
+    return lead(torch.from_numpy(p).clamp_min(np.finfo(float).tiny).log(), torch.from_numpy(labels)).numpy()
 
 
-def _point(prepared: Prepared, method: str) -> dict | None:
-    """Repair and judge; a repair that leaves the finite numbers is left out, with a warning."""
+def _point(prepared: Prepared, method: str, done: Sequence[Repaired]) -> dict | None:
+    """Repair, unless that is done, and judge; a repair that leaves the finite numbers is left out, with a warning."""
+    made = next((one for one in done if one.method == method), None)
     try:
-        found = judged(prepared, repair(prepared, method))
+        found = judged(prepared, made or repair(prepared, method))
     except FloatingPointError as problem:
         warnings.warn(f"{method} is left out: {problem}", stacklevel=3)
         return None

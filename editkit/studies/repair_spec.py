@@ -93,9 +93,19 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
         """Return the options that belong to ``kind``."""
         return kind(**self.model_dump(include=set(kind.model_fields)))
 
+    @property
+    def promise(self) -> float | None:
+        """Share of the right val predictions that is promised to stay; None for nothing."""
+        return self.kept_budget or None
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Editors, and what they are compared with."""
+        return (*self.edit_method, *self.controls)
+
     def edit_spec(self, method: str, **options: Any) -> EditSpec:
         """Specify an edit by a method. Raises ``ValueError`` for options that no editor has."""
-        common = {"seed": self.seed, "stop_margin": self.margins[0], "kept_budget": self.kept_budget or None}
+        common = {"seed": self.seed, "stop_margin": self.margins[0], "kept_budget": self.promise}
         return EditSpec(method=method, **{**common, **self.edit_options, **options})
 
 

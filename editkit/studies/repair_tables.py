@@ -14,6 +14,7 @@ import torch
 from editkit.methods import UNTOUCHED, MethodName, label
 from editkit.studies.intervals import holm, proportion
 from editkit.studies.prepared import Prepared, Repaired
+from editkit.studies.repair_controls import is_bounded
 from editkit.studies.repairs import costs, repair
 from editkit.vision.metrics import compare, confusion, mcnemar, per_class, summary
 
@@ -133,7 +134,7 @@ def certainty(done: Done) -> pd.DataFrame:
     for method in methods:
         seen = {panel: _outcomes(done, method, panel) for panel in ("edited", "val", "test")}
         row = {"method": method, "seeds": seen["test"].seed.nunique(), "test_images": seen["test"]["index"].nunique()}
-        row |= {"budget": done[0][0].spec.kept_budget or math.nan}
+        row |= {"budget": _promise(done[0][0], method)}
         for name, panel in {"fixed": "edited", "kept": "val", "test_kept": "test"}.items():
             found = seen[panel]
             row |= _share(name, found if name == "fixed" else found[found.right])
@@ -200,10 +201,15 @@ def judged(prepared: Prepared, one: Repaired) -> dict[str, Any]:
     now, was = (summary(labels["test"], found["test"]) for found in (one.after, before))
     row = {"method": one.method, "seed": prepared.spec.seed, "model": prepared.vit.name, "dataset": prepared.data.name}
     row |= {"layers": str(one.layers), "n_edits": len(prepared.candidates)}
-    row |= {"budget": prepared.spec.kept_budget or math.nan, "weight": one.weight}
+    row |= {"budget": _promise(prepared, one.method), "weight": one.weight}
     row |= {"fixed": edited, "generality": copies, "kept": val["locality"], "test_kept": test["locality"]}
     row |= {f"val_{name}": val[name] for name in ("fixed", "broken", "mcnemar_p")}
     row |= {f"test_{name}": test[name] for name in ("fixed", "broken", "mcnemar_p")}
     row |= {f"test_{name}": now[name] for name in ("accuracy", "macro_f1", "nll", "ece")}
     row |= {"heldout_change": 100 * (now["accuracy"] - was["accuracy"]), "leakage": one.leakage}
     return row | {"seconds": one.seconds, "peak_memory_mb": one.peak_memory_mb}
+
+
+def _promise(prepared: Prepared, method: str) -> float:
+    """Return what is promised of a method on val; nan for nothing, and where it cannot be held to anything."""
+    return prepared.spec.promise or math.nan if is_bounded(method) else math.nan

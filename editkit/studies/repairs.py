@@ -8,8 +8,8 @@ Layers and margin are chosen, and the budget is held, on val: see :func:`choose`
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from editkit.cache import Store
 from editkit.methods import METHODS, label
-from editkit.models import VisionModel, load_vit
+from editkit.models import VisionModel
 from editkit.models.peak import peak_mb, reset_peak
-from editkit.studies.prepared import Classifier, Prepared, Repaired
+from editkit.studies.prepared import Classifier, Prepared, Repaired, load_classifier, repairing
 from editkit.studies.repair_choice import choose, copied
 from editkit.studies.repair_controls import change
 from editkit.studies.repair_spec import CONTROLS, FINETUNED, HEADS, RepairSpec
@@ -65,8 +65,7 @@ def load_each(specs: Sequence[RepairSpec]) -> list[ImageData]:
 
 def fine_tune(spec: RepairSpec, data: ImageData, *, store: Store | None = None, progress: bool = True) -> Classifier:
     """Load the model and fine-tune it, or read its checkpoint, once all options are checked."""
-    size, seed = spec.image_size or None, spec.seed
-    vit = load_vit(spec.model, labels=data.labels, image_size=size, seed=seed, device=spec.device)
+    vit = load_classifier(spec, data)
     _check(spec, vit)
     store, training = store or Store(), None
     if spec.checkpoint:
@@ -130,17 +129,10 @@ def classify(panels: Mapping[str, Panel], changed: int) -> dict[str, np.ndarray]
     return {name: panel.predict(changed) for name, panel in panels.items()}
 
 
-@contextmanager
-def session(prepared: Prepared, method: str, **changes: Any) -> Iterator[RepairSession]:
-    """Open a session with the study's layers and options, whose edits are undone afterwards."""
+def session(prepared: Prepared, method: str, **changes: Any) -> AbstractContextManager[RepairSession]:
+    """Open a session with the study's layers, margin and options, whose edits are undone afterwards."""
     chosen = {"layers": prepared.layers, "stop_margin": prepared.choice.margin}
-    spec = prepared.spec.edit_spec(method, **{**chosen, **changes})
-    images = {"images": prepared.candidates, "kept": prepared.kept, "tune": prepared.data.val}
-    opened = RepairSession(prepared.vit, spec, **images, store=prepared.store, progress=False)
-    try:
-        yield opened
-    finally:
-        opened.undo()
+    return repairing(prepared, prepared.candidates, prepared.kept, method, **{**chosen, **changes})
 
 
 def repair(

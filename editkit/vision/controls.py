@@ -36,6 +36,7 @@ from editkit.models import VisionModel
 from editkit.solvers import inverse_precision, mean_eigenvalue, solve
 from editkit.vision.data import ImageSet
 from editkit.vision.forward import BATCH, read
+from editkit.vision.metrics import lead
 
 FISHER_IMAGES = 64  # kept images, at most, behind the Fisher information of fine-tuned layers
 
@@ -196,8 +197,9 @@ def finetune(
 
     what = f"fine-tuning, {method}, lr {spec.finetune_lr:g}"
     with _trainable(parameters) as before:
-        importance = {"l2": lambda: [1.0] * len(parameters), "ewc": lambda: _importance(vit, kept, parameters, rng)}
-        importance = importance[method]() if method in importance else []
+        importance = [1.0] * len(parameters) if method == "l2" else []
+        if method == "ewc":
+            importance = _importance(vit, kept, parameters, rng)
         rows = (step() for _ in range(spec.finetune_steps))
         return _until_right(rows, start, spec.finetune_steps, what, progress, parameters, holds)
 
@@ -269,9 +271,8 @@ def _closed(head: nn.Linear, x: Tensor, labels: Tensor, kept: Tensor, spec: Head
     moment = SecondMoment(kept.shape[1], kept.device)
     moment.add(kept.double())
     C = moment.moment()
-    logits, true = head(x).detach().double(), one_hot(labels, head.out_features)  # (n, labels)
-    best_other = logits.masked_fill(true.bool(), -math.inf).amax(1, keepdim=True)
-    R = true * (best_other + spec.margin - logits).clamp_min(0)
+    missing = (spec.margin - lead(head(x).detach().double(), labels)).clamp_min(0)  # (n,)
+    R = one_hot(labels, head.out_features) * missing[:, None]  # (n, labels)
     ridge = spec.ridge * C.diagonal().mean().item()
     cost = C + ridge * torch.eye(len(C), dtype=C.dtype, device=C.device)
     precision = inverse_precision(cost)
@@ -325,7 +326,7 @@ def _until_right(
 ) -> pd.DataFrame:
     """Collect one row a step, until every edited image is right, the steps are over, or a promise no longer holds."""
     history = []
-    last = [parameter.detach().clone() for parameter in parameters] if holds else []
+    last = _copies(parameters) if holds else []
     for row in tqdm(rows, what, most, unit="step", disable=not progress):
         broken = holds is not None and not holds()
         seconds = time.perf_counter() - start
@@ -333,28 +334,35 @@ def _until_right(
         if not math.isfinite(row["loss"] + row.get("penalty", 0.0)):
             raise FloatingPointError(f"{what}: diverged at step {len(history)}, lower the learning rate")
         if broken:
-            for parameter, old in zip(parameters, last, strict=True):
-                parameter.data.copy_(old)
+            _put_back(parameters, last)
             break
         if row["edited_accuracy"] == 1:
             break
-        last = [parameter.detach().clone() for parameter in parameters] if holds else []
+        last = _copies(parameters) if holds else []
     return pd.DataFrame(history)
 
 
 @contextmanager
 def _trainable(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
     """Let ``parameters`` have gradients, and put them back on an error. Yields copies of what they were."""
-    before = [parameter.detach().clone() for parameter in parameters]
+    before = _copies(parameters)
     try:
         for parameter in parameters:
             parameter.requires_grad_()
         yield before
     except BaseException:
-        for parameter, old in zip(parameters, before, strict=True):
-            parameter.data.copy_(old)
+        _put_back(parameters, before)
         raise
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
+
+
+def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def _put_back(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data.copy_(value)

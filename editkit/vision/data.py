@@ -66,6 +66,12 @@ class ImageSet:
         return self
 
 
+def joined(*parts: ImageSet) -> ImageSet:
+    """Put images one part after another; they are open, so held-out ones raise ``ValueError``."""
+    fields = ("images", "labels", "indices")
+    return ImageSet(*(np.concatenate([getattr(p.require_open("joining"), name) for p in parts]) for name in fields))
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set under a protocol."""
@@ -95,9 +101,7 @@ class ImageData:
         """The whole training split, seen by fine-tuning or not, in the data set's order: what is kept is in it."""
         if not len(self.pool):
             return self.train
-        parts = (self.train, self.pool)
-        arrays = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "labels", "indices"))
-        whole = ImageSet(*arrays)
+        whole = joined(self.train, self.pool)
         return whole.select(np.argsort(whole.indices))
 
     @property

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from torch import Tensor
 
 BINS = 15  # of confidence, in the calibration error
 
@@ -49,6 +51,12 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, .
     """Count the images of each true class (rows) by predicted class (columns)."""
     counts = confusion_matrix(labels, probabilities.argmax(1), labels=np.arange(len(names)))
     return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
+
+
+def lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute by how much the logit (n, classes) of each row's label leads the largest other one, (n,)."""
+    own = logits.gather(1, labels[:, None])
+    return (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
 
 
 def compare(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, float]:

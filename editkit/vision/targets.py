@@ -17,6 +17,7 @@ from editkit.models import VisionModel
 from editkit.models.hooks import run_from
 from editkit.vision.forward import BATCH
 from editkit.vision.keys import ImageReader, Repair
+from editkit.vision.metrics import lead
 
 
 def optimise_targets(
@@ -61,14 +62,8 @@ def optimise_targets(
                 if store:
                     store.put("target", keys[place], found[place])
             bar.update(len(group))
-    return Targets(
-        values=torch.stack([entry["value"] for entry in found], dim=1).to(vit.device),
-        losses=torch.stack([entry["losses"] for entry in found]),
-        probability=torch.stack([entry["probability"] for entry in found]),
-        precision=str(vit.model.dtype).removeprefix("torch."),
-        cached=len(items) - len(missing),
-        seconds=sum(entry["seconds"].item() for entry in found),
-    )
+    precision = str(vit.model.dtype).removeprefix("torch.")
+    return Targets.of(found, vit.device, precision, len(items) - len(missing))
 
 
 def _cache_keys(reader: ImageReader, items: Sequence[Repair], layer: int, spec: TargetSpec) -> list[dict]:
@@ -104,9 +99,3 @@ def _losses(batch: _Batch, delta: Tensor) -> Losses:
     labels = batch.labels.repeat_interleave(variants)
     nll = cross_entropy(logits, labels, reduction="none").view(n, variants).mean(1)
     return Losses(nll, torch.zeros_like(nll), lead(logits, labels).view(n, variants).amin(1))
-
-
-def lead(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute by how much the logit (m, classes) of each row's label leads the largest other one, (m,)."""
-    own = logits.gather(1, labels[:, None])
-    return (own - logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]

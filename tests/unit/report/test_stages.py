@@ -13,7 +13,7 @@ from pandas.testing import assert_frame_equal
 from editkit import METHODS, load_images, load_vit
 from editkit.methods import UNTOUCHED
 from editkit.report import build_report, stages
-from editkit.studies import repair_choice, repair_controls, repairs
+from editkit.studies import prepared, repair_choice, repair_controls
 from editkit.studies import repair_tables as tables
 from editkit.studies.params import RunParams
 from editkit.studies.repair_choice import traced
@@ -196,7 +196,7 @@ def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
     learning = {"stored_trace": repair_choice, "kept_moments": domain, "finetune": repair_controls}
     learning |= {"edit_head": repair_controls, "train": repair_controls, "heat_maps": stages}
     learning = list(learning.items())
-    judging = [("RepairSession", repair_choice), ("RepairSession", repairs), ("predict", repair_choice)]  # on val
+    judging = [("RepairSession", prepared), ("predict", repair_choice)]  # on val
     for name, where in learning + judging:
         spy(where, name)
     one = study(protocol=protocol, n_train=30, max_edits=0, max_samples=2, layer_selection="swept", kept_budget=0.9)

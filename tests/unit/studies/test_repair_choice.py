@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from editkit import VisionModel
-from editkit.studies import repair_choice
+from editkit.studies import prepared, repair_choice
 from editkit.studies.repair_choice import TRIED, choose
 from editkit.studies.repair_spec import RepairSpec
 from editkit.studies.repair_tables import judged
@@ -36,7 +36,7 @@ def sought(folder, made):
 def test_layers_that_are_given_come_first_then_the_last_three_or_what_is_traced(study, monkeypatch):
     frame = pd.DataFrame({"kind": "mlp", "layer": range(4), "recovered": [0.3, 0.1, 0.9, 0.2]})
     monkeypatch.setattr(tracing, "trace", lambda *_, **__: frame)
-    monkeypatch.setattr(repair_choice, "RepairSession", refuse)
+    monkeypatch.setattr(prepared, "RepairSession", refuse)
     traced = study(num_edit_layers=2, margins=[2.0, 1.0])
     monkeypatch.setattr(tracing, "trace", refuse)
     last, given = study(layer_selection="last"), study(edit_layers=[3, 1], layer_selection="swept")
@@ -97,14 +97,14 @@ def test_a_sweep_looks_at_no_held_out_image_and_puts_the_model_back(sought, monk
 
 def test_a_sweep_repairs_a_part_of_many_mistakes(sought, monkeypatch):
     classifier, wrong, kept = sought()
-    real, parts = repair_choice.RepairSession, []
+    real, parts = prepared.RepairSession, []
 
     def spied(*args, images, **options):
         parts.append(images.indices.tolist())
         return real(*args, images=images, **options)
 
     monkeypatch.setattr(repair_choice, "CHOSEN_ON", 3)
-    monkeypatch.setattr(repair_choice, "RepairSession", spied)
+    monkeypatch.setattr(prepared, "RepairSession", spied)
     choose(classifier, wrong, kept)
     assert len(parts) == 5 and all(part == parts[0] for part in parts)
     assert len(parts[0]) == 3 < len(wrong) and {*parts[0]} < {*wrong.indices}
@@ -112,7 +112,7 @@ def test_a_sweep_repairs_a_part_of_many_mistakes(sought, monkeypatch):
 
 def test_without_a_mistake_nothing_is_tried(sought, monkeypatch):
     classifier, wrong, kept = sought()
-    monkeypatch.setattr(repair_choice, "RepairSession", refuse)
+    monkeypatch.setattr(prepared, "RepairSession", refuse)
     monkeypatch.setattr(tracing, "trace", refuse)
     choice = choose(classifier, wrong.select([]), kept)
     assert (choice.layers, choice.how) == ([1, 2, 3], "the last three") and choice.tried.empty

@@ -286,7 +286,7 @@ def studies_of(*seeds):
         part = ImageSet(np.zeros((len(places), 1, 1), np.uint8), np.array(labels), np.array(places))
         panels = {name: SimpleNamespace(part=part) for name in ("edited", "val", "test")}
         found = {name: probabilities(before) for name in panels}, {name: probabilities(after) for name in panels}
-        prepared = SimpleNamespace(panels=panels, before=found[0], spec=SimpleNamespace(seed=seed, kept_budget=0.9))
+        prepared = SimpleNamespace(panels=panels, before=found[0], spec=SimpleNamespace(seed=seed, promise=0.9))
         done.append((prepared, [SimpleNamespace(method="memit", after=found[1])]))
     return done
 

@@ -222,18 +222,16 @@ def test_what_cannot_be_done_is_refused(vit, sets):
             tuned(vit, edits, hidden, method)
 
 
-@pytest.mark.parametrize("method", ["l2", "ewc"])
-def test_a_larger_penalty_pulls_harder(vit, sets, method):
+@pytest.mark.parametrize("method, penalties", [("l2", (0.0, 1.0, 1e2, 1e6)), ("ewc", (0.0, 1e2, 1e4, 1e6))])
+def test_a_larger_penalty_pulls_harder(vit, sets, method, penalties):
     changes = []
     with restored(vit):
         plain = tuned(vit, sets[0], sets[1], steps=3, lr=1e-3).change
-    for penalty in (0.0, 1.0, 1e2, 1e6):
+    for penalty in penalties:
         with restored(vit):
             changes.append(tuned(vit, sets[0], sets[1], method, steps=3, lr=1e-3, penalty=penalty).change)
     assert len(plain) == 3 and changes[0].tolist() == pytest.approx(plain.tolist(), rel=1e-3), "a weight of 0 is plain"
-    assert all(one.iloc[0] == pytest.approx(plain[0], rel=1e-4) for one in changes), (
-        "the first step starts where no penalty is due"
-    )
+    assert len({one.iloc[0] for one in changes}) == 1, "the first step starts where no penalty is due, to the last bit"
     last = [one.iloc[-1] for one in changes]
     assert last == sorted(last, reverse=True) and last[-1] < last[0]
 

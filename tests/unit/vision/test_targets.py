@@ -6,7 +6,8 @@ import torch
 
 from editkit.vision import forward, targets
 from editkit.vision.keys import ImageReader
-from editkit.vision.targets import lead, optimise_targets
+from editkit.vision.metrics import lead
+from editkit.vision.targets import optimise_targets
 from tests.unit.vision.conftest import FAMILIES, IMAGES, hooked, others
 
 
