@@ -15,6 +15,9 @@ from typing import Any
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbconvert.filters import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 
@@ -43,7 +46,7 @@ class Chapter:
     declared: dict[str, Any]
     """Names in its ``parameters`` cell, with their defaults."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """What it ran with."""
+    """What it ran with, paths as they were stated."""
     status: str = "not run"
     """``done``, ``failed`` or ``not run``."""
     seconds: float | None = None
@@ -142,7 +145,15 @@ class _PeakMemory(threading.Thread):
         self.join()
 
 
-def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
+class _OwnKernel(AsyncKernelManager):
+    """Starts this interpreter, also where another kernel of the same name is installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
+def execute(chapter: Chapter, values: dict[str, Any], stated: dict[str, Any], label: str) -> None:
     """Run a chapter's notebook with the parameters it declares and record the outcome in it.
 
     An error in the notebook or the death of its kernel is recorded as ``chapter.failure``, not raised; the executed
@@ -150,10 +161,11 @@ def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
 
     Args:
         values: candidate parameters; those the notebook does not declare are left out.
+        stated: the same with paths as they were stated, for the record.
         label: stands in front of the progress bar.
     """
-    passed = {name: value for name, value in values.items() if name in chapter.declared}
-    chapter.parameters = chapter.declared | passed
+    passed, said = ({n: given[n] for n in chapter.declared if n in given} for given in (values, stated))
+    chapter.parameters = chapter.declared | passed | said
     # The kernel's debugger warns about frozen modules on every start otherwise.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     begun = time.monotonic()
@@ -164,6 +176,7 @@ def execute(chapter: Chapter, values: dict[str, Any], label: str) -> None:
                 str(chapter.executed.resolve()),
                 parameters=passed,
                 kernel_name="python3",
+                kernel_manager_class=_OwnKernel,
                 cwd=str(chapter.source.parent.resolve()),
                 progress_bar={"desc": label},
                 log_output=True,

@@ -21,7 +21,8 @@ from editkit.figures import find_browser
 from editkit.report.execute import Chapter, declared_parameters, execute
 from editkit.report.html import render_report
 from editkit.report.pdf import print_pdf
-from editkit.studies.params import RunParams, read_values
+from editkit.studies import places
+from editkit.studies.params import RunParams, read_values, stated_values
 
 # What a run writes, and what the next one into the same folder removes first.
 OWNED = {
@@ -80,19 +81,19 @@ def build_report(
         notebooks: folder of the notebooks.
         only: names of the chapters to run, such as ``01_baselines``; all of them where none is given.
 
-    Raises ``ValueError`` for a bad parameter, a key that no notebook declares, no notebooks or unknown ones, or an
-    ``out`` that holds something else than a run.
+    Raises ``ValueError`` for a bad parameter, a file or package that is missing, a key that no notebook declares, no
+    notebooks or unknown ones, or an ``out`` that holds something else than a run.
     """
     begun = time.monotonic()
-    params_path, notebooks = Path(params_path), Path(notebooks)
+    params_path, notebooks = Path(params_path).expanduser(), Path(notebooks)
     params = RunParams.load(params_path)
-    given = params.model_dump(mode="json", include=params.model_fields_set)
-    folder = Path(out) if out else Path("reports") / params_path.stem
+    values = params.model_dump(mode="json", include=params.model_fields_set)
+    stated = values | {name: value for name, value in stated_values(params_path).items() if name in places.PATHS}
+    folder = Path(out).expanduser() if out else Path("reports") / params_path.stem
     chapters = _chapters(notebooks, folder, only)
-    _refuse_unknown(read_values(params_path), chapters, params_path)
+    _refuse(read_values(params_path), params, chapters, params_path)
     _clear(folder)
-
-    record = _describe(params, params_path, given)
+    record = _describe(params, params_path, stated)
 
     def save(**changes: Any) -> None:
         entries = [{**c.record(folder), "sha256": _sha256(c.source)} for c in chapters]
@@ -100,9 +101,9 @@ def build_report(
         write_atomic(folder / "run.json", json.dumps(record, indent=1, default=str).encode())
 
     save(status="running")
-    values = given | {"run_dir": str(folder.resolve())}
+    values |= {"run_dir": str(folder.resolve())}
     for number, chapter in enumerate(chapters, start=1):
-        execute(chapter, values, label=f"[{number}/{len(chapters)}] {chapter.name}")
+        execute(chapter, values, stated, label=f"[{number}/{len(chapters)}] {chapter.name}")
         print(_line(number, chapters), flush=True)
         save()
         if chapter.failure:
@@ -176,7 +177,7 @@ def _chapters(notebooks: Path, folder: Path, only: Sequence[str]) -> list[Chapte
     ]
 
 
-def _refuse_unknown(stated: dict[str, Any], chapters: list[Chapter], params_path: Path) -> None:
+def _refuse(stated: dict[str, Any], params: RunParams, chapters: list[Chapter], params_path: Path) -> None:
     if "run_dir" in stated:
         raise ValueError(f"{params_path}: run_dir is set by the report command; choose it with --out")
     declared = {name for chapter in chapters for name in chapter.declared}
@@ -185,6 +186,10 @@ def _refuse_unknown(stated: dict[str, Any], chapters: list[Chapter], params_path
             near = difflib.get_close_matches(name, declared, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
             raise ValueError(f"{params_path}: no notebook declares {name!r}; {hint}")
+    try:
+        places.require_packages(params.model_dump(include=declared))
+    except ValueError as error:
+        raise ValueError(f"{params_path}: {error}") from None
 
 
 def _clear(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from editkit.config import Count, Parameters, Positive
+from editkit.config import Count, Parameters, Positive, Seed
 from editkit.editing.lowrank import spectrum
 from editkit.language.domain import EditSession
 from editkit.language.finetune import FinetuneSpec
@@ -42,7 +42,7 @@ class LoraParams(Parameters):
     """Ways of bringing an update down to a rank below its own."""
     lora_replays: Annotated[list[Literal["none", "hold", "history"]], Field(min_length=1)] = ["none", "hold"]
     """How earlier edits take part."""
-    lora_seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    lora_seeds: Annotated[list[Seed], Field(min_length=1)] = [1]
     """Each draws other facts and other context prefixes; 0 takes a file's own order."""
     finetune_rates: list[Positive] = [0.03]
     """Learning rates of LoRA fine-tuning, of which the best is reported; empty leaves it out."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, create_model
 
-from editkit.config import Count, NonNegative, Parameters, Positive
+from editkit.config import Count, NonNegative, Parameters, Positive, Seed
 from editkit.editing.spec import EditSpec
 from editkit.methods import MethodName
 from editkit.vision.controls import FinetuneSpec, HeadSpec
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Parameters)
 class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
     """Every option of a study; those of fine-tuning, tracing and the head are among them under their own names."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the fresh head, of splits that are drawn, noise, trained, edited and traced images, and their copies."""
     data: str = "digits"
     """Images: digits, a MedMNIST flag, or the path of an .npz file in MedMNIST's layout."""
@@ -132,7 +132,7 @@ class ImageParams(create_model("ImageParams", __base__=Parameters, **FIELDS)):
     """Images: digits, a MedMNIST flag, or the path of an .npz file in its layout. The first is shown in full."""
     vit_data_options: dict[str, dict[str, Any]] = {}
     """Options that differ for one of vit_data, by its name, such as {pneumoniamnist: {n_train: 1500}}."""
-    vit_seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    vit_seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Seeds of the repairs; each draws another head, other noise, training images and, unless official, splits."""
     vit_thresholds: Annotated[list[Positive], Field(min_length=1)] = [0.01, 0.1]
     """Values of nullspace_threshold to try on images, in units of the mean eigenvalue."""

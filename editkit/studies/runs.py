@@ -11,7 +11,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, digest, entry_key, from_json_tensor, json_tensor
-from editkit.config import Count, Parameters
+from editkit.config import Count, Parameters, Seed
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.budget import Budget
 from editkit.editing.spec import EditSpec
@@ -36,7 +36,7 @@ class BaselineParams(Parameters):
     """Edits held by the model at once."""
     n_facts: Count = 2
     """Facts edited per seed; every batch size divides them."""
-    seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [1]
     """Each draws other facts and other context prefixes."""
     n_examples: Annotated[int, Field(ge=0)] = 2
     """Before-and-after completions shown."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from editkit.cache import digest, from_json_tensor, json_tensor
-from editkit.config import Count, Parameters, Positive
+from editkit.config import Count, Parameters, Positive, Seed
 from editkit.editing.result import EditResult
 from editkit.editing.spec import EditSpec, refreshes
 from editkit.editing.weights import State
@@ -38,7 +38,7 @@ class SequenceParams(Parameters):
     """Edits of one step; divides sequence_facts."""
     sequence_every: Count = 1
     """Steps from one measurement of all earlier edits to the next."""
-    sequence_seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    sequence_seeds: Annotated[list[Seed], Field(min_length=1)] = [1]
     """Each draws other facts and other context prefixes; 0 takes a file's own order."""
     targets_from: Literal["current", "base"] = "base"
     """Model on which a sequence optimises v*: as it stands, or as it was before the first edit (cached, fast)."""

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from editkit.cache import Store
-from editkit.config import Parameters
+from editkit.config import Parameters, Seed
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact, Part, data_hash
 from editkit.facts.fact import fold
@@ -45,7 +45,7 @@ class SettingParams(Parameters):
     """Edit only facts that the model completes correctly before; of worldfacts alone, files are taken as they are."""
     text_path: str = ""
     """Text behind the second moment: "wikipedia", "python-reference", a .txt or .jsonl file; empty: the model's own."""
-    text_seed: int = 0
+    text_seed: Seed = 0
     """Draws that text at random over its source."""
     hyperparameters: dict[str, Any] = {
         "v_num_grad_steps": 3,

@@ -14,6 +14,7 @@ from editkit import cli
 from editkit.figures import find_browser
 from editkit.report import build_report, html, pdf
 from editkit.report import run as report_run
+from editkit.studies import places
 
 BROWSER = find_browser()
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chrome, Chromium or Edge to open the report")
@@ -260,7 +261,7 @@ def test_a_foreign_folder_is_refused(tmp_path, monkeypatch, capsys):
         ("n_fact: 8", "did you mean n_facts"),
         ("n_examples: 2", "no notebook declares 'n_examples'"),
         ("run_dir: here", "--out"),
-        ("n_facts: 1e3", "n_facts"),
+        ("n_facts: 1e-3", "n_facts = 0.001"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path, monkeypatch, capsys, text, message):
@@ -270,6 +271,32 @@ def test_bad_parameters_are_refused(tmp_path, monkeypatch, capsys, text, message
     error = capsys.readouterr().err
     assert message in error and "params/bad.yaml" in error and "Traceback" not in error
     assert not Path("reports").exists()
+
+
+def test_paths_lead_to_the_same_files_from_wherever_the_report_is_made(tmp_path, monkeypatch, no_browser):
+    project(tmp_path)
+    (tmp_path / "params/facts.json").write_text("[]")
+    (tmp_path / "params/mine.yaml").write_text("facts_path: facts.json\n")
+    cells = [code("facts_path = ''\nrun_dir = '.'", "parameters"), code("open(facts_path).read(), run_dir[0]")]
+    write(tmp_path / "notebooks", "01_second", *cells)
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    built = build_report("../params/mine.yaml", "~/out", notebooks="../notebooks", only=["01_second"])
+    assert built.ok and built.folder == tmp_path / "home/out"
+    text = (built.folder / "run.json").read_text() + built.html.read_text()
+    assert "facts.json" in text and str(tmp_path) not in text, "a report names no place of the machine that made it"
+
+
+def test_what_is_missing_is_refused_before_any_notebook_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project(tmp_path))
+    write(tmp_path / "notebooks", "01_second", code("facts_path = ''\ntext_path = ''", "parameters"))
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
+    for text, message in (("facts_path: none.json", "no such file"), ("text_path: wikipedia", "pip install datasets")):
+        Path("params/bad.yaml").write_text(text)
+        assert cli.main(["report", "params/bad.yaml"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: params/bad.yaml: ") and message in line and not Path("reports").exists()
 
 
 def test_missing_files_are_refused(tmp_path, monkeypatch, capsys):
