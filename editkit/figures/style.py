@@ -5,6 +5,7 @@ Ito's palette, distinct for colour-blind readers too; those that have an order t
 """
 
 import os
+import subprocess
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 BLUE, GREY, INK, RULE = SERIES[0], look(UNTOUCHED).colour, "#1D232B", "#9AA3AE"
 SCORES = {"ES": "efficacy (ES)", "PS": "paraphrases (PS)", "NS": "neighbourhood (NS)", "S": "harmonic mean (S)"}
 INSTALL_BROWSER = (
-    "install Chrome, Chromium or Edge (Debian and Ubuntu: apt-get install chromium), or set BROWSER_PATH to one"
+    "install Chrome, Chromium or Edge (Debian: apt-get install chromium; elsewhere: choreo_get_chrome), or set "
+    "BROWSER_PATH to one"
 )
 
 _AXIS = {"showline": True, "linecolor": RULE, "gridcolor": "#E6EAEE", "zeroline": False}
@@ -56,29 +58,46 @@ def use_notebook_style() -> None:
 
 
 def find_browser() -> str | None:
-    """Find a Chrome, Chromium or Edge: ``BROWSER_PATH`` where set, else the usual places."""
-    path = Chromium.find_browser(skip_local=False)
-    return path if path and os.access(path, os.X_OK) else None
+    """Find a Chrome, Chromium or Edge that starts: ``BROWSER_PATH`` where set, else the usual places."""
+    chosen = os.environ.get("BROWSER_PATH")
+    places = [chosen] if chosen else [Chromium.find_browser(skip_local=local) for local in (False, True)]
+    return next((str(place) for place in dict.fromkeys(places) if place and _starts(str(place))), None)
+
+
+def _starts(browser: str) -> bool:
+    """Tell whether a browser starts; one does not whose libraries are missing, or that only says how to install one."""
+    if not os.access(browser, os.X_OK):
+        return False
+    if os.name == "nt":  # where it would open a window
+        return True
+    try:
+        return not subprocess.run([browser, "--version"], capture_output=True, timeout=60).returncode
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def save(figure: go.Figure, path: str | Path) -> Path | None:
     """Write a figure as PNG, twice its size in pixels.
 
-    Returns the path; where no browser is found to draw it, warns (once) and returns None.
+    Returns the path; where no browser is found to draw it, writes a page (``.html``) in its place, which opens with
+    the network off, warns (once) and returns None.
     """
-    if find_browser() is None:
-        warnings.warn(f"no browser to draw PNG figures, none is written: {INSTALL_BROWSER}", stacklevel=1)
-        return None
-    path = Path(path)
+    path, browser = Path(path), find_browser()
+    page = path.with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
+    (page if browser else path).unlink(missing_ok=True)  # of an earlier run
+    if browser is None:
+        figure.write_html(page, include_plotlyjs="directory")
+        warnings.warn(f"no browser to draw PNG figures, HTML in their place: {INSTALL_BROWSER}", stacklevel=1)
+        return None
     # One browser for all figures of a process; starting one takes seconds.
-    kaleido.start_sync_server(silence_warnings=True, mathjax=False)
+    kaleido.start_sync_server(path=browser, silence_warnings=True, mathjax=False)
     kaleido.write_fig_sync(figure, str(path), opts={"format": "png", "scale": 2})
     return path
 
 
 def show(figure: go.Figure, path: str | Path) -> go.Figure:
-    """Save a figure as PNG where a browser can draw it (:func:`save`) and return it, for the end of a cell."""
+    """Save a figure (:func:`save`) and return it, for the end of a cell."""
     save(figure, path)
     return figure
 

@@ -27,7 +27,7 @@ from editkit.studies.params import RunParams, read_values, stated_values
 # What a run writes, and what the next one into the same folder removes first.
 OWNED = {
     "results": ("*.csv", "*.json"),
-    "figures": ("*.png",),
+    "figures": ("*.png", "*.html", "plotly.min.js"),
     "notebooks": ("*.ipynb",),
     "logs": ("*.log",),
     "adapters/edits": ("*",),
@@ -111,7 +111,7 @@ def build_report(
 
     status = "failed" if any(chapter.failure for chapter in chapters) else "done"
     results = [_table_entry(path, folder) for path in sorted((folder / "results").glob("*.csv"))]
-    figures = sorted((folder / "figures").glob("*.png"))
+    figures = sorted(path for path in (folder / "figures").iterdir() if path.suffix in (".png", ".html"))
     save(
         status=status,
         results=results,

@@ -38,7 +38,7 @@ class Output:
     figures: dict[str, go.Figure] = field(default_factory=dict)
 
     def save(self, results: Results, **provenance: Any) -> Self:
-        """Write ``results/*.csv`` and ``figures/*.png``; without a browser there are no figures, and a warning."""
+        """Write ``results/*.csv`` and ``figures/*.png``; without a browser figures are pages, with a warning."""
         for name, table in self.tables.items():
             results.save(name, table, **provenance)
         for name, figure in self.figures.items():

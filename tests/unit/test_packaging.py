@@ -13,8 +13,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-# Asked for only where a parameter wants it, with a message that names the package.
-OPTIONAL = {"datasets"}
 DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 
 
@@ -73,7 +71,7 @@ def test_every_import_is_declared():
     package_of = {"yaml": "pyyaml", "bs4": "beautifulsoup4", "markupsafe": "jinja2", "sklearn": "scikit-learn"}
     package_of |= {"IPython": "ipykernel", "traitlets": "ipykernel"}
     used = set().union(*map(imported_modules, (ROOT / "editkit").rglob("*.py")))
-    outside = used - set(sys.stdlib_module_names) - {"editkit"} - OPTIONAL
+    outside = used - set(sys.stdlib_module_names) - {"editkit"}
     assert names(package_of.get(name, name) for name in outside) <= names(PROJECT["dependencies"])
 
 
@@ -107,3 +105,10 @@ def test_too_old_python_is_told_so(tmp_path):
 def test_ci_script_is_executable_and_runs_the_tests():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100 and "make test" in script.read_text()
+    assert not re.search(r"apt-get|pip install", script.read_text()), "make setup installs what there is to install"
+
+
+def test_setup_ends_with_a_browser():
+    words = ["make", "-sn", "--always-make", "setup"]
+    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-m editkit.report.browser\n" in shown

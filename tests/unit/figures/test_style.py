@@ -28,13 +28,37 @@ def test_save_without_a_browser_warns_and_goes_on(tmp_path, monkeypatch):
         assert figures.save(spectrum(), tmp_path / "a.png") is None
     figure = spectrum()
     with pytest.warns(UserWarning, match="apt-get install chromium"):
-        assert figures.show(figure, tmp_path / "a.png") is figure
-    assert not list(tmp_path.glob("*.png"))
+        assert figures.show(figure, tmp_path / "b.png") is figure
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.html", "plotly.min.js"}
+    page = (tmp_path / "a.html").read_text()
+    assert 'src="plotly.min.js"' in page and "https://" not in page, "it opens with the network off"
+
+
+@pytest.mark.parametrize(("script", "starts"), [("exit 0", True), ("echo snap install chromium; exit 1", False)])
+def test_a_browser_that_does_not_start_is_none(tmp_path, monkeypatch, script, starts):
+    (browser := tmp_path / "chrome").write_text(f"#!/bin/sh\n{script}\n")
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    assert figures.find_browser() is None  # it is no program yet
+    browser.chmod(0o755)
+    assert figures.find_browser() == (str(browser) if starts else None)
+
+
+def test_another_browser_is_taken_where_the_first_does_not_start(tmp_path, monkeypatch):
+    for name, code in (("downloaded", 1), ("installed", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    found = {False: tmp_path / "downloaded", True: tmp_path / "installed"}
+    monkeypatch.setattr(style.Chromium, "find_browser", lambda *, skip_local: found[skip_local])
+    assert figures.find_browser() == str(tmp_path / "installed")
 
 
 @pytest.mark.skipif(figures.find_browser() is None, reason="no Chrome, Chromium or Edge to draw a PNG")
 def test_save_writes_a_png(tmp_path):
+    (page := tmp_path / "figures" / "spectrum.html").parent.mkdir()
+    page.touch()
     path = figures.save(spectrum(), tmp_path / "figures" / "spectrum.png")
+    assert not page.exists(), "a page of a run without a browser"
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(content[16:20], "big") == 2 * figures.WIDTH
