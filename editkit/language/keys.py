@@ -1,5 +1,6 @@
 """Where an edit happens: the subject's last token, its key there, and the context prefixes around it."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,18 +26,19 @@ class Row(NamedTuple):
 def locate(lm: LanguageModel, template: str, subject: str, context: str = "") -> Row:
     """Tokenize ``context`` + ``template``, the subject in place of ``{}``, and find the subject's last token.
 
-    A token that covers more than the subject's last character counts as its last. Raises ``ValueError`` for a
-    template without ``{}``, and for a subject without a token.
+    Where several tokens share the subject's last character, as the bytes of a letter do that the tokenizer does not
+    know, the last of them counts; it may cover more than that character. Raises ``ValueError`` for a template without
+    ``{}``, and for a subject without a token.
     """
     if "{}" not in template:
         raise ValueError(f"prompt {template!r} has no {{}} for the subject {subject!r}")
     head = context + template[: template.index("{}")]
     ids, spans = lm.encode(context + template.replace("{}", subject, 1))
     last_character = len(head) + len(subject.rstrip()) - 1
-    for index, (begin, end) in enumerate(spans):
-        if begin <= last_character < end:
-            return Row(ids, index)
-    raise ValueError(f"subject {subject!r} has no token of its own in {template!r}")
+    holding = [index for index, (begin, end) in enumerate(spans) if begin <= last_character < end]
+    if not holding:
+        raise ValueError(f"subject {subject!r} has no token of its own in {template!r}")
+    return Row(ids, holding[-1])
 
 
 @torch.no_grad()
@@ -45,8 +47,10 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
 
     They stand before a prompt so that an edit does not depend on the prompt being the very beginning. Each token
     is drawn from the 5 likeliest, as in the public code of ROME; the same seed and weights on the same kind of
-    device give the same prefixes.
+    device give the same prefixes. Special tokens and braces among them are left out of the text, where they would
+    be read as what they stand for.
     """
+    unwanted = re.compile("|".join(map(re.escape, ("{", "}", *sorted(lm.tokenizer.all_special_tokens, key=len)[::-1]))))
     generator = torch.Generator().manual_seed(seed)
     contexts = []
     for index in range(count):
@@ -55,7 +59,7 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
             hidden = lm.forward(torch.tensor([ids], device=lm.device))[0, -1]
             values, tokens = lm.logits(hidden).cpu().topk(5)
             ids.append(tokens[torch.multinomial(values.softmax(-1), 1, generator=generator)].item())
-        contexts.append(lm.tokenizer.decode(ids[1:]).replace("{", " ").replace("}", " ") + ". ")
+        contexts.append(unwanted.sub(" ", lm.tokenizer.decode(ids[1:])) + ". ")
     return contexts
 
 
