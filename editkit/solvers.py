@@ -63,7 +63,7 @@ class Update(NamedTuple):
     cost_ridge: float  # absolute ridge added to A; 0 unless it was not positive definite
     condition_before: float  # 2-norm condition number of Kᵀ M K; infinite where it is singular
     condition: float  # 2-norm condition number of the matrix that was solved
-    residual: float  # ‖ΔW K − R‖ / ‖R‖: the missing share of what was asked for
+    residual: float  # ‖ΔW K − R‖ / ‖R‖: the missing share of what was asked for; of ΔW as written, once it is
     fit_residual: float = 0.0  # share of ΔW K that a low-rank form lost, see editkit.editing.lowrank
 
     @property
@@ -128,7 +128,7 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
     asked = R.any(0)
     left, right = R[:, asked], torch.cholesky_solve(moved.T, factor.lower)[asked]
     conditions = _condition(gram), _condition(system, factor.ridge)
-    return Update(left, right, factor.ridge, precision.ridge, *conditions, missed(left, right, K, R))
+    return Update(left, right, factor.ridge, precision.ridge, *conditions, missed(left @ (right @ K), R))
 
 
 def mean_eigenvalue(K: Tensor, precision: Precision) -> float:
@@ -136,15 +136,15 @@ def mean_eigenvalue(K: Tensor, precision: Precision) -> float:
     return (K.double() * precision.apply(K.double())).sum().item() / K.shape[1]
 
 
-def missed(left: Tensor, right: Tensor, K: Tensor, wanted: Tensor) -> float:
-    """Compute ``‖left · right · K − wanted‖ / ‖wanted‖`` (Frobenius); 0 where nothing is wanted and nothing done."""
-    return ((left @ (right @ K) - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)).item()
+def missed(changes: Tensor, wanted: Tensor) -> float:
+    """Compute ``‖changes − wanted‖ / ‖wanted‖`` (Frobenius) of outputs (d_v, n); 0 where both are 0."""
+    return ((changes - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)).item()
 
 
 def clamp(update: Update, W: Tensor, largest: float) -> Update:
     """Scale an update down so far that ``‖W + ΔW‖`` (Frobenius) does not pass ``largest``.
 
-    ``residual`` stays that of the update as solved. Where ``‖W‖`` itself is larger, the update becomes 0.
+    ``residual`` stays as it was. Where ``‖W‖`` itself is larger, the update becomes 0.
     """
     if math.isinf(largest) or (W + (delta := update.delta)).norm() <= largest:
         return update

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editkit.editing.adapter_files import read_adapter, write_adapter
 from editkit.editing.lowrank import truncate
@@ -57,7 +57,8 @@ class AdapterStack:
         self.names: set[str] = set()  # every name ever added: no session takes one a second time
         self._base = ""
         self._peft = None
-        self._unmerged: dict[int, Tensor] = {}
+        self._unmerged: dict[int, Tensor] = {}  # the base weights of the layers that adapters are merged into
+        self._merged = ""  # fingerprint of the model with them
 
     def __repr__(self) -> str:
         return f"AdapterStack({', '.join(f'{n}: {a.weight if a.enabled else 0:g}' for n, a in self._adapters.items())})"
@@ -201,23 +202,34 @@ class AdapterStack:
         self.add(into, factors, holds=tuple(holds))
 
     def merge(self) -> None:
-        """Write the adapters in force into the base weights and keep a copy of the latter for :meth:`unmerge`."""
+        """Write the adapters in force into the base weights and keep a copy of the latter for :meth:`unmerge`.
+
+        The model is a plain one then: saved by transformers, it loads anywhere with the edits in it.
+        """
         self.check_unmerged()
-        if self._peft is None:
+        if not self._adapters:
             raise ValueError("there is no adapter to merge")
         layers = {layer for adapter in self._adapters.values() for layer in adapter.factors}
-        self._unmerged = {layer: self.model.weight(layer).clone() for layer in layers}
-        if self.enabled:
-            self._peft.merge_adapter()
+        self._unmerged = {layer: self.model.weight(layer).clone() for layer in sorted(layers)}
+        self._take_off()
+        for layer, weight in self._unmerged.items():
+            self.model.weight(layer).copy_(weight.double() + self.delta(layer))
+        self._merged = self.model.fingerprint()
 
     def unmerge(self) -> None:
-        """Restore the base weights bit for bit from the kept copy, with the adapters beside them again."""
-        if self.merged:
-            if self.enabled:
-                self._peft.unmerge_adapter()
-            for layer, weight in self._unmerged.items():
-                self.model.weight(layer).copy_(weight)
-            self._unmerged = {}
+        """Restore the base weights bit for bit from the kept copy, with the adapters beside them again.
+
+        Raises ``RuntimeError`` where the merged model has been changed since, which would be lost.
+        """
+        if not self.merged:
+            return
+        if self.model.fingerprint() != self._merged:
+            raise RuntimeError("the model has been changed since its adapters were merged: undo that first")
+        for layer, weight in self._unmerged.items():
+            self.model.weight(layer).copy_(weight)
+        self._unmerged = {}
+        for name in self._adapters:
+            self._install(name)
 
     def check_unmerged(self) -> None:
         """Raise ``RuntimeError`` while the adapters are merged, as nothing can be changed then."""
@@ -271,6 +283,8 @@ class AdapterStack:
     def _check(self, name: str, factors: Factors) -> None:
         if "." in name or not name:
             raise ValueError(f"adapter name {name!r}: must not be empty or hold a dot")
+        if hasattr(nn.ModuleDict, name) or hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"adapter name {name!r}: torch keeps it for itself, choose another")
         if not factors:
             raise ValueError(f"adapter {name!r} has no layers")
         for layer, (left, right) in factors.items():
@@ -342,12 +356,15 @@ class AdapterStack:
         if name not in self._adapters:
             return
         if len(self._adapters) == 1:
-            self._peft.unload()
-            self._peft = None
+            self._take_off()
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Adapter .* was active")  # _switch sets the active ones next
                 self._peft.delete_adapter(name)
+
+    def _take_off(self) -> None:
+        self._peft.unload()
+        self._peft = None
 
     def _switch(self) -> None:
         """Set peft's switches and scalings as the adapters say, and freeze everything."""

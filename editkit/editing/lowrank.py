@@ -122,8 +122,8 @@ def _at_rank(update: Update, problem: Problem, rank: int, spec: LoraSpec) -> Upd
     return update._replace(
         left=left,
         right=right,
-        residual=missed(left, right, problem.K, problem.R),
-        fit_residual=missed(left, right, problem.K, L @ (T @ problem.K)),
+        residual=missed(left @ (right @ problem.K), problem.R),
+        fit_residual=missed(left @ (right @ problem.K), L @ (T @ problem.K)),
     )
 
 

@@ -50,15 +50,23 @@ class RawWeights:
         return self.model.weight(layer)
 
     def write(self, layer: int, update: Update, problem: Problem, largest: float) -> Update:
-        """Write an update, scaled down to the bound on the norm; returns the update as written."""
-        update = clamp(update, self.weight(layer).double(), largest)
+        """Write an update, scaled down to the bound on the norm; returns it with the residual as written.
+
+        A weight of low precision takes up less than was solved for.
+        """
+        before = self.weight(layer).double()
+        update = clamp(update, before, largest)
         self.add(layer, update.left, update.right)
-        return update
+        written = self.weight(layer).double() - before
+        return update._replace(residual=missed(written @ problem.K, problem.R))
 
     def add(self, layer: int, left: Tensor, right: Tensor) -> None:
-        """Add ``left · right`` to a layer's weight. Raises ``FloatingPointError`` where the sum is not finite."""
+        """Add ``left · right`` to a layer's weight, in float64 up to the one rounding to the weight's own type.
+
+        Raises ``FloatingPointError`` where the sum is not finite.
+        """
         weight = self.model.weight(layer)
-        changed = weight + (left @ right).to(weight)
+        changed = (weight.double() + left.double() @ right.double()).to(weight.dtype)
         if not torch.isfinite(changed).all():
             raise FloatingPointError(f"layer {layer}: the update is not finite; the weights stay as they were")
         weight.copy_(changed)
@@ -154,19 +162,19 @@ class Overlay:
         K, R = problem.K, problem.R
         if self.spec.lora_scale != 1:
             left = update.left * self.spec.lora_scale
-            update = update._replace(left=left, residual=missed(left, update.right, K, R))
+            update = update._replace(left=left, residual=missed(left @ (update.right @ K), R))
         old = self._factors(layer)
         if self.spec.lora_stack != "fixed" or old is None:
             written = clamp(fit(update, problem, self.spec), self.weight(layer), largest)
             self.add(layer, written.left, written.right)
-            return written
+            return written._replace(residual=missed(written.left @ (written.right @ K), R))
         # All edits so far together are brought down to the rank again.
         left, right = side_by_side(old, (update.left, update.right))
         rest = self.weight(layer) - old[0] @ old[1]
         new = clamp(fit(update._replace(left=left, right=right), problem, self.spec), rest, largest)
         self._put(layer, new.left, new.right)
         left, right = side_by_side((new.left, new.right), (-old[0], old[1]))
-        return new._replace(left=left, right=right, residual=missed(left, right, K, R))
+        return new._replace(left=left, right=right, residual=missed(left @ (right @ K), R))
 
     def add(self, layer: int, left: Tensor, right: Tensor) -> None:
         """Add ``left · right`` as it is to the current adapter."""

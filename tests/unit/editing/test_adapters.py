@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from editkit import AdapterStack, EditSession, evaluate, summarize
+from editkit import AdapterStack, EditSession, evaluate, load_lm, summarize
 from editkit.editing.result import TrustDecision
 from editkit.language.moments import second_moments
 from tests.conftest import FAMILIES, TEXTS
@@ -796,3 +796,46 @@ def test_a_damaged_file_of_updates_leaves_the_model_as_it_was(tiny, facts, start
         with pytest.raises(problem, match=message):
             EditSession.load(lm, path)
         assert lm.fingerprint() == mark
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_model_loads_anywhere(tiny, facts, start, tokenizer, family, tmp_path):
+    lm = tiny(family)
+    session = start(lm)
+    session.edit(facts)
+    session.adapters.merge()
+    edited, merged = logits(lm), lm.fingerprint()
+    lm.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_lm(str(tmp_path), device=lm.device.type)
+    assert again.fingerprint() == merged and torch.equal(logits(again), edited)
+
+
+def test_changes_to_a_merged_model_are_not_lost(tiny, facts, start):
+    lm = tiny()
+    session = start(lm)
+    session.edit(facts)
+    overlay = logits(lm)
+    session.adapters.merge()
+    lm.weight(1)[0, 0] += 1
+    with pytest.raises(RuntimeError, match="changed since its adapters were merged"):
+        session.adapters.unmerge()
+    assert session.adapters.merged
+    lm.weight(1)[0, 0] -= 1
+    session.adapters.unmerge()
+    assert torch.equal(logits(lm), overlay)
+
+
+@pytest.mark.parametrize("name", ["update", "keys", "type", "training", "pop", "forward", "_modules"])
+def test_names_that_torch_keeps_for_itself_are_refused(tiny, facts, start, name, tmp_path):
+    session = start(tiny())
+    session.edit(facts)
+    folder = session.save_adapter(tmp_path / "adapter")
+    other = tiny()
+    stack, before = AdapterStack(other), other.fingerprint()
+    with pytest.raises(ValueError, match=f"'{name}'.*choose another"):
+        stack.load(folder, name)
+    assert not other.has_adapters and other.fingerprint() == before
+    stack.load(folder, "mine")
+    stack.close()
+    assert other.fingerprint() == before

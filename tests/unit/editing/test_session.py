@@ -44,6 +44,26 @@ def test_an_edit_does_what_its_solver_says_and_undo_restores_every_bit(tiny, fac
     assert evaluate(lm, facts).equals(scores)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_low_precision_takes_up_is_what_is_reported(tiny, facts, start, family, dtype):
+    lm = tiny(family)
+    lm.model.to(dtype)
+    before = lm.weight(2).clone()
+    keys, hidden = edit_keys(lm, facts, 2, []).double(), hidden_states(lm, facts, 2).double()
+    session = start(lm, "emmet", layers=[2], n_contexts=0)
+    result = session.edit(facts)
+    asked = result.targets.values.double() - hidden
+    change = lm.weight(2).double() - before.double()
+    missed = ((change @ keys - asked).norm() / asked.norm()).item()
+    assert result.diagnostics().residual[0] == pytest.approx(missed, rel=1e-3, abs=1e-7)
+    assert missed < {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}[dtype]
+    # One rounding alone lies between the weights and what was solved for.
+    assert torch.equal(lm.weight(2), (before.double() + result.deltas[2]).to(dtype))
+    session.undo()
+    assert torch.equal(lm.weight(2), before)
+
+
 def test_undo_takes_back_the_last_edits_bit_for_bit(tiny, facts, start):
     lm = tiny()
     session = start(lm, "alphaedit")
