@@ -37,7 +37,7 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="where the tiny models lie: cpu (default), cuda or mps")
+    parser.addoption("--device", default="cpu", help="where the tiny models lie: cpu (default) or cuda")
 
 
 def pytest_configure(config):

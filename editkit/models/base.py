@@ -155,7 +155,9 @@ def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def pick_device(device: str = "auto") -> torch.device:
     """Choose a device; ``auto`` takes a GPU where there is one. Raises ``ValueError`` for one that is not here."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "cpu": True}
+    if device == "mps":
+        raise ValueError("device 'mps' has no float64, in which edits are solved; take 'cpu'")
     if device == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
     if not available.get(device, False):

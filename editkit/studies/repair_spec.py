@@ -47,7 +47,7 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
     """Vision Transformer: a known name, a hub id or a local folder."""
     image_size: Annotated[int, Field(ge=0)] = 0
     """Pixels that the Vision Transformer sees; 0 for what it was trained on."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the model runs on; auto takes a GPU where there is one."""
     checkpoint: str = ""
     """File with the classifier's weights, to be read instead of fine-tuning; empty fine-tunes."""

@@ -31,7 +31,7 @@ class SettingParams(Parameters):
 
     model: str = "smollm2-135m"
     """Language model: a known name, a hub id or a local folder."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the language model's weights."""
