@@ -15,6 +15,7 @@ from editkit.language.forward.precision import exact_products
 from editkit.language.forward.prefix import pad
 from editkit.language.moments import token_chunks
 from editkit.models import LanguageModel
+from editkit.models.language import continued
 
 KINDS = ("text", "prose", "subjects")
 REACHABLE = ("prose", "subjects")  # kinds that the second moment does not protect by itself
@@ -40,8 +41,8 @@ def sentences(lm: LanguageModel, edited: Sequence[Fact], heldout: Sequence[Fact]
     the beginnings of other statements about the edited subjects.
     """
     subjects = {fact.subject for fact in edited}
-    near = [f"{prompt} {fact.neighbour_answer}" for fact in [*edited, *heldout] for prompt in fact.neighbours]
-    near += [f"{fact.text} {fact.target_true}" for fact in heldout]
+    near = [continued(prompt, fact.neighbour_answer) for fact in [*edited, *heldout] for prompt in fact.neighbours]
+    near += [continued(fact.text, fact.target_true) for fact in heldout]
     near = [text for text in near if not any(subject in text for subject in subjects)]
     found = list(dict.fromkeys([*near, *(text for fact in edited for text in fact.generation)]))
     drawn = random.Random(0).sample(found, min(len(found), SENTENCES * pieces))

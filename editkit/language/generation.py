@@ -1,9 +1,11 @@
 """Greedy completions: what the model says when its tokens are not forced."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pandas as pd
 import torch
+from transformers import GenerationConfig
 
 from editkit.facts.fact import Fact
 from editkit.language.domain import EditSession
@@ -12,19 +14,33 @@ from editkit.models import LanguageModel
 
 @torch.no_grad()
 def complete(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 12) -> list[str]:
-    """Continue prompts greedily. Returns the continuations without the prompt."""
+    """Continue prompts greedily. Returns the continuations without the prompt.
+
+    Raises ``ValueError`` where prompt and continuation are longer than the model has positions.
+    """
     texts = []
-    for prompt in prompts:
-        ids = torch.tensor([lm.encode(prompt)[0]], device=lm.device)
-        output = lm.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=lm.start_id,
-        )
-        texts.append(lm.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    with _plain_generation(lm):
+        for prompt in prompts:
+            ids = torch.tensor([lm.encode(prompt)[0]], device=lm.device)
+            lm.check_length(ids.shape[1] + max_new_tokens, prompt)
+            output = lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens)
+            texts.append(lm.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
     return texts
+
+
+@contextmanager
+def _plain_generation(lm: LanguageModel) -> Iterator[None]:
+    """Generate greedily until a token that ends a text, whatever penalties, beams or sampling the model came with.
+
+    Settings that are given to ``generate`` would be completed by the model's own.
+    """
+    own = lm.model.generation_config
+    try:
+        ends = own.eos_token_id if own.eos_token_id is not None else lm.tokenizer.eos_token_id
+        lm.model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=lm.start_id)
+        yield
+    finally:
+        lm.model.generation_config = own
 
 
 def before_and_after(

@@ -58,14 +58,14 @@ def position_norms(lm: LanguageModel, texts: Sequence[str], positions: int = 8) 
     """
     modules = dict(enumerate(lm.layers))
     rows = []
-    for with_start in (True, False):
-        ids = [lm.encode(text)[0][0 if with_start else 1 :][:positions] for text in texts]
+    for start in ([lm.start_id], []):
+        ids = [[*start, *lm.tokens(text)][:positions] for text in texts]
         batch = torch.tensor([row for row in ids if len(row) == positions], device=lm.device)
         with capture(modules) as hidden:
             lm.forward(batch)
         for layer, states in hidden.items():
             for position, norm in enumerate(states.float().norm(dim=-1).median(dim=0).values.tolist()):
-                rows.append({"start_token": with_start, "layer": layer, "position": position, "norm": norm})
+                rows.append({"start_token": bool(start), "layer": layer, "position": position, "norm": norm})
     return pd.DataFrame(rows)
 
 

@@ -25,10 +25,10 @@ def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list
 
     The start tokens are not counted. Raises ``ValueError`` where the texts hold fewer tokens than asked for.
     """
-    longest = min(CHUNK_TOKENS, lm.model.config.max_position_embeddings) - 1
+    longest = min(CHUNK_TOKENS, lm.n_positions) - 1
     chunks, left = [], n_tokens
     for text in texts:
-        ids = lm.encode(text)[0][1:][:left]
+        ids = lm.tokens(text)[:left]
         for begin in range(0, len(ids), longest):
             chunks.append([lm.start_id, *ids[begin : begin + longest]])
         left -= len(ids)

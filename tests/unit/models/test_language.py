@@ -1,12 +1,14 @@
 """Loading: names, folders, families, and what goes wrong."""
 
+import copy
 import importlib.metadata
 
 import pytest
 import torch
-from transformers import GPT2Config, OPTConfig, OPTForCausalLM
+from transformers import GPT2Config, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 from editkit import LanguageModel, load_lm
+from editkit.language.generation import complete
 from editkit.models import pick_device
 from editkit.models.language import WHEELS
 from editkit.models.packaged import find_file
@@ -84,9 +86,10 @@ def test_an_unsupported_family_is_refused_with_the_known_ones(tokenizer):
 
 def test_devices():
     assert pick_device("cpu").type == "cpu"
-    absent = "mps" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(ValueError, match=f"'{absent}' is not available"):
-        pick_device(absent)
+    with pytest.raises(ValueError, match="'vulkan' is not available; here: .*cpu"):
+        pick_device("vulkan")
+    with pytest.raises(ValueError, match="'mps' has no float64.*'cpu'"):
+        pick_device("mps")
 
 
 def test_a_continuation_is_what_follows_the_prompt(tiny):
@@ -97,3 +100,49 @@ def test_a_continuation_is_what_follows_the_prompt(tiny):
     assert ids + more == lm.encode("The capital of France is Paris")[0]
     with pytest.raises(ValueError, match="no tokens"):
         lm.encode_continuation("The capital of France is", "  ")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "continuation", "text"),
+    [
+        ("中国的首都是", "北京", "中国的首都是北京"),
+        ("日本の首都は", "とうきょう", "日本の首都はとうきょう"),
+        ("เมืองหลวงคือ", "กรุงเทพ", "เมืองหลวงคือกรุงเทพ"),
+        ("首都是：", "北京", "首都是：北京"),
+        ("The capital of 中国 is", "北京", "The capital of 中国 is 北京"),
+        ("中国的首都是", "Beijing", "中国的首都是 Beijing"),
+        ("Answer:\n", "Paris", "Answer:\nParis"),
+        ("한국의 수도는", "서울", "한국의 수도는 서울"),  # Korean puts spaces between words
+    ],
+)
+def test_scripts_without_spaces_get_none(tiny, prompt, continuation, text):
+    lm = tiny()
+    assert lm.encode(prompt)[0] + lm.encode_continuation(prompt, continuation) == lm.encode(text)[0]
+
+
+def test_a_text_longer_than_the_positions_is_refused_before_it_is_run(tiny, tokenizer):
+    lm = tiny("gpt2")
+    assert lm.n_positions == 512
+    long = "a b " * 300
+    for call in (
+        lambda: lm.encode(long),
+        lambda: lm.encode_continuation("a " * 480 + "a", "b c d " * 20),
+        lambda: complete(lm, ["a " * 450], max_new_tokens=80),
+    ):
+        with pytest.raises(ValueError, match="tiny-gpt2 has 512 positions; .* tokens are too many: 'a "):
+            call()
+    assert len(lm.tokens(long)) > 512
+
+
+def test_a_tokenizer_without_a_start_token_is_refused(tiny, tokenizer):
+    model = tiny().model
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(ValueError, match="mine: .*neither a BOS nor an EOS token: give start_token"):
+        LanguageModel("mine", model, bare)
+    assert LanguageModel("mine", model, bare, start_token="a").start_id == tokenizer.convert_tokens_to_ids("a")
+    with pytest.raises(ValueError, match="no token '<bos>'"):
+        LanguageModel("mine", model, bare, start_token="<bos>")
+    larger = copy.deepcopy(tokenizer)
+    larger.add_special_tokens({"bos_token": "<new>"})
+    with pytest.raises(ValueError, match="does not belong to the model: '<new>' is token 340 of 340"):
+        LanguageModel("mine", model, larger)
