@@ -4,19 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Dinov2Config,
     Dinov2ForImageClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
@@ -74,67 +67,55 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>")
 
 
+CAUSAL = {  # by family: the class of the model, and how its config calls width, inner width, layers, heads, positions
+    "llama": (transformers.LlamaForCausalLM, "modern", {"num_key_value_heads": 2}),
+    "mistral": (transformers.MistralForCausalLM, "modern", {"num_key_value_heads": 2, "sliding_window": 6}),
+    "qwen2": (transformers.Qwen2ForCausalLM, "modern", {"num_key_value_heads": 2}),
+    "qwen3": (transformers.Qwen3ForCausalLM, "modern", {"num_key_value_heads": 2, "head_dim": 8}),
+    "phi3": (transformers.Phi3ForCausalLM, "modern", {"num_key_value_heads": 2, "resid_pdrop": 0.0}),
+    "olmo2": (transformers.Olmo2ForCausalLM, "modern", {"num_key_value_heads": 2}),
+    "gemma2": (
+        transformers.Gemma2ForCausalLM,
+        "modern",
+        {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0},
+    ),
+    "gemma3_text": (
+        transformers.Gemma3ForCausalLM,
+        "modern",
+        {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6, "sliding_window_pattern": 2},
+    ),
+    "gpt_neox": (transformers.GPTNeoXForCausalLM, "modern", {}),
+    "opt": (
+        transformers.OPTForCausalLM,
+        ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+        {"word_embed_proj_dim": 16},
+    ),
+    "falcon": (
+        transformers.FalconForCausalLM,
+        ("hidden_size", "ffn_hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+        {"alibi": False},
+    ),
+    "gpt2": (transformers.GPT2LMHeadModel, ("n_embd", "n_inner", "n_layer", "n_head", "n_positions"), {}),
+    "gptj": (
+        transformers.GPTJForCausalLM,
+        ("n_embd", "n_inner", "n_layer", "n_head", "n_positions"),
+        {"rotary_dim": 4},
+    ),
+}
+MODERN = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+
+
 @pytest.fixture(scope="session")
 def tiny(tokenizer, device):
     """``tiny("llama")``: a fresh random model of a family, 4 layers of width 16, in float32."""
 
-    def build(family: str = "llama", *, seed: int = 0, square: bool = False) -> LanguageModel:
+    def build(family: str = "llama", *, seed: int = 0, square: bool = False, **changes) -> LanguageModel:
         torch.manual_seed(seed)
-        vocabulary = len(tokenizer)
-        inner = 16 if square else 24
-        ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-        model = {
-            "llama": lambda: LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=vocabulary,
-                    hidden_size=16,
-                    intermediate_size=inner,
-                    num_hidden_layers=4,
-                    num_attention_heads=4,
-                    num_key_value_heads=2,
-                    initializer_range=0.3,
-                    **ids,
-                )
-            ),
-            "gpt2": lambda: GPT2LMHeadModel(
-                GPT2Config(
-                    vocab_size=vocabulary,
-                    n_embd=16,
-                    n_inner=inner,
-                    n_layer=4,
-                    n_head=4,
-                    n_positions=512,
-                    initializer_range=0.3,
-                    **ids,
-                )
-            ),
-            "gpt_neox": lambda: GPTNeoXForCausalLM(
-                GPTNeoXConfig(
-                    vocab_size=vocabulary,
-                    hidden_size=16,
-                    intermediate_size=inner,
-                    num_hidden_layers=4,
-                    num_attention_heads=4,
-                    max_position_embeddings=512,
-                    initializer_range=0.3,
-                    **ids,
-                )
-            ),
-            "gptj": lambda: GPTJForCausalLM(
-                GPTJConfig(
-                    vocab_size=vocabulary,
-                    n_embd=16,
-                    n_inner=inner,
-                    n_layer=4,
-                    n_head=4,
-                    rotary_dim=4,
-                    n_positions=512,
-                    initializer_range=0.3,
-                    **ids,
-                )
-            ),
-        }[family]()
-        return LanguageModel(f"tiny-{family}", model.float().to(device), tokenizer)
+        kind, names, special = CAUSAL[family]
+        shape = dict(zip(MODERN if names == "modern" else names, (16, 16 if square else 24, 4, 4, 512), strict=True))
+        common = {"vocab_size": len(tokenizer), "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0}
+        config = kind.config_class(**(common | {"pad_token_id": None} | shape | special | changes))
+        return LanguageModel(f"tiny-{family}", kind(config).float().to(device), tokenizer)
 
     return build
 

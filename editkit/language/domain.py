@@ -58,6 +58,11 @@ class FactDomain:
             )
         if spec.neighbour_budget is not None and not heldout:
             raise ValueError(f"neighbour_budget = {spec.neighbour_budget:g}: give heldout facts, of the tune part")
+        if lm.family.norm and len(spec.layers) > 1:
+            raise ValueError(
+                f"layers = {spec.layers}: {lm.name} normalises what an edited matrix puts out, so that layers cannot "
+                "share a target; give one"
+            )
         self._prose: Sequence[str] = ()
         self.lm, self.spec, self.texts, self.contexts, self.heldout = lm, spec, texts, contexts, heldout
         self.store, self.progress = store, progress

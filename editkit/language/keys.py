@@ -80,9 +80,12 @@ def edit_keys(lm: LanguageModel, facts: Sequence[Fact], layer: int, contexts: Se
 
 @torch.no_grad()
 def hidden_states(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
-    """Read the residual stream after ``layer`` at each subject's last token in the bare prompt, (d, n)."""
+    """Read what targets of ``layer`` stand for at each subject's last token in the bare prompt, (d, n).
+
+    That is the residual stream after it, or what its edited matrix puts out, see ``target_module`` of the model.
+    """
     rows = [locate(lm, fact.prompt, fact.subject) for fact in facts]
-    return _read(lm, rows, lm.layers[layer], "output").T
+    return _read(lm, rows, lm.target_module(layer), "output").T
 
 
 def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str) -> Tensor:
@@ -93,6 +96,7 @@ def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str
         ids, _ = pad([cut[i] for i in group], lm.start_id, lm.device)
         with capture({"here": module}, side=side, stop=True) as seen:
             lm.forward(ids)
+        states = seen["here"].reshape(*ids.shape, -1)  # OPT's MLP sees one long row
         for row, i in enumerate(group):
-            found[i] = seen["here"][row, len(cut[i]) - 1]
+            found[i] = states[row, len(cut[i]) - 1]
     return torch.stack([found[i] for i in range(len(rows))])

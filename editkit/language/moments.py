@@ -80,6 +80,6 @@ def _accumulate(
                 lm.forward(ids)
             mask[:, 0] = False
             for layer, statistic in statistics.items():
-                statistic.add(keys[layer][mask].float())
+                statistic.add(keys[layer].reshape(*ids.shape, -1)[mask].float())  # OPT's MLP sees one long row
             bar.update(sum(len(chunks[i]) for i in group))
     return statistics

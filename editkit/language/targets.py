@@ -177,6 +177,7 @@ class _Batch:
     essence: Tensor  # (B, S) True at the one of "{subject} is a", where the KL is taken
     labels: Tensor  # (B, S) the token to predict; NO_LABEL for none
     hidden: Tensor  # (B, S, d) residual stream after the edited layer, without δ
+    state: Tensor  # (B, S, d) what δ is added to: the residual stream, or the edited matrix's output before a norm
     reference: Tensor | None = None  # (B, vocabulary) log-probabilities at the KL position, without δ
 
     @classmethod
@@ -198,19 +199,22 @@ class _Batch:
                 else:
                     essence[row, begin] = True
                 begin = end
-        with torch.no_grad(), capture({"h": lm.layers[layer]}, stop=True) as seen:
+        with (
+            torch.no_grad(),
+            capture({"hidden": lm.layers[layer], "state": lm.target_module(layer)}, stop=True) as seen,
+        ):
             prefix.forward(lm, ids, segment)
-        return cls(prefix, ids, segment, subject, essence, labels, seen["h"])
+        return cls(prefix, ids, segment, subject, essence, labels, **seen)
 
     def select(self, rows: Tensor) -> "_Batch":
         """Select the edits where ``rows`` (B,) is True."""
-        tensors = (self.ids, self.segment, self.subject, self.essence, self.labels, self.hidden, self.reference)
-        return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in tensors))
+        names = ("ids", "segment", "subject", "essence", "labels", "hidden", "state", "reference")
+        return _Batch(self.prefix.select(rows), **{name: getattr(self, name)[rows] for name in names})
 
 
 def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: Callable) -> list[dict[str, Tensor]]:
     batch = _Batch.make(lm, edits, spec.layers[-1])
-    size = batch.hidden[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
+    size = batch.state[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
     return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, report)
 
 
@@ -226,7 +230,8 @@ def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") 
     """Compute −log P(new object) over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
     layer = spec.layers[-1]
     row, column = batch.subject.nonzero(as_tuple=True)
-    hidden = batch.hidden.index_put((row, column), delta[row].to(batch.hidden), accumulate=True)
+    shift = lm.arriving(layer, batch.state[row, column].to(batch.hidden), delta[row].to(batch.hidden))
+    hidden = batch.hidden.index_put((row, column), shift, accumulate=True)
     with run_from(lm, layer + 1, hidden, until=spec.v_loss_layer + 1):
         final = batch.prefix.forward(lm, batch.ids, batch.segment)
     wanted = batch.labels != NO_LABEL

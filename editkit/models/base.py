@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from editkit.models.hooks import returns_tuple
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # how configs call their number
 FOLD = 4093  # 64-bit words of the row that weights are folded to; prime, so that no row of a weight falls onto itself
 
 
@@ -19,13 +20,39 @@ class Family:
     """Where a model family keeps its layers and each layer's MLP output weight.
 
     ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k; ``scale``
-    names the factor (LayerScale) of each output on its way into the residual stream, where a family has one.
+    names the factor (LayerScale) of each output on its way into the residual stream, where a family has one, and
+    ``norm`` the norm. ``needs`` has what a model's config must say, by name, for this row to be true of it.
     """
 
     layers: str
     mlp_out: str
     transposed: bool = False
     scale: str | None = None
+    norm: str | None = None
+    needs: tuple[tuple[str, Any], ...] = ()
+
+
+class NotEditable(ValueError):
+    """A model of a kind that cannot be edited here."""
+
+
+def find_family(name: str, config: Any, families: Mapping[str, Family]) -> Family:
+    """Look up a model's row by its transformers config.
+
+    Raises :class:`NotEditable` for a family that has none, for weights that are quantised already, and for a model of a
+    supported family that differs from the others in what an edit needs.
+    """
+    kind = config.model_type
+    if kind not in families:
+        experts = any(getattr(config, name, None) for name in EXPERTS)
+        why = "a mixture of experts has no one matrix that every token passes; " if experts else ""
+        raise NotEditable(f"{name}: model family {kind!r} is not supported; {why}known families: {', '.join(families)}")
+    if getattr(config, "quantization_config", None):
+        raise NotEditable(f"{name}: its weights are quantised and cannot be edited; load it in its full precision")
+    for field, wanted in families[kind].needs:
+        if (value := getattr(config, field, wanted)) != wanted:
+            raise NotEditable(f"{name}: a {kind} with {field} = {value} is not supported; {wanted} is")
+    return families[kind]
 
 
 class EditableModel:
@@ -37,17 +64,14 @@ class EditableModel:
     Args:
         name: what the model is called in results and where its default hyperparameters are looked up.
         model: the model; it is frozen and set to evaluation.
-        families: the known families by the ``model_type`` of a transformers config; others raise ``ValueError``.
+        families: the known families by the ``model_type`` of a transformers config, see :func:`find_family`.
     """
 
     peft_task: str | None = None
     kind: str | None = None
 
     def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
-        kind = model.config.model_type
-        if kind not in families:
-            raise ValueError(f"model family {kind!r} is not supported; known families: {', '.join(families)}")
-        self.name, self.family = name, families[kind]
+        self.name, self.family = name, find_family(name, model.config, families)
         self.model = model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:
@@ -85,6 +109,21 @@ class EditableModel:
     def mlp_out(self, layer: int) -> nn.Module:
         """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
         return self.layers[layer].get_submodule(self.family.mlp_out)
+
+    def target_module(self, layer: int) -> nn.Module:
+        """Return the module whose output at an edit's place a target stands for.
+
+        That is the layer, whose output is the residual stream; and the edited linear layer itself where a norm follows
+        it, after which no longer every state can be reached.
+        """
+        return self.mlp_out(layer) if self.family.norm else self.layers[layer]
+
+    def arriving(self, layer: int, state: Tensor, delta: Tensor) -> Tensor:
+        """Compute by how much the residual stream changes where the target module puts out ``state + delta`` (…, d)."""
+        if not self.family.norm:
+            return delta
+        norm = self.layers[layer].get_submodule(self.family.norm)
+        return norm(state + delta) - norm(state)
 
     def mlp_out_name(self, layer: int) -> str:
         """Return the path of the edited linear layer inside :attr:`model`."""

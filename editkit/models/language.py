@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import regex
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device
 from editkit.models.packaged import Wheel, load
 
 # Letters of scripts that put no space between words, and the punctuation of Chinese and Japanese.
@@ -18,6 +19,7 @@ UNSPACED = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3000-\u303f\uff00-\uffef]"
 )
 LLAMA = Family(layers="model.layers", mlp_out="mlp.down_proj")
+NORMED = replace(LLAMA, norm="post_feedforward_layernorm")
 FAMILIES = {  # by the model_type of a transformers config
     "gpt2": Family(layers="transformer.h", mlp_out="mlp.c_proj", transposed=True),
     "gptj": Family(layers="transformer.h", mlp_out="mlp.fc_out"),
@@ -26,6 +28,12 @@ FAMILIES = {  # by the model_type of a transformers config
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "phi3": LLAMA,
+    "olmo2": NORMED,
+    "gemma2": NORMED,
+    "gemma3_text": NORMED,
+    "opt": Family(layers="model.decoder.layers", mlp_out="fc2", needs=(("do_layer_norm_before", True),)),
+    "falcon": Family(layers="transformer.h", mlp_out="mlp.dense_4h_to_h", needs=(("alibi", False),)),
 }
 
 
@@ -125,7 +133,9 @@ class LanguageModel(EditableModel):
         The product is taken in the weights' own type, also where the forward pass ran in a lower one.
         """
         head = self.model.get_output_embeddings()
-        return at_least_float32(head(hidden.to(head.weight.dtype)))
+        logits = at_least_float32(head(hidden.to(head.weight.dtype)))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
+        return (logits / cap).tanh() * cap if cap else logits
 
 
 def continued(prompt: str, continuation: str) -> str:
@@ -158,8 +168,9 @@ def load_lm(
 
 
 def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    find_family(str(source), AutoConfig.from_pretrained(source), FAMILIES)  # before gigabytes of weights are loaded
     # Never unpickle: a repository without safetensors is refused.
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     return model, AutoTokenizer.from_pretrained(source)

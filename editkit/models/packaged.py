@@ -10,6 +10,7 @@ from typing import TypeVar
 from safetensors import SafetensorError
 
 from editkit.cache import cache_root, replace_folder
+from editkit.models.base import NotEditable
 
 T = TypeVar("T")
 
@@ -32,12 +33,14 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
         read: what loads a transformers folder or hub id.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
-    Raises ``ValueError`` for a name that is none of the three, and for a missing package (the message has
-    the command that installs it).
+    Raises ``ValueError`` for a name that is none of the three, for a missing package (the message has the command that
+    installs it), and what ``read`` raises for a model that cannot be edited.
     """
     if name not in wheels:
         try:
             return read(name)
+        except NotEditable:
+            raise
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"model {name!r} could not be loaded: it is neither a known name ({', '.join(wheels)}), nor a local "

@@ -36,7 +36,7 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
 
     optimiser = None
     for step in range(spec.v_num_grad_steps):
-        with edit_output({lm.layers[spec.layers[-1]]: add}):
+        with edit_output({lm.target_module(spec.layers[-1]): add}):
             output = lm.model(ids, attention_mask=mask, output_hidden_states=True)
         optimiser = optimiser or torch.optim.Adam([delta], lr=spec.v_lr)
         now = output.logits[-1, where[-1]].log_softmax(-1)

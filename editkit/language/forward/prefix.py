@@ -142,11 +142,21 @@ def _forward(lm: LanguageModel, ids: Tensor, segment: Tensor, before: Tensor, ca
     other = torch.cat([before, segment], dim=1)[:, None]  # (B, 1, T+S)
     earlier = torch.ones(length, other.shape[2], dtype=torch.bool, device=ids.device).tril(before.shape[1])
     seen = ((other == segment[:, :, None]) | (other == TRUNK)) & earlier  # (B, S, T+S); padding sees padding
-    bias = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
     # A token's position is the number of tokens before it in its text; padding has none.
     positions = (seen.sum(-1) - 1).where(segment != PADDING, 0)
+    seen = seen[:, None]
+    if window := getattr(lm.model.config, "sliding_window", None):
+        every = torch.cat([_positions(before), positions], dim=1)
+        seen = torch.cat([seen, seen & (positions[:, None, :, None] - every[:, None, None] < window)], dim=1)
+    bias = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
     with grouped(lm):
-        return lm.forward(ids, attention_mask=bias[:, None], position_ids=positions, past_key_values=cache)
+        return lm.forward(ids, attention_mask=bias, position_ids=positions, past_key_values=cache)
+
+
+def _positions(segment: Tensor) -> Tensor:
+    """Count the tokens before each one in its text, (B, T); trunks come first."""
+    other = segment[:, None]
+    return ((other == segment[:, :, None]) | (other == TRUNK)).tril(-1).sum(-1)
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:

@@ -5,7 +5,16 @@ import importlib.metadata
 
 import pytest
 import torch
-from transformers import GPT2Config, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+)
 
 from editkit import LanguageModel, load_lm
 from editkit.language.generation import complete
@@ -68,20 +77,24 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch)
         load_lm("smollm2-135m")
 
 
-def test_an_unsupported_family_is_refused_with_the_known_ones(tokenizer):
-    model = OPTForCausalLM(
-        OPTConfig(
-            vocab_size=340,
-            hidden_size=16,
-            ffn_dim=24,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            word_embed_proj_dim=16,
-        )
-    )
-    with pytest.raises(ValueError, match="'opt' is not supported.*gpt2.*llama"):
-        LanguageModel("opt", model, tokenizer)
-    assert GPT2Config().model_type == "gpt2"
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (BloomConfig(), "'bloom' is not supported; known families: gpt2.*llama"),
+        (MambaConfig(), "'mamba' is not supported"),
+        (MixtralConfig(), "'mixtral' is not supported; a mixture of experts"),
+        (Qwen2MoeConfig(), "'qwen2_moe' is not supported; a mixture of experts"),
+        (FalconConfig(alibi=True), "a falcon with alibi = True is not supported; False is"),
+        (OPTConfig(do_layer_norm_before=False), "an? opt with do_layer_norm_before = False"),
+        (LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4}), "its weights are quantised"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_what_cannot_be_edited_is_refused_before_its_weights_are_read(config, told, tmp_path):
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(ValueError, match=told):
+        load_lm(str(tmp_path), device="cpu")
 
 
 def test_devices():
