@@ -1,7 +1,10 @@
 """Vision Transformers that classify images."""
 
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,11 @@ FAMILIES = {  # by the model_type of a transformers config
     "dinov2": Family(layers="dinov2.encoder.layer", mlp_out="mlp.fc2", scale="layer_scale2.lambda1"),
     "vit": Family(layers="vit.layers", mlp_out="mlp.fc2"),
 }
+GATED_MLP_OUT = ("mlp.down_proj", "mlp.weights_out")  # of DINOv2 giant's SwiGLU, by transformers' version
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+NORMALISED = {"dinov2": (IMAGENET_MEAN, IMAGENET_STD), "vit": (HALF, HALF)}  # as the published checkpoints of a family
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 class VisionModel(EditableModel):
@@ -30,13 +37,20 @@ class VisionModel(EditableModel):
         model: a transformers image classifier of a family in ``FAMILIES``.
         image_size: height and width in pixels that images are brought to; a multiple of the patch size.
         mean, std: of each channel, by which pixels in [0, 1] are normalised.
+
+    Raises ``ValueError`` for another family, patches that are not square, a model that does not take three channels,
+    and an image size that is no multiple of the patch size.
     """
 
     kind = "vision-transformer"
 
     def __init__(self, name: str, model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]):
-        super().__init__(name, model, FAMILIES)
-        patch = model.config.patch_size
+        super().__init__(name, model, _families(model))
+        patch, channels = model.config.patch_size, model.config.num_channels
+        if not isinstance(patch, int):
+            raise ValueError(f"{name} has patches of {patch} pixels: must be square")
+        if channels != 3:
+            raise ValueError(f"{name} takes images of {channels} channels: must be 3")
         if image_size <= 0 or image_size % patch:
             raise ValueError(f"image_size = {image_size}: must be a multiple of {name}'s patch size, {patch}")
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
@@ -107,25 +121,69 @@ def load_vit(
     """Load a Vision Transformer with a head for these labels: a name in ``WHEELS``, a hub id, or a local folder.
 
     Args:
-        labels: names of the classes; where the model's head has another number of them, a new head is drawn.
+        labels: names of the classes; where the model's head has another number of them, a new head is drawn, and where
+            it has other names for them there is a warning.
         image_size: pixels; what the model was trained on where not given (224 for ``dinov2-small``).
         seed: seed of a new head.
         device, dtype, fresh: as in :func:`editkit.models.load_lm`.
 
+    What the model's image processor leaves open is taken as published checkpoints of the family have it.
+
     Raises ``ValueError`` for a name that is none of the three, a missing package, a family that is not
-    supported, fewer than two labels or equal ones, and an image size that is no multiple of the patch size.
+    supported (before any weights are read), weights that lack a part of the backbone, an image processor whose values
+    make no sense, fewer than two labels or equal ones, and an image size that is no multiple of the patch size.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different names, got {list(labels)}")
     where = pick_device(device)
-    model, about = load(name, WHEELS, partial(_read, labels=list(labels), seed=seed, dtype=dtype), fresh)
-    size = about["size"] if image_size is None else image_size
-    return VisionModel(name, model.to(where), size, about["mean"], about["std"])
+    if name not in WHEELS:
+        _check_config(name, labels)
+    model, settings = load(name, WHEELS, partial(_read, labels=list(labels), seed=seed, dtype=dtype), fresh)
+    if settings is None:
+        warnings.warn(f"{name} has no {PREPROCESSORS[0]}: images are normalised as its family's are", stacklevel=2)
+    try:
+        size = _size(settings or {}, model.config.image_size) if image_size is None else image_size
+        mean, std = _normalisation(settings or {}, model.config.model_type)
+    except ValueError as problem:
+        raise ValueError(f"image processor of {name}: {problem}") from None
+    return VisionModel(name, model.to(where), size, mean, std)
 
 
-def _read(source: str | Path, labels: list[str], seed: int, dtype: torch.dtype | str) -> tuple[nn.Module, dict]:
+def _families(model: nn.Module) -> dict[str, Family]:
+    """Return the table of families, with the edited matrix of this model's kind of MLP."""
+    if not getattr(model.config, "use_swiglu_ffn", False):
+        return FAMILIES
+    there = {name for name, _ in model.named_modules()}
+    row = FAMILIES["dinov2"]
+    gated = next(name for name in GATED_MLP_OUT if f"{row.layers}.0.{name}" in there)
+    return FAMILIES | {"dinov2": replace(row, mlp_out=gated)}
+
+
+def _check_config(name: str, labels: Sequence[str]) -> None:
+    """Check the family by a model's configuration alone, and warn of a head that was made for other classes.
+
+    Raises ``ValueError`` for a family that is not supported.
+    """
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, ValueError):
+        return  # what is wrong with the name is told by who reads the weights
+    if config.get("model_type") not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"{name}: model family {config.get('model_type')!r} is not supported; known families: {known}")
+    classes = [*(config.get("id2label") or {}).values()]
+    unnamed = [f"LABEL_{i}" for i in range(len(classes))]
+    if len(classes) == len(labels) and classes not in ([*labels], unnamed):
+        warnings.warn(f"the head of {name} was made for classes {classes}; here it is for {[*labels]}", stacklevel=3)
+
+
+def _read(
+    source: str | Path, labels: list[str], seed: int, dtype: torch.dtype | str
+) -> tuple[nn.Module, dict[str, Any] | None]:
+    """Read a model with a head for these labels, and its image processor's settings, None where it has none."""
     from transformers import AutoModelForImageClassification
-    from transformers.image_processing_base import ImageProcessingMixin
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -134,24 +192,80 @@ def _read(source: str | Path, labels: list[str], seed: int, dtype: torch.dtype |
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             # Never unpickle: a repository without safetensors is refused.
-            model = AutoModelForImageClassification.from_pretrained(
+            model, found = AutoModelForImageClassification.from_pretrained(
                 source,
                 id2label=dict(enumerate(labels)),
                 label2id={label: i for i, label in enumerate(labels)},
                 ignore_mismatched_sizes=True,
                 dtype=dtype,
                 use_safetensors=True,
+                output_loading_info=True,
             )
     finally:
         logging.set_verbosity(verbosity)
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    return model, {"size": _size(settings), "mean": settings["image_mean"], "std": settings["image_std"]}
+    drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    # The head may be new, and no image is masked; any other weight would be noise.
+    if lacking := sorted(n for n in drawn if not n.startswith("classifier.") and not n.endswith(".mask_token")):
+        raise ValueError(f"its weights do not fit its configuration: {lacking[0]} is missing or has another shape")
+    return model, _settings(source)
 
 
-def _size(settings: Mapping) -> int:
-    """Read the pixels that a preprocessor brings an image to: those of its crop, or of its resizing."""
-    size = settings["crop_size"] if settings.get("do_center_crop") else settings["size"]
-    return size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+def _settings(source: str | Path) -> dict[str, Any] | None:
+    """Read what the image processor beside a model says; None where there is none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.utils import cached_file
+
+    beside = (cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in PREPROCESSORS)
+    return ImageProcessingMixin.get_image_processor_dict(source)[0] if any(beside) else None
+
+
+def _size(settings: Mapping[str, Any], trained: int | Sequence[int]) -> int:
+    """Read the pixels that a preprocessor brings an image to: those of its crop, or of its resizing.
+
+    Args:
+        trained: what the model's configuration says, where the preprocessor says nothing.
+
+    Raises ``ValueError`` for images that are not square.
+    """
+    crop = settings.get("crop_size") if settings.get("do_center_crop") else None
+    size = crop or settings.get("size") or trained
+    found = size
+    if isinstance(size, Mapping):
+        found = [size[n] for n in ("height", "width") if size.get(n)] or size.get("shortest_edge")
+        found = found or size.get("longest_edge")
+    sides = set(found) if isinstance(found, list | tuple) else {found}
+    if len(sides) != 1 or not isinstance(side := sides.pop(), int) or isinstance(side, bool) or side <= 0:
+        raise ValueError(f"size = {size!r}: must be a number of pixels, the same in height and width; give image_size")
+    return side
+
+
+def _normalisation(settings: Mapping[str, Any], family: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Read mean and standard deviation of each channel, by which pixels in [0, 1] are normalised.
+
+    Raises ``ValueError`` for values that are not one or three finite numbers, or where a deviation is not positive.
+    """
+    mean, std = (0.0,), (1.0,)
+    if settings.get("do_normalize", True):
+        usual = NORMALISED[family]
+        mean, std = (settings.get(f"image_{n}") or usual[place] for place, n in enumerate(("mean", "std")))
+    # Pixels in [0, 255] are multiplied by rescale_factor, usually to [0, 1], before they are normalised.
+    unit = 1.0
+    if not settings.get("do_rescale", True):
+        unit = 255.0
+    elif (factor := settings.get("rescale_factor", 1 / 255)) != 1 / 255:
+        unit = 255 * _numbers("rescale_factor", factor, least=0)[0]
+    means, stds = _numbers("image_mean", mean), _numbers("image_std", std, least=0)
+    return tuple(value / unit for value in means), tuple(value / unit for value in stds)
+
+
+def _numbers(name: str, value: Any, least: float = -math.inf) -> tuple[float, ...]:
+    """Read one or three finite numbers, above ``least``, as one of each channel."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    usable = all(isinstance(v, int | float) and math.isfinite(v) and v > least for v in values)
+    if len(values) not in (1, 3) or not usable:
+        above = "" if least == -math.inf else f" above {least:g}"
+        raise ValueError(f"{name} = {value!r}: must be one or three numbers{above}")
+    return tuple(map(float, values * (3 // len(values))))
 
 
 def _convert_onnx(source: Path, target: Path) -> None:

