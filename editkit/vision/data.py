@@ -12,8 +12,6 @@ import hashlib
 import io
 import itertools
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from editkit.cache import download
+from editkit.vision.files import SPLITS, Parts, is_file, read_npz
 
-SPLITS = ("train", "val", "test")
 HELD_OUT = 0.2  # share of all images that is set aside, where splits are drawn and nobody says how many
 VAL_SHARE = 0.2  # of the rest
 SIZES = (28, 64, 128, 224)  # pixels, of MedMNIST's files
@@ -141,7 +139,7 @@ def load_images(
 
     Args:
         source: ``digits`` (scikit-learn's, offline), a MedMNIST flag such as ``pathmnist``, or the path of an
-            ``.npz`` file in MedMNIST's layout.
+            ``.npz`` file in MedMNIST's layout or a form close to it (:mod:`editkit.vision.files`).
         protocol: see the module. ``digits`` has no official splits: there they are drawn, stratified.
         held_out_ratio: share of all images that is set aside where splits are drawn.
         size: pixels of MedMNIST's file, one of ``SIZES``.
@@ -151,16 +149,16 @@ def load_images(
         seed: of the splits, the draw and the noise.
 
     Raises ``ValueError`` for an unknown source, a missing or damaged file, one in another layout, labels out of range,
-    and a ``held_out_ratio`` for splits that are the data set's own, and ``ConnectionError`` (with the place to put the
-    file) where it cannot be downloaded.
+    an empty split under protocol ``official``, and a ``held_out_ratio`` for splits that are the data set's own, and
+    ``ConnectionError`` (with the place to put the file) where it cannot be downloaded.
     """
     _check(source, protocol, held_out_ratio, noise)
-    if (source == "digits" or source.endswith(".npz")) and (size != SIZES[0] or folder):
+    if (source == "digits" or is_file(source)) and (size != SIZES[0] or folder):
         raise ValueError(f"size = {size}, folder = {folder}: these choose among MedMNIST's files; {source} is none")
     if source == "digits":
         name, labels, parts, about = _digits()
-    elif source.endswith(".npz"):
-        name, labels, parts, about = _npz(Path(source))
+    elif is_file(source):
+        name, labels, parts, about = _npz(Path(source).expanduser())
     else:
         name, labels, parts, about = _medmnist(source, size, folder)
     whole, ends = _join(parts), np.cumsum([len(part[1]) for part in parts])
@@ -173,6 +171,8 @@ def load_images(
         train, val = _divide(rest, VAL_SHARE, seed, originals)
     else:
         train, val, test = (whole.select(slice(*span)) for span in itertools.pairwise((0, *ends)))
+        if empty := [split for split, part in zip(SPLITS, (train, val, test), strict=True) if not len(part)]:
+            raise ValueError(f"{name}: {empty[0]} holds no image; protocol 'held-out' draws all three splits")
         _warn_of_copies(name, originals, (train, val, test))
     train, pool = _fewer(train, len(train) if n_train is None else n_train, name, seed)
     splits = {"train": train, "val": val, "test": replace(test, held_out=True)}
@@ -198,9 +198,6 @@ def _check(source: str, protocol: str, held_out_ratio: float, noise: float) -> N
             f"held_out_ratio = {held_out_ratio}: under protocol 'official' {source} has splits of its own; 'held-out' "
             "sets a share aside"
         )
-
-
-Parts = list[tuple[np.ndarray, np.ndarray]]  # images and labels of train, val, test; or one pair without splits
 
 
 def _digits() -> tuple[str, tuple[str, ...], Parts, dict]:
@@ -240,37 +237,12 @@ def _medmnist(flag: str, size: int, folder: str | Path | None) -> tuple[str, tup
 
 
 def _npz(path: Path, names: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...], Parts, dict]:
-    """Read a file with ``{train,val,test}_{images,labels}``; without ``names`` labels are called by their numbers."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: put an .npz file in MedMNIST's layout there")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            wanted = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
-            if missing := [name for name in wanted if name not in file]:
-                raise ValueError(f"it lacks {', '.join(missing)} and has {', '.join(file) or 'nothing'}")
-            arrays = {name: file[name] for name in wanted}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
-        raise ValueError(f"{path} is not a file in MedMNIST's layout: {problem}") from None
-    parts = []
-    for split in SPLITS:
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
-            raise ValueError(
-                f"{path}: {split}_images must be uint8 (n, h, w) or (n, h, w, 3), got {images.dtype} {images.shape}"
-            )
-        if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
-            found = f"{labels.dtype} {labels.shape}"
-            raise ValueError(f"{path}: {split}_labels must be {len(images)} integers, one an image, got {found}")
-        parts.append((images, labels.reshape(-1).astype(np.int64)))
-        if images.shape[1:] != parts[0][0].shape[1:]:
-            raise ValueError(
-                f"{path}: {split}_images must be like train_images, {parts[0][0].shape[1:]} each, got "
-                f"{images.shape[1:]}"
-            )
-    names = names or tuple(map(str, range(1 + int(parts[0][1].max(initial=0)))))
-    _check_labels(path, parts, len(names))
+    """Read a file (:func:`editkit.vision.files.read_npz`); without ``names`` labels are called by their numbers."""
+    parts = read_npz(path)
+    count = len(names) or 1 + int(parts[0][1].max())
+    _check_labels(path, parts, count)
     about = {"from": path.name, "bytes": path.stat().st_size, "md5": _md5(path)}
-    return path.stem, names, parts, about
+    return path.stem, names or tuple(map(str, range(count))), parts, about
 
 
 def _md5(path: Path) -> str:
@@ -280,10 +252,12 @@ def _md5(path: Path) -> str:
 
 def _check_labels(path: Path, parts: Parts, count: int) -> None:
     for split, (_, labels) in zip(SPLITS, parts, strict=True):
-        if bad := sorted({int(label) for label in labels if not 0 <= label < count}):
+        if len(bad := np.unique(labels[(labels < 0) | (labels >= count)])):
             raise ValueError(f"{path}: {split}_labels holds {bad[0]}, out of range 0 to {count - 1}")
-    if lacking := sorted(set(range(count)) - {int(label) for label in parts[0][1]}):
-        raise ValueError(f"{path}: no training image has label {lacking[0]} of 0 to {count - 1}")
+    present = np.unique(parts[0][1])
+    if len(present) < count:
+        lacking = next((place for place, label in enumerate(present) if place != label), len(present))
+        raise ValueError(f"{path}: no training image has label {lacking} of 0 to {count - 1}")
 
 
 def _join(parts: Parts) -> ImageSet:

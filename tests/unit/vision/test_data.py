@@ -137,7 +137,10 @@ BAD = {
     "beyond": ({"test_labels": np.full((20, 1), 40)}, "test_labels holds 40, out of range 0 to 8"),
     "gap": ({"train_labels": np.arange(60) % 9 // 2 * 2}, "no training image has label 1 of 0 to 8"),
     "pixels": ({"test_images": np.zeros((20, 5, 4, 3), np.uint8)}, r"must be like train_images, \(4, 4, 3\) each"),
-    "pickled": ({"val_labels": np.array([None] * 20, dtype=object)}, "layout: Object arrays cannot be loaded"),
+    "pickled": (
+        {"val_labels": np.array([None] * 20, dtype=object)},
+        "layout: val_labels: Object arrays cannot",
+    ),
 }
 
 
@@ -167,6 +170,12 @@ def test_missing_and_truncated_files_and_unknown_names(tmp_path):
         np.save(file, np.zeros(3))
     with pytest.raises(ValueError, match="array.npz is not a file in MedMNIST's layout"):
         load_images(str(tmp_path / "array.npz"))
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(ValueError, match="folder.npz is a folder: name the .npz file in it"):
+        load_images(str(tmp_path / "folder.npz"))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="array.npy is not a file in MedMNIST's layout"):
+        load_images(str(tmp_path / "array.npy"))
     with pytest.raises(ValueError, match="size = 64, folder = None: .*digits is none"):
         load_images(size=64)
     with pytest.raises(ValueError, match="unknown data set 'pathmist'.*pathmnist"):
@@ -177,6 +186,17 @@ def test_missing_and_truncated_files_and_unknown_names(tmp_path):
         load_images("pathmnist", size=30)
     with pytest.raises(ValueError, match="protocol = 'mine'"):
         load_images(protocol="mine")
+
+
+def test_an_empty_split_is_refused_unless_splits_are_drawn(tmp_path):
+    nothing = {"val_images": np.zeros((0, 4, 4, 3), np.uint8), "val_labels": np.zeros((0, 1), np.uint8)}
+    path = str(write(tmp_path / "empty.npz", size=4, **nothing))
+    with pytest.raises(ValueError, match="empty: val holds no image; protocol 'held-out' draws"):
+        load_images(path)
+    assert [len(part) for part in load_images(path, protocol="held-out").splits.values()] == [51, 13, 16]
+    nothing = {name.replace("val", "train"): array for name, array in nothing.items()}
+    with pytest.raises(ValueError, match="train_images holds no image"):
+        load_images(str(write(tmp_path / "empty.npz", size=4, **nothing)), protocol="held-out")
 
 
 def test_a_file_that_cannot_be_downloaded_is_named_with_its_place(tmp_path, monkeypatch):
