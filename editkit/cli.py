@@ -2,12 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import get_origin
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, get_args, get_origin
 
 from editkit.config import Parameters
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and takes options by their whole names alone."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help lists what there is\n")
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -21,39 +29,46 @@ def report(arguments: argparse.Namespace) -> int:
 
 def vit(arguments: argparse.Namespace) -> int:
     """Run a stage of a repair study into a folder of its own."""
-    from editkit.report import stages
-    from editkit.studies.repair_spec import RepairSpec
+    from editkit.report.vit import vit
 
-    spec = RepairSpec.from_texts({n: v for n, v in vars(arguments).items() if n in RepairSpec.model_fields})
-    name = arguments.run_name or f"vit-{Path(spec.data).stem}"
-    if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"--run-name {name!r}: must be the name of a folder, without a path")
-    folder = Path(arguments.out) / (f"{name}-{datetime.now():%Y%m%d-%H%M%S}" if arguments.timestamp else name)
-    print("\n\n".join([*stages.run(spec, arguments.stage, folder), f"written to {folder}"]))
+    print(vit({name: value for name, value in vars(arguments).items() if name not in ("command", "run")}))
     return 0
 
 
-def add_options(command: argparse.ArgumentParser, model: type[Parameters]) -> None:
-    """Add an option for each parameter, ``--like-this``, given as text; what is not given keeps its default."""
+def add_options(
+    command: argparse.ArgumentParser, model: type[Parameters], also: Mapping[str, Sequence[str]], skip: Sequence[str]
+) -> None:
+    """Add an option for each parameter, ``--like-this``, given as text; what is not given keeps its default.
+
+    One that is true or false is a switch, ``--like-this`` or ``--no-like-this``.
+
+    Args:
+        also: further names of options.
+        skip: parameters that the caller adds.
+    """
     for name, field in model.model_fields.items():
-        several = get_origin(field.annotation) is list
+        if name in skip:
+            continue
         default = "" if field.default in ([], "", {}, None) else f" Default: {field.default}."
-        command.add_argument(
-            f"--{name.replace('_', '-')}",
-            dest=name,
-            default=argparse.SUPPRESS,
-            nargs="+" if several else None,
-            metavar=name.split("_")[-1].upper(),
-            help=f"{field.description}{default}".replace("%", "%%"),
-        )
+        about = {
+            "dest": name,
+            "default": argparse.SUPPRESS,
+            "help": f"{field.description}{default}".replace("%", "%%"),
+        }
+        if bool in (field.annotation, *get_args(field.annotation)):
+            about["action"] = argparse.BooleanOptionalAction
+        else:
+            about["nargs"] = "*" if get_origin(field.annotation) is list else None
+            about["metavar"] = name.split("_")[-1].upper()
+        command.add_argument(f"--{name.replace('_', '-')}", *also.get(name, ()), **about)
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
-    from editkit.report.stages import STAGES
+    from editkit.report.vit import ALSO, VitOptions, files
     from editkit.studies.repair_spec import RepairSpec
 
-    top = argparse.ArgumentParser(prog="python -m editkit", description="Model editing, measured.")
+    top = Parser(prog="python -m editkit", description="Model editing, measured.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("report", help="execute the notebooks and write HTML and PDF")
@@ -61,13 +76,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="Folder of the report. Default: reports/<name of the parameter file>.")
     command.set_defaults(run=report)
 
-    command = commands.add_parser("vit", help="repair a Vision Transformer's misclassified images")
-    stages = {"choices": [*STAGES, "full"], "default": "full"}
-    command.add_argument("--stage", **stages, help="Stage to run; full runs all of them. Default: full.")
-    command.add_argument("--run-name", help="Name of the folder that the stage writes into. Default: vit-<data>.")
-    command.add_argument("--timestamp", action="store_true", help="Add date and time to the name of the run's folder.")
-    command.add_argument("--out", default="runs", help="Folder in which the runs' folders are made. Default: runs.")
-    add_options(command, RepairSpec)
+    command = commands.add_parser(
+        "vit",
+        help="repair a Vision Transformer's misclassified images",
+        epilog=files(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    resume = VitOptions.model_fields["resume"].description
+    command.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help=f"{resume} With FILE: as --checkpoint FILE. Default: True.",
+    )
+    command.add_argument(
+        "--no-resume", dest="resume", action="store_false", default=argparse.SUPPRESS, help="Train anew."
+    )
+    add_options(command, VitOptions, {}, ["resume"])
+    add_options(command, RepairSpec, ALSO, [])
     command.set_defaults(run=vit)
     return top
 
@@ -78,11 +106,16 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _one_line(error: Exception) -> str:
+    """Return what an error says, several problems one after another."""
+    return "; ".join(line.strip() for line in str(error).splitlines())

@@ -37,6 +37,7 @@ class VisionModel(EditableModel):
         model: a transformers image classifier of a family in ``FAMILIES``.
         image_size: height and width in pixels that images are brought to; a multiple of the patch size.
         mean, std: of each channel, by which pixels in [0, 1] are normalised.
+        pin_memory: pin images on their way to a GPU, which can then fetch a batch while the CPU goes on.
 
     Raises ``ValueError`` for another family, patches that are not square, a model that does not take three channels,
     and an image size that is no multiple of the patch size.
@@ -44,7 +45,16 @@ class VisionModel(EditableModel):
 
     kind = "vision-transformer"
 
-    def __init__(self, name: str, model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        pin_memory: bool = True,
+    ):
         super().__init__(name, model, _families(model))
         patch, channels = model.config.patch_size, model.config.num_channels
         if not isinstance(patch, int):
@@ -53,7 +63,7 @@ class VisionModel(EditableModel):
             raise ValueError(f"{name} takes images of {channels} channels: must be 3")
         if image_size <= 0 or image_size % patch:
             raise ValueError(f"image_size = {image_size}: must be a multiple of {name}'s patch size, {patch}")
-        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.image_size, self.mean, self.std, self.pin_memory = image_size, tuple(mean), tuple(std), pin_memory
 
     @property
     def n_labels(self) -> int:
@@ -86,8 +96,8 @@ class VisionModel(EditableModel):
                 f"images must be uint8 of shape (n, h, w) or (n, h, w, 1 or 3), got {images.dtype} {images.shape}"
             )
         x = torch.from_numpy(images)
-        # Pinned memory lets a GPU fetch a batch while the CPU goes on.
-        x = x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
+        pinned = self.pin_memory and self.device.type == "cuda"
+        x = x.pin_memory().to(self.device, non_blocking=True) if pinned else x.to(self.device)
         x = (x[..., None] if grey else x).permute(0, 3, 1, 2).float() / 255
         if x.shape[2:] != (self.image_size, self.image_size):
             x = nn.functional.interpolate(x, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
@@ -117,6 +127,7 @@ def load_vit(
     device: str = "auto",
     dtype: torch.dtype | str = "float32",
     fresh: bool = False,
+    pin_memory: bool = True,
 ) -> VisionModel:
     """Load a Vision Transformer with a head for these labels: a name in ``WHEELS``, a hub id, or a local folder.
 
@@ -126,6 +137,7 @@ def load_vit(
         image_size: pixels; what the model was trained on where not given (224 for ``dinov2-small``).
         seed: seed of a new head.
         device, dtype, fresh: as in :func:`editkit.models.load_lm`.
+        pin_memory: see :class:`VisionModel`.
 
     What the model's image processor leaves open is taken as published checkpoints of the family have it.
 
@@ -146,7 +158,7 @@ def load_vit(
         mean, std = _normalisation(settings or {}, model.config.model_type)
     except ValueError as problem:
         raise ValueError(f"image processor of {name}: {problem}") from None
-    return VisionModel(name, model.to(where), size, mean, std)
+    return VisionModel(name, model.to(where), size, mean, std, pin_memory=pin_memory)
 
 
 def _families(model: nn.Module) -> dict[str, Family]:

@@ -23,11 +23,51 @@ from editkit.studies.repair_tables import Done
 from editkit.studies.results import Results
 from editkit.studies.tables import layer_statistics
 from editkit.vision.data import ImageData
+from editkit.vision.files import is_file
 from editkit.vision.tracing import TraceSpec, cls_attention, heat_maps
 from editkit.vision.training import save_checkpoint
 
 STAGES = ("data", "train", "locate", "tune", "edit", "eval")
+RUNS = {**{stage: {stage} for stage in STAGES}, "baseline": {"train"}, "full": {*STAGES}}  # by what may be asked for
 SHOWN = 8  # images in the gallery
+CHECKPOINT, EDITS = "checkpoint.safetensors", "edits"
+TABLES = {
+    "data": ["data_split_info"],
+    "train": ["baseline_metrics", "training_history"],
+    "locate": ["layer_importance", "layer_statistics"],
+    "tune": ["layer_sweep"],
+    "edit": ["edit_log", "head_edit_log", "target_directions", "moved_margins"],
+    "eval": ["evaluation_report", "evaluation_certainty", "class_report", "predictions", "confusion_matrix"],
+    "full": ["frontier", "frontier_edits"],
+}
+DRAWN = {
+    "train": ["training_curve"],
+    "locate": ["layer_importance", "patch_heat_map"],
+    "tune": ["layer_sweep"],
+    "edit": ["common_direction"],
+    "eval": ["repairs", "confusion_matrix", "repair_gallery", "broken_gallery"],
+    "full": ["frontier", "frontier_edits"],
+}
+WEIGHTS = {"train": [CHECKPOINT], "edit": [f"{EDITS}/<method>.safetensors"], "eval": [f"{EDITS}/<method>.safetensors"]}
+FILES = {  # inside a run's folders, by the stage that writes them
+    stage: [
+        *(f"results/{name}.csv" for name in TABLES[stage]),
+        *(f"figures/{name}.png" for name in DRAWN.get(stage, [])),
+        *WEIGHTS.get(stage, []),
+    ]
+    for stage in TABLES
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run writes: ``results/`` and ``figures/``; the fine-tuned weights and ``edits/``."""
+
+    results: Path
+    checkpoints: Path
+
+    def __str__(self) -> str:
+        return " and ".join(dict.fromkeys(map(str, (self.results, self.checkpoints))))
 
 
 @dataclass(frozen=True)
@@ -209,7 +249,7 @@ def other_images(params: ImageParams) -> Output:
         try:
             images = repairs.load_data(spec)
         except (ConnectionError, ValueError) as problem:
-            if Path(spec.data).suffix == ".npz" and Path(spec.data).exists():
+            if is_file(spec.data) and Path(spec.data).exists():
                 raise
             warnings.warn(f"{name} is left out: {problem}", stacklevel=2)
             continue
@@ -224,26 +264,30 @@ def other_images(params: ImageParams) -> Output:
     return Output({"other_images": pd.concat(rows) if rows else pd.DataFrame(columns=columns)}, drawn)
 
 
-def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
-    """Run a stage, or ``full``, into a run's folder; returns what there is to tell of it.
+def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> list[str]:
+    """Run a stage, or a key of ``RUNS``, into a run's folders; returns what there is to tell of it.
 
     Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` what each editor and each
     control changed.
+
+    Args:
+        resume: go on where an interrupted fine-tuning ended, and read one that was done before.
     """
-    images, results, told = repairs.load_data(spec), Results(folder), []
+    images, results, told = repairs.load_data(spec), Results(folders.results), []
     about = {"study": spec.model_dump(), "data": dict(images.about), "data_hash": images.hash()}
-    wanted = set(STAGES if stage == "full" else (stage,))
+    wanted = RUNS[stage]
+    # Options that do not fit are refused here, before anything is written.
+    classifier = None if wanted == {"data"} else repairs.fine_tune(spec, images, resume=resume)
     if "data" in wanted:
         data(images).save(results, **about)
         sizes = [f"{len(part)} {name}" for name, part in (images.splits | {"pool": images.pool}).items()]
         told.append(f"{images.name}: {len(images.labels)} classes, images: {', '.join(sizes)}")
         told.append(", ".join(f"{name} {value}" for name, value in images.about.items()))
-    if wanted == {"data"}:
+    if classifier is None:
         return told
-    classifier = repairs.fine_tune(spec, images)
     if "train" in wanted:
         table = train(classifier).save(results, **about).tables["baseline_metrics"]
-        save_checkpoint(classifier.vit, images, folder / "checkpoint.safetensors")
+        save_checkpoint(classifier.vit, images, folders.checkpoints / CHECKPOINT)
         told.append(table.round(4).to_string(index=False))
     if wanted == {"train"}:
         return told
@@ -253,14 +297,14 @@ def run(spec: RepairSpec, stage: str, folder: Path) -> list[str]:
     if "locate" in wanted:
         locate(prepared).save(results, **about)
     if wanted & {"locate", "tune", "edit"}:
-        layers = f"{prepared.layers} ({prepared.chosen}), margin {prepared.choice.margin:g}"
-        told.append(f"{len(prepared.candidates)} images to repair; layers to edit: {layers}")
+        layers = f"; layers to edit: {prepared.layers} ({prepared.chosen}), margin {prepared.choice.margin:g}"
+        told.append(f"{len(prepared.candidates)} images to repair{layers if spec.edit_method else ''}")
     if "tune" in wanted:
         for table in tune(prepared).save(results, **about).tables.values():
             told.append(table.round(3).to_string(index=False))
     if wanted <= {"locate", "tune"}:
         return told
-    done = [(prepared, repairs.repair_all(prepared, spec.compared, folder / "edits"))]
+    done = [(prepared, repairs.repair_all(prepared, spec.compared, folders.checkpoints / EDITS))]
     if "edit" in wanted:
         edit(done).save(results, **about)
         costs(*done[0]).save(results, **about)

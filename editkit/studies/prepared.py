@@ -61,7 +61,7 @@ class Prepared(Classifier):
 
     @property
     def chosen(self) -> str:
-        """How the layers were chosen: "given", "swept", "traced" or "the last three"."""
+        """How the layers were chosen: "given", "swept", "traced", or "the last three" (or as many)."""
         return self.choice.how
 
 
@@ -81,8 +81,8 @@ class Repaired:
 
 def load_classifier(spec: RepairSpec, data: ImageData) -> VisionModel:
     """Load the backbone with the head that the study's seed draws, not fine-tuned yet."""
-    size = spec.image_size or None
-    return load_vit(spec.model, labels=data.labels, image_size=size, seed=spec.seed, device=spec.device)
+    how = {"image_size": spec.image_size or None, "device": spec.device, "pin_memory": spec.pin_memory}
+    return load_vit(spec.model, labels=data.labels, seed=spec.seed, **how)
 
 
 @contextmanager

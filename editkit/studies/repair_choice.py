@@ -30,7 +30,7 @@ def traced(classifier: Classifier, images: ImageSet) -> pd.DataFrame:
 
 
 def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
-    """Choose layers and margin: those given, the last three, those that tracing ranks first, or by a sweep.
+    """Choose layers and margin: those given, the last ones, those that tracing ranks first, or by a sweep.
 
     A sweep repairs up to ``CHOSEN_ON`` mistakes by the first editor under the budget: in each single layer of the upper
     half, in those that tracing ranks first and in the last three, all with the first margin, then in the best of
@@ -44,8 +44,10 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     last, margin, nothing = list(range(max(0, n - LAST_LAYERS), n)), spec.margins[0], pd.DataFrame(columns=TRIED)
     if spec.edit_layers:
         return Choice(sorted(spec.edit_layers), margin, "given", nothing)
-    if spec.layer_selection == "last" or not len(wrong):
-        return Choice(last, margin, "the last three", nothing)
+    if spec.layer_selection == "last" or not len(wrong) or not spec.edit_method:
+        count = min(spec.num_edit_layers, n)
+        how = "the last three" if count == LAST_LAYERS else f"the last {count}"
+        return Choice(list(range(n - count, n)), margin, how, nothing)
     ranked = rank_layers(layer_statistics(traced(classifier, wrong)), spec.num_edit_layers)
     if spec.layer_selection == "traced":
         return Choice(ranked, margin, "traced", nothing)

@@ -71,7 +71,7 @@ def directions(prepared: Prepared) -> pd.DataFrame:
     along it on the whole; ``share``, the same in every row, is what that direction holds of their squared length.
     """
     columns = ["index", "true", "cosine", "share", "norm"]
-    if not len(prepared.candidates):
+    if not len(prepared.candidates) or not prepared.spec.edit_method:
         return pd.DataFrame(columns=columns)
     items = repairs(prepared.candidates)
     with session(prepared, prepared.spec.edit_method[0]) as opened:

@@ -49,18 +49,20 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
     """Pixels that the Vision Transformer sees; 0 for what it was trained on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the model runs on; auto takes a GPU where there is one."""
+    pin_memory: bool = True
+    """Pin batches of images in memory on their way to a GPU, so that it fetches one while the CPU goes on."""
     checkpoint: str = ""
     """File with the classifier's weights, to be read instead of fine-tuning; empty fine-tunes."""
-    edit_method: Annotated[list[MethodName], Field(min_length=1)] = ["emmet", "memit", "alphaedit", "rome"]
+    edit_method: list[MethodName] = ["emmet", "memit", "alphaedit", "rome"]
     """Editors of the images; the first one is swept over layers, and its repairs are shown in full."""
     kept_budget: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Share of the right val predictions that a repair promises to keep; 0 promises nothing, λ alone decides."""
     edit_layers: list[Annotated[int, Field(ge=0)]] = []
     """Layers of the Vision Transformer to edit; empty leaves the choice to layer_selection."""
     layer_selection: Literal["swept", "traced", "last"] = "swept"
-    """Layers where none are given: swept, those that fix most at the budget on val; traced; or the last three."""
+    """Layers where none are given: swept, those that fix most at the budget on val; traced; or the last ones."""
     num_edit_layers: Count = 3
-    """Layers that tracing chooses."""
+    """Layers that tracing chooses, or the last ones that are edited."""
     frontier_budgets: list[Annotated[float, Field(gt=0, le=1)]] = [0.95, 0.99]
     """Further promises under which each editor repairs, for the frontier of images fixed and kept."""
     frontier_edits: list[Count] = [1, 10, 30, 100]
@@ -128,6 +130,8 @@ FIELDS = {
 class ImageParams(create_model("ImageParams", __base__=Parameters, **FIELDS)):
     """Parameters of the chapter on images: the options of :class:`RepairSpec` as ``vit_<name>``, and more."""
 
+    vit_edit_method: Annotated[list[MethodName], Field(min_length=1)] = SMALL["edit_method"]
+    """Editors of the images; the first one is swept over layers, and its repairs are shown in full."""
     vit_data: Annotated[list[str], Field(min_length=1)] = ["digits"]
     """Images: digits, a MedMNIST flag, or the path of an .npz file in its layout. The first is shown in full."""
     vit_data_options: dict[str, dict[str, Any]] = {}

@@ -63,15 +63,21 @@ def load_each(specs: Sequence[RepairSpec]) -> list[ImageData]:
     return [first, *(load_data(spec) if "seed" in first.about else first for spec in specs[1:])]
 
 
-def fine_tune(spec: RepairSpec, data: ImageData, *, store: Store | None = None, progress: bool = True) -> Classifier:
-    """Load the model and fine-tune it, or read its checkpoint, once all options are checked."""
+def fine_tune(
+    spec: RepairSpec, data: ImageData, *, store: Store | None = None, progress: bool = True, resume: bool = True
+) -> Classifier:
+    """Load the model and fine-tune it, or read its checkpoint, once all options are checked.
+
+    Args:
+        resume: as for :func:`editkit.vision.training.train`.
+    """
     vit = load_classifier(spec, data)
     _check(spec, vit)
     store, training = store or Store(), None
     if spec.checkpoint:
         load_checkpoint(vit, data, spec.checkpoint)
     else:
-        training = train(vit, data, spec.part(TrainSpec), store=store, progress=progress)
+        training = train(vit, data, spec.part(TrainSpec), store=store, progress=progress, resume=resume)
     return Classifier(spec, data, vit, training, training.metrics if training else metrics(vit, data), store, progress)
 
 
@@ -176,6 +182,8 @@ def _check(spec: RepairSpec, vit: VisionModel) -> None:
     said = {"method": "edit_method", "layers": "edit_layers", "stop_margin": "margins", "kept_budget": "kept_budget"}
     if odd := sorted(said.keys() & spec.edit_options.keys()):
         raise ValueError(f"edit_options holds {odd[0]}: {said[odd[0]]} says it")
+    if not spec.compared:
+        raise ValueError("edit_method and controls are empty: name at least one way to repair")
     if len(set(spec.edit_method)) < len(spec.edit_method):
         raise ValueError(f"edit_method = {spec.edit_method}: each once")
     needed = {name: getattr(spec, name) for name in ("num_edit_layers", "finetune_layers")}

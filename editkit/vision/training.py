@@ -56,13 +56,22 @@ class Training:
 
 
 def train(
-    vit: VisionModel, data: ImageData, spec: TrainSpec, *, store: Store | None = None, progress: bool = True
+    vit: VisionModel,
+    data: ImageData,
+    spec: TrainSpec,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+    resume: bool = True,
 ) -> Training:
     """Fine-tune ``vit`` on ``data.train`` with AdamW, and keep the epoch that is most accurate on ``data.val``.
 
     After each epoch weights, optimiser and history are stored, so a call that was stopped goes on after its
     last whole epoch, with the same result; one made before for the same data, model and parameters is read.
     Warns as :func:`metrics` does.
+
+    Args:
+        resume: whether to read and go on; otherwise it trains anew, over what is stored.
 
     Raises ``ValueError`` for held-out images, an empty split, another number of classes than the model's and
     more layers than it has, and ``FloatingPointError`` where the loss leaves the finite numbers. On any error the
@@ -77,7 +86,7 @@ def train(
     key = entry_key(__name__, vit, data=data.hash(), spec=spec.model_dump())
     before = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
     optimiser = torch.optim.AdamW(_groups(vit, spec), weight_decay=spec.weight_decay)
-    last, best = (store.get("training", key | {"epoch": which}) for which in ("last", "best"))
+    last, best = (store.get("training", key | {"epoch": which}) if resume else None for which in ("last", "best"))
     history = from_json_tensor(last["history"]) if last and best else []  # one without the other is of no use
     try:
         if history:

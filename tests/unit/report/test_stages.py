@@ -166,6 +166,7 @@ def test_figures_hold_what_the_tables_hold(study):
     drawn |= out.figures
     names = {"training_curve", "layer_importance", "patch_heat_map", "confusion_matrix", "repair_gallery", "repairs"}
     names |= {"broken_gallery"}
+    assert names <= {name for listed in stages.DRAWN.values() for name in listed}, "as --help lists them"
     assert drawn.keys() == names and all(isinstance(figure, go.Figure) for figure in drawn.values())
     assert list(drawn["training_curve"].data[0].y) == one.training.history.loss.tolist()
     means = stages.locate(one).tables["layer_statistics"].set_index("kind").value
