@@ -4,7 +4,6 @@ The first texts of a source can be unlike the rest, and what is read decides how
 drawn from at random over the whole of it, with a seed.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from transformers import DynamicCache
 from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
 from editkit.language.forward.precision import exact_products
 from editkit.models import LanguageModel
+from editkit.plain import decode, is_text, parse_lines
 
 SAMPLES, REFERENCE, WIKIPEDIA = "samples", "python-reference", "wikipedia"
 ROWS, LENGTH = 32, 128  # samples drawn and stored together, and tokens of each
@@ -40,12 +40,13 @@ def load_texts(
     Args:
         source: ``"samples"`` of the model as it stands at temperature 1, which is the default and needs neither network
             nor file; ``"python-reference"``, the chapters that come with Python; ``"wikipedia"``, articles of the
-            English one; a ``.txt`` file (paragraphs) or a ``.jsonl`` file (field ``text``).
+            English one; a ``.txt`` file (paragraphs) or a ``.jsonl`` file (field ``text`` of each line), in UTF-8.
         lm: the model that samples are drawn from; other sources need none.
         n_tokens: least number of tokens of samples; other sources are returned whole.
         store: where samples are cached.
 
-    Raises ``ValueError`` for samples without a model, and a file that is missing, empty or of another kind.
+    Raises ``ValueError`` for samples without a model, and a file that is missing, empty or of another kind or layout;
+    it names the file and the line.
     """
     if source in ("", SAMPLES):
         if lm is None:
@@ -123,19 +124,27 @@ def _reference() -> list[str]:
 
 
 def _file(path: Path) -> list[str]:
-    if path.suffix not in (".txt", ".jsonl"):
+    path, kind = path.expanduser(), path.suffix.lower()
+    if kind not in (".txt", ".jsonl"):
         names = ", ".join(map(repr, (SAMPLES, REFERENCE, WIKIPEDIA)))
         raise ValueError(f"text source {str(path)!r}: give a .txt or .jsonl file, {names}, or nothing")
     if not path.is_file():
         raise ValueError(f"text file {path} does not exist")
-    content = path.read_text(encoding="utf-8")
-    if path.suffix == ".txt":
-        texts = content.split("\n\n")
-    else:
-        texts = [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+    content, source = path.read_bytes(), f"text file {path}"
+    texts = decode(content, source).split("\n\n") if kind == ".txt" else _fields(content, source)
     if not any(text.strip() for text in texts):
         raise ValueError(f"text file {path} holds no text")
     return texts
+
+
+def _fields(content: bytes, source: str) -> list[str]:
+    """Read the field ``text`` of each line."""
+    lines = parse_lines(content, source)
+    for number, value in lines:
+        if not isinstance(value, dict) or not is_text(value.get("text")):
+            shown = f"{value!r:.80}"
+            raise ValueError(f'{source}, line {number} is {shown}: an object with a text is needed, {{"text": "…"}}')
+    return [value["text"] for _, value in lines]
 
 
 def _wikipedia(seed: int) -> Iterator[str]:

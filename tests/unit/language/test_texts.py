@@ -127,3 +127,46 @@ def test_wrong_sources_are_refused(tmp_path):
         patch.setitem(sys.modules, "datasets", None)
         with pytest.raises(ValueError, match="pip install datasets"):
             load_texts("wikipedia")
+
+
+def test_json_lines_end_where_json_says_so(tmp_path):
+    rows = ["first\u2028line", "second\u2029line", "third\u0085line", "a\x0bb\x0cc\x1cd"]
+    lines = [json.dumps({"text": row}, ensure_ascii=False) for row in rows]
+    for name, end, mark in (("unix", "\n", ""), ("windows", "\r\n", "\ufeff"), ("old", "\r", "")):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes((mark + end.join([lines[0], "", *lines[1:], ""])).encode())
+        assert sorted(load_texts(str(path))) == sorted(rows)
+    (tmp_path / "a.TXT").write_bytes("\ufeffone\r\nand\r\n\r\ntwo".encode())
+    assert sorted(load_texts(str(tmp_path / "a.TXT"))) == ["one\nand", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"content": "x"}', ["line 3", "'content'", '{"text": "\u2026"}']),
+        (b'"just a string"', ["line 3", "just a string", '{"text"']),
+        (b'{"text": 5}', ["line 3", "5", '{"text"']),
+        (b'{"text": null}', ["line 3", "None"]),
+        (b'{"text": "\\ud83d"}', ["line 3", "ud83d"]),
+        (b"plain text", ["not JSON", "line 3"]),
+        (b'{"text": "cut', ["not JSON", "line 3", "column 10"]),
+        (b"[" * 100_000, ["not JSON", "line 3"]),
+        ('{"text": "Z\u00fcrich"}'.encode("latin-1"), ["UTF-8", "line 3", "0xfc"]),
+    ],
+)
+def test_lines_of_another_layout_are_named(content, words, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b'{"text": "fine"}\r\n\r\n' + content)
+    with pytest.raises(ValueError) as error:
+        load_texts(str(path))
+    message = str(error.value)
+    assert all(word in message for word in ["mine.jsonl", *words]) and "\n" not in message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("name", ["mine.txt", "mine.jsonl"])
+def test_files_in_other_encodings_are_named(name, encoding, tmp_path):
+    path = tmp_path / name
+    path.write_bytes('{"text": "Z\u00fcrich"}'.encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name}.*line 1.*UTF-8$"):
+        load_texts(str(path))
