@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from editkit.plain import is_text
+
 SLOT = "{}"
+BLANKS = " \t\u00a0\u3000"  # a prompt may end in a line, but a target's own space follows
 # One part in so many is for tuning. The salt is one that leaves CounterFact's first eight records, which the published
 # algorithms were run on, in the test part.
 PARTS, PART_SALT = 3, "part 34"
@@ -22,6 +25,9 @@ PARTS, PART_SALT = 3, "part 34"
 class Fact:
     """A fact, its edit, and the prompts that score the edit.
 
+    Texts are kept in one Unicode form (:func:`clean`), and without white space where one text meets another: around
+    subject and answers, and blanks at the end of prompts.
+
     Raises ``ValueError`` for a prompt that does not hold exactly one ``{}``, an empty subject or target, or equal
     targets; ``TypeError`` where a text is not a text, or prompts are not a list of non-empty texts.
     """
@@ -29,14 +35,14 @@ class Fact:
     id: str
     """Stable name, such as "worldfacts:capital_of:Paris" or "counterfact:0"."""
     relation: str
-    """What the subject is asked about; facts of one relation share their templates."""
+    """What the subject is asked about; facts of one relation share their templates. Empty: not named."""
     subject: str
     prompt: str
     """Template with one ``{}`` where the subject goes; the target follows after one space."""
     target_new: str
-    """What the edited model shall say, without surrounding spaces."""
+    """What the edited model shall say."""
     target_true: str
-    """What is true, without surrounding spaces."""
+    """What is true."""
     paraphrases: tuple[str, ...] = ()
     """Full texts that ask for the same fact in other words."""
     neighbours: tuple[str, ...] = ()
@@ -47,11 +53,42 @@ class Fact:
     """Full texts about the subject, from which the model writes freely."""
 
     def __post_init__(self):
-        for name in ("target_new", "target_true"):
-            object.__setattr__(self, name, _text(self, name).strip())
+        for name in ("subject", "target_new", "target_true"):
+            object.__setattr__(self, name, self._filled(name))
+        if self.neighbour_target is not None:
+            object.__setattr__(self, "neighbour_target", self._filled("neighbour_target", ", or None"))
+        object.__setattr__(self, "relation", self._text("relation"))
+        object.__setattr__(self, "prompt", self._text("prompt").rstrip(BLANKS))
         for name in ("paraphrases", "neighbours", "generation"):
-            object.__setattr__(self, name, _texts(self, name))
-        _check(self)
+            object.__setattr__(self, name, self._prompts(name))
+        self._check()
+
+    def _text(self, name: str) -> str:
+        try:
+            return clean(getattr(self, name))
+        except TypeError as error:
+            raise TypeError(f"{self._where}{name} is {error}") from None
+
+    def _filled(self, name: str, otherwise: str = "") -> str:
+        if not (text := self._text(name).strip()):
+            raise ValueError(f"{self._where}{name} is {getattr(self, name)!r}; a non-empty text is needed{otherwise}")
+        return text
+
+    def _prompts(self, name: str) -> tuple[str, ...]:
+        value = getattr(self, name)
+        if not isinstance(value, list | tuple) or not all(is_text(text) and text.strip() for text in value):
+            raise TypeError(f"{self._where}{name} is {value!r:.80}; a list of texts is needed")
+        return tuple(clean(text).rstrip(BLANKS) for text in value)
+
+    def _check(self) -> None:
+        if (slots := self.prompt.count(SLOT)) != 1:
+            raise ValueError(f"{self._where}prompt {self.prompt!r} holds {{}} {slots} times; exactly one is allowed")
+        if self.target_new == self.target_true:
+            raise ValueError(f"{self._where}target_new and target_true are both {self.target_new!r}; they must differ")
+
+    @property
+    def _where(self) -> str:
+        return f"fact {self.id!r}: " if self.id else ""
 
     @property
     def text(self) -> str:
@@ -65,8 +102,13 @@ class Fact:
 
     @property
     def topic(self) -> tuple[str, str]:
-        """What a newer edit replaces: the same subject and relation."""
+        """What a newer edit replaces: the same subject and relation, or prompt where no relation is named."""
         return self.subject, self.relation or self.prompt
+
+    @property
+    def wanted(self) -> str:
+        """What the edit wants said of its topic."""
+        return self.target_new
 
     def describe(self) -> dict[str, str]:
         """Describe the edit in words for a model card."""
@@ -89,14 +131,21 @@ class Fact:
 def template_of(prompt: str, subject: str) -> str:
     """Put ``{}`` where the prompt names the subject; a prompt that already is a template is kept.
 
-    The first whole-word mention is taken, or the first mention inside a word where there is no other: the word
-    "Ann" goes before the "Ann" of "Annual". Raises ``ValueError`` for a prompt that neither holds
-    ``{}`` nor names the subject.
+    Raises what :func:`cut` raises for a prompt that does not hold ``{}``.
     """
+    prompt, subject = clean(prompt), clean(subject).strip()
     braces_are_the_subjects = SLOT in subject and subject in prompt
-    if SLOT in prompt and not braces_are_the_subjects:
-        return prompt
-    if not subject.strip() or subject not in prompt:
+    return prompt if SLOT in prompt and not braces_are_the_subjects else cut(prompt, subject)
+
+
+def cut(prompt: str, subject: str) -> str:
+    """Put ``{}`` where a prompt that is no template names the subject.
+
+    The first whole-word mention is taken, or the first mention inside a word where there is no other: the word
+    "Ann" goes before the "Ann" of "Annual". Raises ``ValueError`` for a prompt that does not name the subject.
+    """
+    prompt, subject = clean(prompt), clean(subject).strip()
+    if not subject or subject not in prompt:
         raise ValueError(
             f"subject {subject!r} is not in the prompt {prompt!r}: "
             "name the subject in the prompt, or write {} in its place"
@@ -104,6 +153,16 @@ def template_of(prompt: str, subject: str) -> str:
     whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
     start = whole.start() if whole else prompt.index(subject)
     return prompt[:start] + SLOT + prompt[start + len(subject) :]
+
+
+def clean(text: str) -> str:
+    """Write a text in Unicode's composed form (NFC), so that letters that look the same are the same.
+
+    Raises ``TypeError`` for anything that is not a text.
+    """
+    if not is_text(text):
+        raise TypeError(f"{text!r:.80}; a text is needed")
+    return unicodedata.normalize("NFC", text)
 
 
 def data_hash(facts: Iterable[Fact]) -> str:
@@ -136,32 +195,3 @@ def fold(text: str) -> str:
 def last_word(text: str) -> str:
     """Find the word that an edit of this subject acts at, folded; hyphens join words."""
     return fold(text).replace("-", " ").split()[-1]
-
-
-def _check(fact: Fact) -> None:
-    where = f"fact {fact.id!r}: " if fact.id else ""
-    slots = _text(fact, "prompt").count(SLOT)
-    if slots != 1:
-        raise ValueError(f"{where}prompt {fact.prompt!r} holds {{}} {slots} times; exactly one is allowed")
-    for name in ("subject", "target_new", "target_true"):
-        if not _text(fact, name).strip():
-            raise ValueError(f"{where}{name} is {getattr(fact, name)!r}; a non-empty text is needed")
-    if fact.target_new == fact.target_true:
-        raise ValueError(f"{where}target_new and target_true are both {fact.target_new!r}; they must differ")
-    if fact.neighbour_target is not None and not _text(fact, "neighbour_target").strip():
-        raise ValueError(f"{where}neighbour_target is empty; give a text, or None")
-
-
-def _text(fact: Fact, name: str) -> str:
-    value = getattr(fact, name)
-    if not isinstance(value, str):
-        raise TypeError(f"fact {fact.id!r}: {name} is {value!r}; a text is needed")
-    return value
-
-
-def _texts(fact: Fact, name: str) -> tuple[str, ...]:
-    value = getattr(fact, name)
-    values = () if isinstance(value, str) else tuple(value)
-    if isinstance(value, str) or not all(isinstance(v, str) and v.strip() for v in values):
-        raise TypeError(f"fact {fact.id!r}: {name} is {value!r}; a list of texts is needed")
-    return values

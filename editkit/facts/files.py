@@ -1,18 +1,24 @@
-"""Records of a published JSON file, from a local path or a URL."""
+"""Records of a published JSON file or of JSON lines, from a local path or a URL."""
 
 import hashlib
-import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from editkit.cache import cache_root, download
 from editkit.facts.fact import Fact
+from editkit.plain import parse_json, parse_lines
+
+KINDS = {str: "a text", list: "a list", dict: "an object", int | str: "a number or a text"}
 
 
 def read_records(source: str | os.PathLike, published: str) -> list[dict]:
-    """Read a JSON list of records.
+    """Read a JSON list of records, or a ``.jsonl`` file with a record a line.
 
     Args:
         source: a path, or an http(s) URL. A URL's file is stored in the cache folder ($EDITKIT_CACHE, else
@@ -20,14 +26,14 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
         published: where the file can be had; errors name it.
 
     Raises ``FileNotFoundError`` for a file that is not there, ``ConnectionError`` for a URL that could not be read,
-    ``ValueError`` for a file that is not a JSON list of records.
+    ``ValueError`` for a file that is not a JSON list of records, or not UTF-8; it names file and line or record.
     """
     if str(source).startswith(("http://", "https://")):
         records = _load_url(str(source))
     else:
         records = _load_path(Path(source).expanduser(), published)
     if not isinstance(records, list) or not records:
-        raise ValueError(f"{source}: a non-empty JSON list of records is needed")
+        raise ValueError(f"{source}: a non-empty JSON list of records is needed, or a .jsonl file with a record a line")
     others = [i for i, record in enumerate(records) if not isinstance(record, dict)]
     if others:
         value = repr(records[others[0]])
@@ -35,25 +41,56 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
     return records
 
 
-def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact]) -> list[Fact]:
-    """Convert the records; those that state no usable edit are skipped with one warning.
+def field(record: dict, *names: str, kind: Any = str) -> Any:
+    """Return what lies under a key of a record, under a key of that, and so on.
 
-    ``convert`` raises ``ValueError`` for a record to skip. Raises ``ValueError`` where no record is usable, and for
-    one that lacks a key or holds the wrong type under it, which means another file layout; the message names the
-    file and the record.
+    Raises ``KeyError`` for a key that is missing, and ``TypeError`` for a value of another kind; both name the whole
+    way to it.
     """
-    facts, reasons = [], []
+    value: Any = record
+    for depth, name in enumerate(names):
+        if not isinstance(value, dict):
+            raise TypeError(f"{'.'.join(names[:depth])} is {value!r:.80}; an object is needed")
+        if name not in value:
+            raise KeyError(".".join(names[: depth + 1]))
+        value = value[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"{'.'.join(names)} is {value!r:.80}; {KINDS[kind]} is needed")
+    return value
+
+
+def to_facts(
+    source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact], layout: str
+) -> list[Fact]:
+    """Convert the records; those that state no usable edit, or state one again, are skipped with one warning.
+
+    Facts that share an id, as in files that were joined, are told apart by their places from the second one on.
+
+    Args:
+        convert: raises ``ValueError`` for a record to skip.
+        layout: what a record holds, in words for an error.
+
+    Raises ``ValueError`` where no record is usable, and for one that lacks a key or holds the wrong type under it,
+    which means another file layout; the message names the file and the record.
+    """
+    facts, reasons, seen, ids = [], [], set(), Counter()
     for index, record in enumerate(records):
         try:
-            facts.append(convert(index, record))
+            fact = convert(index, record)
+            if (stated := replace(fact, id="")) in seen:
+                raise ValueError(f"{fact.id} is there already, word for word")
         except KeyError as error:
-            raise ValueError(f"{source}: record {index} has no key {error.args[0]!r}") from error
-        except (TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{source}: record {index} has another layout: {error}") from error
+            raise ValueError(f"{source}: record {index} has no key {error.args[0]!r}; {layout}") from None
+        except TypeError as error:
+            raise ValueError(f"{source}: record {index} has another layout: {error}; {layout}") from None
         except ValueError as error:
             reasons.append(f"record {index}: {error}")
+            continue
+        seen.add(stated)
+        ids[fact.id] += 1
+        facts.append(replace(fact, id=f"{fact.id}:{index}") if ids[fact.id] > 1 else fact)
     if not facts:
-        raise ValueError(f"{source}: no usable record; first reason: {reasons[0]}")
+        raise ValueError(f"{source}: no usable record; first reason: {reasons[0]}; {layout}")
     if reasons:
         warnings.warn(
             f"{source}: skipped {len(reasons)} of {len(records)} records; first reason: {reasons[0]}",
@@ -65,14 +102,14 @@ def to_facts(source: str | os.PathLike, records: list[dict], convert: Callable[[
 def _load_path(path: Path, published: str):
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; it is published at {published}")
-    return _parse(path.read_bytes(), path)
+    return _parse(path.read_bytes(), path, path.suffix)
 
 
 def _load_url(url: str):
     stored = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
-    was_there = stored.is_file()
+    was_there, kind = stored.is_file(), Path(urlsplit(url).path).suffix
     try:
-        return _parse(download(url, stored).read_bytes(), stored if was_there else url)
+        return _parse(download(url, stored).read_bytes(), stored if was_there else url, kind)
     except ConnectionError as error:
         raise ConnectionError(f"{error}, or pass a local path") from None
     except ValueError as error:
@@ -83,8 +120,7 @@ def _load_url(url: str):
     return _load_url(url)
 
 
-def _parse(content: bytes, source):
-    try:
-        return json.loads(content)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
-        raise ValueError(f"{source} is not JSON: {error}") from error
+def _parse(content: bytes, source: str | os.PathLike, kind: str):
+    if kind.lower() == ".jsonl":
+        return [value for _, value in parse_lines(content, source)]
+    return parse_json(content, source)

@@ -7,10 +7,11 @@ The locality question keeps its text and gets a question mark, as in ROME and ME
 
 import os
 
-from editkit.facts.fact import Fact, template_of
-from editkit.facts.files import read_records, to_facts
+from editkit.facts.fact import Fact, clean, cut
+from editkit.facts.files import field, read_records, to_facts
 
 PUBLISHED = "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
+LAYOUT = "a record of zsre holds the texts subject, src, alt, rephrase, loc and loc_ans, and the list answers"
 
 
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
@@ -19,22 +20,24 @@ def read(path_or_url: str | os.PathLike) -> list[Fact]:
     Records whose question does not name the subject, whose answer is empty, or whose alternative is one of the true
     answers are skipped with one warning. Raises what ``read_records`` and ``to_facts`` raise.
     """
-    return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact)
+    return to_facts(path_or_url, read_records(path_or_url, PUBLISHED), _fact, LAYOUT)
 
 
 def _fact(index: int, record: dict) -> Fact:
-    answers = [answer.strip() for answer in record["answers"]]
-    target_new = record["alt"].strip()
-    if target_new in answers:
-        raise ValueError(f"the alternative {target_new!r} is one of the true answers {answers}")
+    answers = [clean(answer).strip() for answer in field(record, "answers", kind=list)]
+    texts = {
+        name: clean(field(record, name)).strip() for name in ("subject", "src", "alt", "rephrase", "loc", "loc_ans")
+    }
+    if texts["alt"] in answers:
+        raise ValueError(f"the alternative {texts['alt']!r} is one of the true answers {answers}")
     return Fact(
         id=f"zsre:{index}",
-        relation="zsre",
-        subject=record["subject"],
-        prompt=template_of(record["src"].strip(), record["subject"]),
-        target_new=target_new,
+        relation="",  # the file names none: each question is a topic of its own
+        subject=texts["subject"],
+        prompt=cut(texts["src"], texts["subject"]),
+        target_new=texts["alt"],
         target_true=answers[0] if answers else "",
-        paraphrases=(record["rephrase"].strip(),),
-        neighbours=(record["loc"].strip() + "?",),
-        neighbour_target=record["loc_ans"].strip(),
+        paraphrases=(texts["rephrase"],) if texts["rephrase"] else (),
+        neighbours=(texts["loc"] + "?",) if texts["loc"] else (),
+        neighbour_target=texts["loc_ans"] if texts["loc"] else None,
     )

@@ -1,11 +1,13 @@
 """The record of one fact: its checks, its texts, its id and hash."""
 
+from unicodedata import normalize
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit.facts import Fact, data_hash, part_of
-from editkit.facts.fact import last_word
+from editkit.facts.fact import cut, last_word
 
 CAPITAL = {
     "subject": "France",
@@ -25,7 +27,7 @@ def test_text_puts_the_subject_in_place():
 @given(st.text(min_size=1).filter(str.strip))
 def test_any_subject_survives(subject):
     fact = Fact.make(**CAPITAL | {"subject": subject})
-    assert fact.text == f"The capital of {subject} is"
+    assert fact.text == f"The capital of {normalize('NFC', subject).strip()} is"
 
 
 @pytest.mark.parametrize("subject", ["{}", "a {} b", "{0}", "{name}", "100% {sure}"])
@@ -47,11 +49,16 @@ def test_braces_in_a_literal_prompt_are_the_subjects(subject):
         ({"paraphrases": "one text"}, ["paraphrases", "'one text'", "list"]),
         ({"neighbours": ("fine", "")}, ["neighbours", "list of texts"]),
         ({"neighbour_target": " "}, ["neighbour_target", "None"]),
+        ({"subject": None}, ["subject", "None", "text"]),
+        ({"relation": 36}, ["relation", "36", "text"]),
+        ({"generation": None}, ["generation", "None", "list of texts"]),
+        ({"paraphrases": {"a": 1}}, ["paraphrases", "list of texts"]),
+        ({"target_new": "\ud83d"}, ["target_new", "ud83d"]),
     ],
 )
 def test_bad_fields_are_named(change, words):
     with pytest.raises((ValueError, TypeError)) as error:
-        Fact(id="x", relation="r", **CAPITAL | change)
+        Fact(**{"id": "x", "relation": "r"} | CAPITAL | change)
     assert all(word in str(error.value) for word in words)
 
 
@@ -63,6 +70,50 @@ def test_targets_lose_their_spaces():
 def test_make_takes_a_prompt_that_names_the_subject():
     fact = Fact.make(**CAPITAL | {"prompt": "The capital of France is"})
     assert fact == Fact.make(**CAPITAL)
+
+
+@pytest.mark.parametrize(("of_subject", "of_prompt"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_fact_has_one_unicode_form(of_subject, of_prompt):
+    subject, prompt = "S\u00e3o Tom\u00e9", "The island of S\u00e3o Tom\u00e9 lies in"
+    given = {"subject": normalize(of_subject, subject), "prompt": normalize(of_prompt, prompt)}
+    texts = {"target_new": "\u00c5land", "target_true": "C\u00f4te", "neighbour_target": "\u00e9"}
+    other = {name: normalize(of_prompt, text) for name, text in texts.items()}
+    lists = {name: [normalize(of_prompt, "\u00e9t\u00e9")] for name in ("paraphrases", "neighbours", "generation")}
+    fact = Fact.make(**given, **other, **lists)
+    assert fact.text == prompt and fact == Fact.make(subject=subject, prompt=prompt, **texts, **lists)
+    assert {name: getattr(fact, name) for name in texts} == texts and fact.paraphrases == ("\u00e9t\u00e9",)
+    with pytest.raises(ValueError, match="both '\u00c5land'"):
+        Fact.make(**given, target_new=normalize("NFD", "\u00c5land"), target_true="\u00c5land")
+
+
+def test_white_space_does_not_come_between_a_prompt_and_what_follows():
+    spaced = {
+        "subject": " France ",
+        "prompt": "The capital of {} is \t",
+        "target_new": "Rome\n",
+        "target_true": "Paris ",
+    }
+    fact = Fact.make(**spaced, paraphrases=["France's capital is "], neighbours=["Q:\nA:\n "], neighbour_target=" x ")
+    assert fact.text == "The capital of France is" and fact.target_new == "Rome"
+    assert (fact.paraphrases, fact.neighbours) == (("France's capital is",), ("Q:\nA:\n",)), "a line stays"
+    assert fact.neighbour_answer == "x"
+
+
+def test_braces_in_a_prompt_that_names_its_subject_are_text():
+    prompt = '{"country": "France", "is": {"capital": "'
+    assert Fact.make(**CAPITAL | {"prompt": prompt}).text == prompt
+    with pytest.raises(ValueError, match="2 times"):
+        Fact.make(**CAPITAL | {"prompt": "{} = set(); the capital of {} is"})
+    with pytest.raises(ValueError, match="2 times"):
+        Fact(id="", relation="", **CAPITAL | {"prompt": cut("{} is a set; the capital of France is", "France")})
+
+
+def test_what_is_asked_makes_a_topic():
+    one, reworded = (Fact.make(**CAPITAL | {"prompt": p}, relation="P36") for p in ("{} is ruled from", "{}:"))
+    other = Fact.make(**CAPITAL | {"prompt": "{} lies in"}, relation="P30")
+    assert one.topic == reworded.topic != other.topic
+    plain = [Fact.make(**CAPITAL | {"prompt": prompt}) for prompt in ("{} is ruled from", "{} lies in")]
+    assert plain[0].topic != plain[1].topic
 
 
 def test_make_refuses_a_prompt_without_the_subject():

@@ -34,6 +34,10 @@ ZSRE = {
 }
 
 
+def nested(**changes) -> dict:
+    return COUNTERFACT | {"requested_rewrite": COUNTERFACT["requested_rewrite"] | changes}
+
+
 def write(path: Path, records) -> Path:
     path.write_text(json.dumps(records), encoding="utf-8")
     return path
@@ -61,6 +65,56 @@ def test_zsre_follows_the_published_layout(tmp_path):
     assert fact.neighbours == ("nq question: who was first?",)
     assert fact.neighbour_target == "Ada"
     assert fact.id == "zsre:0"
+
+
+def test_two_questions_about_a_subject_are_two_topics(tmp_path):
+    records = [ZSRE, ZSRE | {"src": "Where was Ann born?"}]
+    one, other = zsre.read(write(tmp_path / "zsre.json", records))
+    assert one.subject == other.subject and one.topic != other.topic
+
+
+def test_zsre_may_lack_what_only_scores_an_edit(tmp_path):
+    (fact,) = zsre.read(write(tmp_path / "zsre.json", [ZSRE | {"rephrase": "", "loc": " ", "loc_ans": ""}]))
+    assert fact.paraphrases == fact.neighbours == () and fact.neighbour_target is None
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("module", "record"), [(counterfact, COUNTERFACT), (zsre, ZSRE)])
+def test_json_lines_are_a_record_a_line(module, record, end, tmp_path):
+    name = "prompt" if module is counterfact else "src"
+    of = {counterfact: ("France", "Spain", "Chad"), zsre: ("Ann", "Bob", "Cy")}[module]
+    records = [json.loads(json.dumps(record).replace(of[0], subject)) for subject in of]
+    (records[1] if module is zsre else records[1]["requested_rewrite"])[name] += "\u2028(so they ask)\u0085?"
+    text = end.join(json.dumps(one, ensure_ascii=False) for one in records)
+    (tmp_path / "facts.jsonl").write_bytes(f"\ufeff{text}{end}{end}".encode())
+    facts = module.read(tmp_path / "facts.jsonl")
+    assert [fact.subject for fact in facts] == [*of] and facts == module.read(write(tmp_path / "facts.json", records))
+
+
+def test_records_that_share_an_id_stay_apart_and_a_repeated_one_is_skipped(tmp_path):
+    rewrite = COUNTERFACT["requested_rewrite"]
+    spain = COUNTERFACT | {"requested_rewrite": rewrite | {"subject": "Spain"}}
+    with pytest.warns(UserWarning, match="skipped 1 of 3 records.*record 1: counterfact:7 is there already"):
+        facts = counterfact.read(write(tmp_path / "cf.json", [COUNTERFACT, COUNTERFACT, spain]))
+    assert [fact.id for fact in facts] == ["counterfact:7", "counterfact:7:2"]
+    assert [fact.subject for fact in facts] == ["France", "Spain"]
+    with pytest.warns(UserWarning, match="record 1: zsre:1 is there already"):
+        assert len(zsre.read(write(tmp_path / "zsre.json", [ZSRE, ZSRE]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answers": "Science"}, ["answers is 'Science'", "a list"]),
+        ({"answers": [None]}, ["None", "a text"]),
+        ({"src": ["In which?"]}, ["src is", "a text"]),
+        ({"loc": None}, ["loc is None", "a text"]),
+    ],
+)
+def test_another_kind_of_zsre_is_named_with_the_layout(change, words, tmp_path):
+    with pytest.raises(ValueError) as error:
+        zsre.read(write(tmp_path / "zsre.json", [ZSRE, ZSRE | change]))
+    assert all(word in str(error.value) for word in ["zsre.json", "record 1", *words, zsre.LAYOUT])
 
 
 def test_unusable_zsre_records_are_skipped_with_one_warning(tmp_path):
@@ -92,6 +146,14 @@ def test_missing_file_names_where_it_is_published(module, tmp_path):
         ([COUNTERFACT, {"case_id": 1}], ["record 1", "'requested_rewrite'"]),
         ([COUNTERFACT | {"requested_rewrite": []}], ["record 0", "layout"]),
         ([COUNTERFACT | {"paraphrase_prompts": "one"}], ["record 0", "paraphrases"]),
+        ([COUNTERFACT | {"paraphrase_prompts": None}], ["record 0", "paraphrases", "None"]),
+        ([COUNTERFACT | {"paraphrase_prompts": {"a": "b"}}], ["record 0", "paraphrases"]),
+        ([COUNTERFACT | {"generation_prompts": "one"}], ["record 0", "generation"]),
+        ([COUNTERFACT | {"case_id": None}], ["record 0", "case_id is None"]),
+        ([nested(relation_id=5)], ["record 0", "relation"]),
+        ([nested(target_new="Rome")], ["record 0", "requested_rewrite.target_new", "object"]),
+        ([nested(target_new={"str": None})], ["record 0", "requested_rewrite.target_new.str is None"]),
+        ([nested(target_new={})], ["record 0", "'requested_rewrite.target_new.str'"]),
         ([1], ["record 0", "object"]),
         ({"a": 1}, ["list of records"]),
         ([], ["list of records"]),
@@ -109,6 +171,20 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     path.write_bytes(b"\xff<html>")
     with pytest.raises(ValueError, match="page.json is not JSON"):
         zsre.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["cf.json", "cf.jsonl"])
+def test_a_file_in_another_encoding_is_named_with_its_line(name, encoding, tmp_path):
+    (tmp_path / name).write_bytes(json.dumps(nested(subject="\u00d6sterreich"), ensure_ascii=False).encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name} is not JSON.*line 1.*save it as UTF-8$"):
+        counterfact.read(tmp_path / name)
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path):
+    (tmp_path / "cf.jsonl").write_text(json.dumps(COUNTERFACT) + "\n{'case_id': 8}\n")
+    with pytest.raises(ValueError, match="cf.jsonl is not JSON: line 2"):
+        counterfact.read(tmp_path / "cf.jsonl")
 
 
 @needs_shared
