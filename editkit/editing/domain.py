@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from editkit.editing.replay import Item
+from editkit.editing.item import Item
 from editkit.editing.result import LayerUpdate
 from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision

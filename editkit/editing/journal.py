@@ -13,7 +13,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import from_json_tensor, json_tensor, write_atomic
-from editkit.editing.replay import Item, Memory
+from editkit.editing.item import Item
+from editkit.editing.replay import Memory
 from editkit.editing.result import EditResult
 from editkit.editing.weights import Overlay, RawWeights, State
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from editkit.cache import from_json_tensor, json_tensor, write_atomic
 from editkit.config import Parameters, Positive
+from editkit.editing.item import Item
 from editkit.solvers import compress
 
 SMALLEST_PRIORITY = 1e-6  # an edit that has lost nothing can still be drawn
@@ -54,20 +55,6 @@ class ReplaySpec(Parameters):
     replay_refresh: bool | None = None
     """With several layers, read earlier edits' keys anew at each step, a pass over all that take part for each layer.
     Left out: yes, except for what is published with keys as they were when edited (alphaedit's hold)."""
-
-
-class Item(Protocol):
-    """What is edited in: a dataclass of plain values, such as a fact, or an image and its class."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def topic(self) -> tuple[str, str]:
-        """What the edit is about: a newer edit of the same topic replaces it."""
-
-    def describe(self) -> dict[str, str]:
-        """Return the edit in words, for a model card."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pandas as pd
 from torch import Tensor
 
 from editkit.editing.budget import Budget
-from editkit.editing.replay import Item
+from editkit.editing.item import Item
 from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision
 from editkit.solvers import Update

@@ -12,8 +12,9 @@ from editkit.editing.adapters import AdapterStack
 from editkit.editing.budget import Budget, spend
 from editkit.editing.domain import Domain
 from editkit.editing.editor import Editor, Written
+from editkit.editing.item import Item, warn_of_contradictions
 from editkit.editing.journal import Journal, part_of, read_edits, read_state
-from editkit.editing.replay import Item, Memory, make_memory
+from editkit.editing.replay import Memory, make_memory
 from editkit.editing.result import EditResult, LayerUpdate
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
@@ -69,12 +70,14 @@ class Session:
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
         were. With budgets a step is written under the smallest weight that holds them, see
         :attr:`EditResult.budget`. A step below the trust threshold is undone, scaled down or warned about, see
-        :attr:`EditResult.trust`. Raises ``ValueError`` for an empty batch, and ``RuntimeError`` where replay
-        would edit in again what was taken out of :attr:`adapters` by hand.
+        :attr:`EditResult.trust`. Edits that contradict each other are warned of by name. Raises ``ValueError`` for an
+        empty batch, and ``RuntimeError`` where replay would edit in again what was taken out of :attr:`adapters` by
+        hand.
         """
         items = list(items)
         if not items:
             raise ValueError(f"an edit needs at least one {self.domain.item.__name__.lower()}, got an empty batch")
+        warn_of_contradictions(items)
         self._weights.begin()
         self._check_remembered()
         editor = self._prepared()  # computed once or read from the cache: it counts in no edit's seconds

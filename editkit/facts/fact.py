@@ -106,9 +106,9 @@ class Fact:
         return self.subject, self.relation or self.prompt
 
     @property
-    def wanted(self) -> str:
-        """What the edit wants said of its topic."""
-        return self.target_new
+    def claims(self) -> dict[str, str]:
+        """The new object by what asks for it: the prompt itself, and any other of the same subject and relation."""
+        return {repr(self.text): self.target_new, ", ".join(self.topic): self.target_new}
 
     def describe(self) -> dict[str, str]:
         """Describe the edit in words for a model card."""

@@ -11,7 +11,8 @@ from editkit.facts.fact import Fact, clean, cut
 from editkit.facts.files import field, read_records, to_facts
 
 PUBLISHED = "https://rome.baulab.info/data/dsets/zsre_mend_eval.json"
-LAYOUT = "a record of zsre holds the texts subject, src, alt, rephrase, loc and loc_ans, and the list answers"
+TEXTS = ("subject", "src", "alt", "rephrase", "loc", "loc_ans")
+LAYOUT = f"a record of zsre holds the texts {', '.join(TEXTS)}, and the list answers"
 
 
 def read(path_or_url: str | os.PathLike) -> list[Fact]:
@@ -25,9 +26,7 @@ def read(path_or_url: str | os.PathLike) -> list[Fact]:
 
 def _fact(index: int, record: dict) -> Fact:
     answers = [clean(answer).strip() for answer in field(record, "answers", kind=list)]
-    texts = {
-        name: clean(field(record, name)).strip() for name in ("subject", "src", "alt", "rephrase", "loc", "loc_ans")
-    }
+    texts = {name: clean(field(record, name)).strip() for name in TEXTS}
     if texts["alt"] in answers:
         raise ValueError(f"the alternative {texts['alt']!r} is one of the true answers {answers}")
     return Fact(

@@ -29,6 +29,11 @@ class Repair:
         """What a newer edit replaces: another class for the same image."""
         return str(self.index), "class"
 
+    @property
+    def claims(self) -> dict[str, str]:
+        """The class by the image that shall be given it."""
+        return {self.id: str(self.label)}
+
     def describe(self) -> dict[str, str]:
         """Describe the edit in words, for a model card."""
         return {"image": str(self.index), "class": str(self.label)}

@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,13 @@ def test_a_newer_edit_of_the_same_subject_and_relation_replaces_the_older():
     buffer.add([record("a", 1.0), record("a", 2.0, relation="other")])
     buffer.add([record("a", 3.0)])
     assert sorted(item.target[0].item() for item in buffer) == [2.0, 3.0]
+
+
+def test_two_questions_about_one_subject_are_both_kept_where_no_relation_is_named():
+    buffer, asked = ReplayBuffer(), record("a", relation="")
+    for prompt in ("{} lives in", "{} works in", "{} lives in"):
+        buffer.add([replace(asked, item=replace(asked.item, prompt=prompt))])
+    assert [kept.item.prompt for kept in buffer] == ["{} works in", "{} lives in"]
 
 
 def test_recent_takes_the_newest_and_priority_prefers_what_has_lost_most():

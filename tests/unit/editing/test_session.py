@@ -7,9 +7,11 @@ import torch
 from safetensors import safe_open
 
 from editkit import METHODS, EditSession, Fact, evaluate
+from editkit.editing.item import warn_of_contradictions
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.language.moments import second_moments
 from editkit.solvers import null_space
+from editkit.vision.keys import Repair
 from tests.conftest import FAMILIES, TEXTS
 
 
@@ -186,6 +188,37 @@ def test_bad_batches_leave_the_weights_untouched(tiny, facts, start):
     with pytest.raises(ValueError, match="target"):
         session.edit([Fact.make(subject="Rome", prompt="{} is", target_new=" ", target_true="b")])
     assert lm.fingerprint() == before
+
+
+@pytest.mark.parametrize("mode", ["raw", "lora"])
+@pytest.mark.parametrize("method", METHODS)
+def test_edits_of_a_batch_that_contradict_each_other_are_named(tiny, facts, start, method, mode):
+    said = {"subject": "France", "prompt": "The capital of {} is", "target_true": "Paris"}
+    rome = Fact.make(**said, target_new="Rome", relation="capital")
+    others = {
+        "'The capital of France is': 'Rome'": Fact.make(**said, target_new="Oslo"),  # names no relation
+        "France, capital: 'Rome'": Fact.make(
+            **said | {"prompt": "{} is ruled from"}, target_new="Oslo", relation="capital"
+        ),
+    }
+    session = start(tiny(), method, edit_mode=mode)
+    for words, other in others.items():
+        with pytest.warns(UserWarning, match=f"contradict.*{words} .{rome.id}. and 'Oslo' .{other.id}.$"):
+            session.edit([facts[0], rome, other])
+        session.undo()
+
+
+def test_edits_that_only_share_a_subject_or_say_the_same_are_no_contradiction(recwarn):
+    said = {"subject": "France", "target_true": "b", "target_new": "Oslo"}
+    same = Fact.make(**said, prompt="The capital of {} is", relation="capital")
+    warn_of_contradictions(
+        [same, same, Fact.make(**said | {"target_new": "Rome"}, prompt="{} is in", relation="place")]
+    )
+    warn_of_contradictions([Fact.make(**said | {"target_new": new}, prompt=f"{{}} {new}:") for new in ("a", "c")])
+    warn_of_contradictions([Repair(3, 1), Repair(3, 1), Repair(4, 2)])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="image 3: '1' .image 3. and '2' .image 3."):
+        warn_of_contradictions([Repair(3, 1), Repair(3, 2)])
 
 
 def test_a_singular_second_moment_is_regularised_with_a_warning(tiny, facts, store, full_spec):
