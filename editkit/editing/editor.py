@@ -14,8 +14,8 @@ from torch import Tensor
 
 from editkit import solvers
 from editkit.editing.domain import Domain
-from editkit.editing.lowrank import Problem
 from editkit.editing.item import Item
+from editkit.editing.lowrank import Problem
 from editkit.editing.replay import EditRecord, Memory
 from editkit.editing.result import LayerUpdate
 from editkit.editing.spec import EditSpec
