@@ -17,6 +17,7 @@ from editkit import EditSpec, LanguageModel, load_facts, load_lm, load_texts
 from editkit.cache import Store, write_atomic
 from editkit.language.keys import sample_contexts
 from editkit.language.texts import REFERENCE, SAMPLES
+from editkit.plain import to_json
 
 RATIOS = ("targets", "statistics", "scoring", "solve", "batch")
 GROWTH = ("modes", "tokens", "edits", "batches", "layers", "widths")
@@ -88,7 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
         record.setdefault("machine", {})[name] = _machine(source)
         record["ratios"] = {key: value["ratio"] for key, value in measured.items()}
         if arguments.json:
-            write_atomic(arguments.json, (json.dumps(record, indent=1) + "\n").encode())
+            write_atomic(arguments.json, (to_json(record, indent=1) + "\n").encode())
     return 0
 
 

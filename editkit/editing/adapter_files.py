@@ -1,18 +1,24 @@
 """A saved adapter: a folder in peft's own format, with a model card and editkit's own notes."""
 
+import html
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import replace_folder
+from editkit.plain import to_json
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+MARKS = re.compile(r"[\\`*|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would take for its own
 NOTES = "editkit.json"  # the base model's name and fingerprint; spec, edits and scores where there are any
 
 
@@ -36,8 +42,8 @@ def write_adapter(directory: Path, config, tensors: Mapping[str, Tensor], notes:
         config.save_pretrained(building)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         (building / WEIGHTS).write_bytes(save_tensors(tensors, {"format": "pt"}))
-        (building / NOTES).write_text(json.dumps(notes, indent=1))
-        (building / CARD).write_text(model_card(notes))
+        (building / NOTES).write_text(to_json(notes, indent=1), encoding="utf-8")
+        (building / CARD).write_text(model_card(notes), encoding="utf-8")
     return directory
 
 
@@ -50,14 +56,18 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
     try:
-        notes = json.loads((directory / NOTES).read_text())
-        if notes["weights"] != fingerprint:
-            raise ValueError(
-                f"{directory} was made for another base model: {notes['model']!r} with fingerprint "
-                f"{notes['weights']}, this is {model!r} with {fingerprint} (its dtype counts too)"
-            )
-        return json.loads((directory / CONFIG).read_text()), load_tensors((directory / WEIGHTS).read_bytes())
-    except (SafetensorError, json.JSONDecodeError, OSError, KeyError) as problem:
+        notes = json.loads((directory / NOTES).read_bytes())
+        config, weights, model_name = json.loads((directory / CONFIG).read_bytes()), notes["weights"], notes["model"]
+    except (OSError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{directory} cannot be read: {problem}") from None
+    if weights != fingerprint:
+        raise ValueError(
+            f"{directory} was made for another base model: {model_name!r} with fingerprint "
+            f"{weights}, this is {model!r} with {fingerprint} (its dtype counts too)"
+        )
+    try:
+        return config, load_tensors((directory / WEIGHTS).read_bytes())
+    except (SafetensorError, OSError) as problem:
         raise ValueError(f"{directory} cannot be read: {problem}") from None
 
 
@@ -70,7 +80,7 @@ def model_card(notes: Mapping[str, Any]) -> str:
     """
     lines = [
         "---",
-        f"base_model: {notes['model']}",
+        yaml.safe_dump({"base_model": notes["model"]}, allow_unicode=True, width=math.inf).strip(),
         "library_name: peft",
         "tags: [lora, model-editing, editkit]",
         "---",
@@ -92,8 +102,15 @@ def model_card(notes: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    def line(cells: Sequence[Any]) -> str:
-        shown = (f"{cell:.3f}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in cells)
-        return f"| {' | '.join(shown)} |"
+    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
 
-    return [line(head), line(["---"] * len(head)), *(line(row) for row in rows)]
+
+def _line(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(value: Any) -> str:
+    """Write a value so that it is one cell of a Markdown table and is shown as it is, whatever it holds."""
+    text = ("–" if math.isnan(value) else f"{value:.3f}") if isinstance(value, float) else str(value)
+    lines = (MARKS.sub(r"\\\g<0>", html.escape(line, quote=False)) for line in text.splitlines())
+    return "<br>".join(lines)

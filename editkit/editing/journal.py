@@ -17,6 +17,7 @@ from editkit.editing.item import Item
 from editkit.editing.replay import Memory
 from editkit.editing.result import EditResult
 from editkit.editing.weights import Overlay, RawWeights, State
+from editkit.plain import to_json
 
 Pairs = list[tuple[str, Item]]  # items, each with the name of the adapter it was written to; empty for raw edits
 
@@ -111,7 +112,7 @@ class Journal:
             for number, item in enumerate(updates)
             for side in ("left", "right")
         }
-        write_atomic(path, save_tensors(tensors, {"editkit": json.dumps(about)}))
+        write_atomic(path, save_tensors(tensors, {"editkit": to_json(about)}))
         return path
 
     def repeat(self, saved: "SavedEdits", items: list[Item]) -> None:

@@ -182,11 +182,12 @@ class Session:
         """
         saved = read_edits(path, model.device)
         try:
-            about, spec = saved.about, EditSpec(**saved.about["spec"])
+            about = saved.about
+            spec = EditSpec(**{n: v for n, v in about["spec"].items() if v is not None})  # null: no bound, the default
             session = cls(model, spec, **{n: v for n, v in about.items() if n not in PROVENANCE} | options)
             items = [session.domain.item(**entry) for entry in about["items"]]
             made_for, weights = about["model"], about["weights"]
-        except (KeyError, TypeError, ValueError) as problem:
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"{path} does not hold the edits of such a session: {problem}") from None
         if weights != session._weights.base:
             raise ValueError(

@@ -21,10 +21,14 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
     """Score every prompt of every fact on the model as it stands.
 
     Returns one row a prompt: ``fact`` (id), ``relation``, ``kind`` (rewrite, paraphrase, neighbourhood),
-    ``prompt``, ``logprob_new``, ``logprob_true`` (mean per token, nats), ``success``, ``accuracy``.
+    ``prompt``, ``logprob_new``, ``logprob_true`` (mean per token, nats), ``success``, ``accuracy``. The rows are in
+    the order of the facts, see :func:`places`. Raises ``ValueError`` for no facts, and for different facts of one id.
     """
     if not facts:
         raise ValueError("no facts to evaluate")
+    named = {fact.id: fact for fact in facts}
+    if other := [fact for fact in facts if named[fact.id] != fact]:
+        raise ValueError(f"two facts are called {other[0].id!r}, but scores go by names: give each one of its own")
     prompts = [(fact, kind, prompt, objects) for fact in facts for kind, prompt, objects in scored_prompts(fact)]
     scores = score(lm, [(prompt, objects) for *_, prompt, objects in prompts], progress=progress)
     rows = []
@@ -43,6 +47,11 @@ def evaluate(lm: LanguageModel, facts: Sequence[Fact], *, progress: bool = False
             }
         )
     return pd.DataFrame(rows)
+
+
+def places(facts: Sequence[Fact]) -> np.ndarray:
+    """Return for each row of :func:`evaluate` the place of its fact, from 0; a fact that comes twice has two."""
+    return np.repeat(np.arange(len(facts)), [len(scored_prompts(fact)) for fact in facts])
 
 
 def summarize(frame: pd.DataFrame) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
 from editkit.models.packaged import Wheel, load
+from editkit.plain import to_json
 
 FAMILIES = {  # by the model_type of a transformers config
     "dinov2": Family(layers="dinov2.encoder.layer", mlp_out="mlp.fc2", scale="layer_scale2.lambda1"),
@@ -318,7 +319,7 @@ def _convert_onnx(source: Path, target: Path) -> None:
     model.load_state_dict({_renamed(name): torch.tensor(value) for name, value in state.items()})
     model.save_pretrained(target)
     settings = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "size": {"height": 224, "width": 224}}
-    (target / "preprocessor_config.json").write_text(json.dumps(settings))
+    (target / "preprocessor_config.json").write_text(to_json(settings))
 
 
 def _renamed(name: str) -> str:

@@ -5,7 +5,6 @@ embedded plotly.js draws every figure, so the page needs no network.
 """
 
 import html
-import json
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from editkit.plain import to_json
 from editkit.report.execute import Chapter
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -241,7 +241,7 @@ def _plot(figure: dict[str, Any]) -> str:
     title = layout.get("title", {})
     text = title.get("text", "") if isinstance(title, dict) else title
     label = html.escape(_plain(text.replace("<br>", ". ")) or "Figure")
-    spec = json.dumps({"data": figure["data"], "layout": layout}).replace("</", "<\\/")
+    spec = to_json({"data": figure["data"], "layout": layout}).replace("</", "<\\/")
     size = f"width:{layout['width']}px;height:{layout['height']}px"
     return (
         f'<figure class="plot-frame"><div class="plot" role="img" aria-label="{label}" style="{size}"></div>'

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import json
 import platform
 import subprocess
 import time
@@ -18,6 +17,7 @@ import torch
 
 from editkit.cache import write_atomic
 from editkit.figures import find_browser
+from editkit.plain import to_json
 from editkit.report.execute import Chapter, declared_parameters, execute
 from editkit.report.html import render_report
 from editkit.report.pdf import print_pdf
@@ -98,7 +98,7 @@ def build_report(
     def save(**changes: Any) -> None:
         entries = [{**c.record(folder), "sha256": _sha256(c.source)} for c in chapters]
         record.update(changes, notebooks=entries, seconds=round(time.monotonic() - begun, 1))
-        write_atomic(folder / "run.json", json.dumps(record, indent=1, default=str).encode())
+        write_atomic(folder / "run.json", to_json(record, indent=1, default=str).encode())
 
     save(status="running")
     values |= {"run_dir": str(folder.resolve())}

@@ -14,7 +14,7 @@ from editkit.config import Count, Parameters, Positive, Seed
 from editkit.editing.lowrank import spectrum
 from editkit.language.domain import EditSession
 from editkit.language.finetune import FinetuneSpec
-from editkit.language.metrics import evaluate
+from editkit.language.metrics import evaluate, places
 from editkit.methods import BatchMethodName
 from editkit.models import LanguageModel
 from editkit.studies.runs import check_batches, run_finetuning
@@ -187,6 +187,4 @@ def _score(setting: Setting, params: LoraParams, seed: int) -> pd.DataFrame:
     """Score every prompt of the three batches on the model as it stands."""
     third = params.lora_facts // len(BATCHES)
     facts = setting.draws[seed].facts[: len(BATCHES) * third]
-    batch = {fact.id: i // third + 1 for i, fact in enumerate(facts)}
-    frame = evaluate(setting.lm, facts)
-    return frame.assign(seed=seed, moment="final", batch=frame.fact.map(batch))
+    return evaluate(setting.lm, facts).assign(seed=seed, moment="final", batch=places(facts) // third + 1)

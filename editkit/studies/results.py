@@ -1,6 +1,5 @@
 """The folder of a run: tables with their provenance beside them, and figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from editkit.cache import write_atomic
 from editkit.config import Parameters
+from editkit.plain import to_json
 
 
 class Results:
@@ -21,7 +21,7 @@ class Results:
         path = self.folder / "results" / f"{name}.csv"
         if params or provenance:
             about = {"parameters": params.model_dump() if params else None, **provenance}
-            write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+            write_atomic(path.with_suffix(".json"), to_json(about, indent=1).encode())
         write_atomic(path, frame.to_csv(index=False).encode())
         return path
 

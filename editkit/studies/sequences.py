@@ -18,7 +18,7 @@ from editkit.editing.weights import State
 from editkit.facts import Fact, data_hash
 from editkit.language.domain import EditSession
 from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, measure_all, sentences
-from editkit.language.metrics import evaluate, summarize
+from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
 from editkit.studies.runs import check_batches, measurement_key, untouched, warm_targets
@@ -357,9 +357,9 @@ def _step(session: EditSession, plan: _Plan, step: int, probes: Mapping[str, Tex
     end = step * size
     result = session.edit(facts[end - size : end])
     start = time.perf_counter()
-    frame = evaluate(session.model, facts[:end] if measured else facts[end - size : end])
-    cohort = {fact.id: i // size + 1 for i, fact in enumerate(facts)}
-    frame["edited_at"] = frame.fact.map(cohort)
+    begin = 0 if measured else end - size
+    frame = evaluate(session.model, facts[begin:end])
+    frame["edited_at"] = (begin + places(facts[begin:end])) // size + 1  # by place: a fact may come twice
     moments = [("immediate", frame[frame.edited_at == step])] + [("final", frame)] * (end == len(facts))
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
     for edited_at, part in frame.groupby("edited_at"):

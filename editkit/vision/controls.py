@@ -33,6 +33,7 @@ from editkit.cache import write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.editing.moments import SecondMoment
 from editkit.models import VisionModel
+from editkit.plain import to_json
 from editkit.solvers import inverse_precision, mean_eigenvalue, solve
 from editkit.vision.data import ImageSet
 from editkit.vision.forward import BATCH, read
@@ -229,7 +230,7 @@ def save_changes(vit: VisionModel, before: dict[str, Tensor], path: Path, about:
         for name, tensor in vit.model.state_dict().items()
         if not torch.equal(tensor, before[name])
     }
-    write_atomic(path, save_tensors(changed, {"editkit": json.dumps(about)}))
+    write_atomic(path, save_tensors(changed, {"editkit": to_json(about)}))
     return path
 
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from editkit.cache import Store, entry_key, from_json_tensor, json_tensor, write_atomic
 from editkit.config import Count, NonNegative, Parameters, Positive
 from editkit.models import VisionModel
+from editkit.plain import to_json
 from editkit.vision.data import ImageData, ImageSet
 from editkit.vision.forward import predict
 from editkit.vision.metrics import summary
@@ -134,7 +135,7 @@ def save_checkpoint(vit: VisionModel, data: ImageData, path: str | Path) -> Path
     """Write a model that was fine-tuned on ``data`` to one safetensors file: weights, classes, pixels, data's hash."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in vit.model.state_dict().items()}
     about = {"model": vit.name, **_belongs_to(vit, data)}
-    write_atomic(path := Path(path), save_tensors(tensors, {"editkit": json.dumps(about)}))
+    write_atomic(path := Path(path), save_tensors(tensors, {"editkit": to_json(about)}))
     return path
 
 

@@ -1,15 +1,20 @@
 """Edits as peft adapters: what they add, that they come off again, and that plain peft reads them."""
 
 import json
+import math
 import subprocess
 import sys
 
+import mistune
 import pytest
 import torch
+import yaml
+from bs4 import BeautifulSoup
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from editkit import AdapterStack, EditSession, evaluate, load_lm, summarize
+from editkit.editing.adapter_files import model_card
 from editkit.editing.result import TrustDecision
 from editkit.language.moments import second_moments
 from tests.conftest import FAMILIES, TEXTS
@@ -621,7 +626,9 @@ def test_a_saved_adapter_is_read_by_plain_peft_in_a_fresh_process(tiny, facts, s
         "adapter_model.safetensors",
         "editkit.json",
     }
-    config = json.loads((folder / "adapter_config.json").read_text())
+    notes = json.loads((folder / "editkit.json").read_text(), parse_constant=pytest.fail)  # NaN and Infinity
+    assert notes["spec"]["norm_clamp"] is None and notes["scores"]["ES"] == summarize(evaluate(lm, facts))["ES"]
+    config = json.loads((folder / "adapter_config.json").read_text(), parse_constant=pytest.fail)
     assert config["target_modules"] == [lm.family.mlp_out] and config["layers_to_transform"] == [1, 2]
     assert config["base_model_name_or_path"] == lm.name and config["r"] == 4 and config["lora_dropout"] == 0
     card = (folder / "README.md").read_text()
@@ -635,6 +642,36 @@ def test_a_saved_adapter_is_read_by_plain_peft_in_a_fresh_process(tiny, facts, s
     with pytest.raises(ValueError, match="no adapter 'batch_9'"):
         session.save_adapter(folder, "batch_9")
     assert not list(tmp_path.glob(".partial*"))
+
+
+STRANGE = (
+    "Question: what?\n\nAnswer:",
+    "a\u2028b\u0085c\r\nd",
+    "| a | b |",
+    "`code` and ``more",
+    "<b>bold</b> & <br> &amp; <script>",
+    "back\\slash \\| pipe",
+    "*emphasis* **strong** _so_ __too__ ~~gone~~ $x$ [a](b) ![c](d)",
+    "# no heading",
+)
+
+
+def test_a_card_s_tables_show_texts_as_they_are():
+    notes = {"model": "a: #strange\\name", "weights": "w", "scores": {"ES": 0.5, "PS": float("nan")}}
+    notes |= {"edited": [{"prompt": text, "now": text, "before": "Paris"} for text in STRANGE]}
+    card = model_card(notes | {"spec": {"layers": [1, 2], "norm_clamp": math.inf, "v_lr": None}})
+    (front,) = yaml.safe_load_all(card.split("---")[1])
+    assert front == {"base_model": notes["model"], "library_name": "peft", "tags": ["lora", "model-editing", "editkit"]}
+    markdown = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "math"])
+    page = BeautifulSoup(markdown(card.split("---", 2)[2]), "html.parser")
+    scores, edited, spec = page.find_all("table")
+    rows = [row.find_all("td") for row in edited.find_all("tr")[1:]]
+    assert [[cell.get_text("\n") for cell in row] for row in rows] == [
+        [*["\n".join(line for line in text.splitlines() if line)] * 2, "Paris"] for text in STRANGE
+    ]
+    assert {tag.name for row in rows for cell in row for tag in cell.find_all()} == {"br"}
+    assert [cell.text for cell in scores.find_all("td")] == ["ES", "0.500", "PS", "–"]
+    assert [cell.text for cell in spec.find_all("td")] == ["layers", "[1, 2]", "norm_clamp", "inf", "v_lr", "None"]
 
 
 def test_the_card_shows_the_named_adapters_alone(tiny, facts, start, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Edits on tiny models: what they change, what they leave, and that they can be undone."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -238,10 +239,12 @@ def test_saved_updates_are_those_applied(tiny, facts, start, tmp_path):
     session.edit(facts)
     path = session.save(tmp_path / "edit.safetensors")
     with safe_open(path, framework="pt") as file:
-        provenance = json.loads(file.metadata()["editkit"])
+        provenance = json.loads(file.metadata()["editkit"], parse_constant=pytest.fail)  # NaN and Infinity
         delta = file.get_tensor("0.1.left") @ file.get_tensor("0.1.right")
     assert torch.equal(before + delta.float(), lm.weight(1))
-    assert provenance["weights"] == fingerprint
+    assert provenance["weights"] == fingerprint and provenance["spec"]["norm_clamp"] is None
+    again = EditSession.load(tiny(), path, texts=TEXTS)
+    assert again.spec == session.spec and again.spec.norm_clamp == math.inf
     assert provenance["spec"]["method"] == "memit" and [fact["id"] for fact in provenance["items"]] == [
         f.id for f in facts
     ]

@@ -22,3 +22,13 @@ def test_a_table_comes_back_with_its_provenance_beside_it(tmp_path):
     assert results.figure("scores") == tmp_path / "run" / "figures" / "scores.png"
     with pytest.raises(ValueError, match="other.csv does not exist: run the notebook that writes it"):
         results.load("other")
+
+
+def test_what_is_no_number_is_null(tmp_path):
+    about = {"bound": float("inf"), "scores": [{"S": float("nan")}, (1.5, -float("inf"))]}
+    path = Results(tmp_path).save("scores", pd.DataFrame(), **about).with_suffix(".json")
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "parameters": None,
+        "bound": None,
+        "scores": [{"S": None}, [1.5, None]],
+    }
