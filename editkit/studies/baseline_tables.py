@@ -9,7 +9,7 @@ import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.intervals import holm, interval, paired_difference
-from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, over_seeds, shown, written
+from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, number, over_seeds, sampled, shown, written
 
 FIXED, BUDGET = "fixed λ", "budget"  # what decides how much more what is kept weighs than what is asked for
 
@@ -37,7 +37,8 @@ def baseline_shown(scores: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFram
     cells = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
     wide = cells.pivot(index=keys, columns="score", values="cell")[SCORES]
     wide = wide.join(over_seeds(baselines, *keys)[["EA", "PA", "NA"]].round(3))
-    wide = wide.join(scores[scores.score == "S"].set_index(keys)[SAMPLE])
+    samples = [part.loc[part.score == sampled(part.set_index("score"))] for _, part in scores.groupby(keys)]
+    wide = wide.join(pd.concat(samples).set_index(keys)[SAMPLE])
     order = scores[keys].drop_duplicates().itertuples(index=False, name=None)
     return wide.loc[list(order)].rename(index=label, level="method").rename_axis(["method", "edits at once"])
 
@@ -82,7 +83,7 @@ def relations_shown(prompts: pd.DataFrame, batch_size: int) -> pd.DataFrame:
         table = by_relation(pd.concat([before, part]), "immediate").set_index("relation")
         for name, prefix in ((UNTOUCHED, "pre "), (method, "")):
             scores = table[[f"{prefix}{score}" for score in SCORES[:3]]].itertuples(index=False)
-            cells |= {"facts": table.facts, label(name): [" / ".join(f"{x:.2f}" for x in row) for row in scores]}
+            cells |= {"facts": table.facts, label(name): [" / ".join(number(x, ".2f") for x in row) for row in scores]}
     return pd.DataFrame(cells)
 
 

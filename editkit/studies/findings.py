@@ -9,7 +9,7 @@ from editkit.methods import UNTOUCHED, label
 from editkit.studies.baseline_tables import BUDGET
 from editkit.studies.intervals import RESOLVED
 from editkit.studies.runs import CONTROL
-from editkit.studies.tables import over_seeds, written
+from editkit.studies.tables import number, over_seeds, sampled, written
 
 
 def bullets(sentences: Iterable[str]) -> str:
@@ -57,10 +57,11 @@ def baseline_findings(
     """
     large = scores.batch_size.max()
     pre = scores[scores.method == UNTOUCHED].set_index("score")
+    right = f", and {_share(pre.loc['NS'])} of the neighbourhood prompts are right" if pre.n["NS"] else ""
     sentences = [
-        f"**{baselines.dataset.iloc[0]}**: {protocol(pre.loc['S'])}, scored right after their own batch (*immediate*). "
-        f"Before any edit the new object beats the true one on {_share(pre.loc['ES'])} of the rewrite prompts, and "
-        f"{_share(pre.loc['NS'])} of the neighbourhood prompts are right."
+        f"**{baselines.dataset.iloc[0]}**: {protocol(pre.loc[sampled(pre)])}, scored right after their own batch "
+        f"(*immediate*). Before any edit the new object beats the true one on {_share(pre.loc['ES'])} of the rewrite "
+        f"prompts{right}."
     ]
     most = scores[(scores.batch_size == large) & (scores.score == "S")].sort_values("value", ascending=False)
     listed = "; ".join(f"{label(r.method)} {written(r.value, r.low, r.high)}" for r in most.itertuples())
@@ -103,8 +104,9 @@ def budget_findings(budgets: pd.DataFrame) -> list[str]:
 def protocol(row: pd.Series) -> str:
     """Say what is behind a number: its facts, seeds and clusters, and what success means."""
     seeds, clusters = int(row.seeds), int(row.clusters)
+    facts = f"{int(row.n)} facts" if row.n else "facts that lack what S is made of, paraphrases or neighbours,"
     return (
-        f"{int(row.n)} facts of {seeds} seed{'s' * (seeds > 1)} in {clusters} cluster{'s' * (clusters > 1)}; success "
+        f"{facts} of {seeds} seed{'s' * (seeds > 1)} in {clusters} cluster{'s' * (clusters > 1)}; success "
         "is P(new) > P(true) with teacher forcing, S the harmonic mean of ES, PS and NS, intervals 95 %"
     )
 
@@ -127,7 +129,7 @@ def _told(rows: pd.DataFrame, names: pd.Series) -> str:
 
 
 def _gap(row: Any) -> str:
-    return f"{written(row.value, row.low, row.high, '+')}, p {row.p_holm:.2g}"
+    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"
 
 
 def _winner(best: str, gaps: pd.DataFrame) -> str:
@@ -159,8 +161,8 @@ def _speech(baselines: pd.DataFrame, size: int) -> list[str]:
     row = after.loc[gap]
     return [
         f"Success is not yet speech: at {size} edits {label(str(gap))} prefers the new object on {row.ES:.0%} of the "
-        f"rewrite prompts and says it (greedy decoding) on {row.EA:.0%}; on paraphrases {row.PS:.0%} against "
-        f"{row.PA:.0%}."
+        f"rewrite prompts and says it (greedy decoding) on {row.EA:.0%}; on paraphrases "
+        f"{number(row.PS, '.0%')} against {number(row.PA, '.0%')}."
     ]
 
 
@@ -241,7 +243,7 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
         sentences.append(
             f"{label(str(method))} without replay: {plain.ES['immediate']:.0%} of the rewrites hold right after their "
             f"own step (*immediate*), {plain.ES['final']:.0%} after the last one (*final*); S goes from "
-            f"{plain.S['immediate']:.3f} to {plain.S['final']:.3f} (untouched model: {plain.S['pre']:.3f})."
+            f"{number(plain.S['immediate'])} to {number(plain.S['final'])} (untouched model: {number(plain.S['pre'])})."
         )
         rows = differences[differences.method == method].sort_values("value", ascending=False)
         for verdict, chosen in (
@@ -275,19 +277,19 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
     raw, exact = most.loc["raw"], most.loc["exact"]
     sentences = [
         f"{facts} facts of each of {seeds} seed{'s' * (seeds > 1)}; all scores are *final*. Steps of {size} edits need "
-        f"rank {exact.lora_rank}: the adapter then is the raw edit (S {exact.S:.3f} against {raw.S:.3f}) with "
+        f"rank {exact.lora_rank}: the adapter then is the raw edit (S {number(exact.S)} against {number(raw.S)}) with "
         f"{exact.parameters / raw.parameters:.1%} of the numbers."
     ]
     low = most[~most.index.isin(["raw", "exact"])].astype({"lora_rank": int})
     for rank, rows in low.groupby("lora_rank"):
-        listed = ", ".join(f"{fit} {row.S:.3f}" for fit, row in rows.iterrows())
+        listed = ", ".join(f"{fit} {number(row.S)}" for fit, row in rows.iterrows())
         held = share.set_index("rank").share.get(rank, float("nan"))
         sentences.append(
             f"Rank {rank} for such a step: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
         )
     for r in over_seeds(tuned, "rank").reset_index().itertuples() if len(tuned) else ():
         sentences.append(
-            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {r.S:.3f}."
+            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {number(r.S)}."
         )
     return sentences + _fit_findings(gaps) + _step_findings(ablation[ablation.batch_size < size])
 
@@ -313,7 +315,8 @@ def _step_findings(ablation: pd.DataFrame) -> list[str]:
     sentences = []
     for (batch, kind), rows in ablation.groupby(["batch_size", "replay"]):
         kept = ", ".join(
-            f"{r.lora_fit} {r.lora_rank} {r.S:.3f}" + (f" ({r.retention:.0%})" if r.retention == r.retention else "")
+            f"{r.lora_fit} {r.lora_rank} {number(r.S)}"
+            + (f" ({r.retention:.0%})" if r.retention == r.retention else "")
             for r in rows.itertuples()
         )
         sentences.append(f"In steps of {batch}, replay {kind}: final S (share of immediate ES kept) {kept}.")

@@ -1,6 +1,5 @@
 """Parameters of a report run: the chapters' own, composed, and the files that state them."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +9,7 @@ import yaml
 
 from editkit.config import shown
 from editkit.editing.spec import EditSpec
+from editkit.plain import decode
 from editkit.studies import places
 from editkit.studies.lora import LoraParams
 from editkit.studies.repair_spec import ImageParams, RepairSpec
@@ -49,7 +49,7 @@ class RunParams(ImageParams, LoraParams, SequenceParams, BaselineParams, Setting
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
         """Validate what a notebook holds after its ``parameters`` cell: every value is a parameter.
 
-        Tuples, ranges and arrays are taken as lists, NumPy's numbers as numbers, paths as text. Paths become absolute:
+        Tuples and ranges are taken as lists. Paths become absolute:
         a relative one counts from ``params/``, the working directory or the checkout's root, the first in which it
         exists; for ``run_dir`` see :func:`editkit.studies.places.run_folder`. Raises ``ValueError`` for other values.
 
@@ -99,8 +99,9 @@ def read_values(path: Path) -> dict[str, Any]:
     """Read what a flat YAML file states, as it stands there. Raises ``ValueError`` that names the file."""
     if not path.is_file():
         raise ValueError(f"parameter file {path} does not exist")
+    text = decode(path.read_bytes(), path, "YAML")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
+        values = yaml.load(text, _OnceLoader)
     except Exception as error:  # what a tag or a date that is none raises is not said to be one class
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split()):.300}") from None
     if values is None:  # nothing differs from the base
@@ -123,10 +124,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Bring a value that a notebook holds to what YAML can say. Raises ``ValueError`` where that is not possible."""
-    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy, torch, pandas
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    """Bring a value that a notebook holds to what YAML can say. Raises ``ValueError`` where it is none of that."""
     if isinstance(value, list | tuple | range):
         return [_plain(name, item) for item in value]
     if isinstance(value, dict):
@@ -134,6 +132,6 @@ def _plain(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(
-        f"{name} = {shown(value)}: a {type(value).__name__} is no parameter; allowed are numbers, texts, paths, "
-        "True, False, None, and lists, tuples and dicts of these"
+        f"{name} = {shown(value)}: a {type(value).__name__} is no parameter; allowed are numbers, texts, True, False, "
+        "None, and lists, tuples and dicts of these"
     )

@@ -49,7 +49,7 @@ def by_relation(prompts: pd.DataFrame, moment: str = "final") -> pd.DataFrame:
     columns = {}
     for when, prefix in ((UNTOUCHED, "pre "), (moment, "")):
         scores = fact_scores(prompts, when)
-        of = prompts.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation
+        of = prompts.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation.fillna("")
         groups = scores.groupby(of.loc[scores.index])
         columns |= {"facts": groups.size()} | {f"{prefix}{name}": groups[name].mean() for name in scores}
     table = pd.DataFrame(columns).rename_axis("relation")
@@ -67,10 +67,22 @@ def gaps_shown(gaps: pd.DataFrame, *index: str) -> pd.DataFrame:
     return shown(gaps.assign(**names, **told)[[*index, *told, *SAMPLE]], *index)
 
 
+def sampled(found: pd.DataFrame) -> str:
+    """Name the score whose sample stands for those of a run (index score): S, or ES where facts lack what S needs."""
+    return "S" if found.n["S"] else "ES"
+
+
 def written(value: float, low: float, high: float, sign: str = "") -> str:
     """Write a number with its interval; a ``sign`` of "+" shows that of positive ones."""
+    if pd.isna(value):
+        return number(value)
     ends = "[not known]" if pd.isna(low) else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
     return f"{value:{sign}.3f} {ends}"
+
+
+def number(value: float, form: str = ".3f") -> str:
+    """Write a number; – stands for one that is not there, as a score of prompts that no fact has."""
+    return "–" if pd.isna(value) else f"{value:{form}}"
 
 
 def final_scores(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +91,7 @@ def final_scores(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     for part, asked in _by_run(scores, prompts):
         found, immediate = interval(asked), over_seeds(part, "moment").S["immediate"]
         cells = {name: written(r.value, r.low, r.high) for name, r in found.iterrows()}
-        sample = found.loc["S", SAMPLE].astype(int).to_dict()
+        sample = found.loc[sampled(found), SAMPLE].astype(int).to_dict()
         rows.append(_named(part, "method", "replay") | {"immediate S": round(immediate, 3)} | cells | sample)
     return pd.DataFrame(rows)
 
@@ -163,8 +175,9 @@ def retention_matrix(retention: pd.DataFrame, score: str = "ES") -> pd.DataFrame
 
     Steps at which only their own edits were measured are left out.
     """
-    matrix = retention.pivot_table(index="edited_at", columns="measured_at", values=score, aggfunc="mean")
-    return matrix.loc[:, matrix.iloc[0].notna()]
+    measured = retention.measured_at[retention.edited_at == retention.edited_at.min()].unique()
+    matrix = retention.groupby(["edited_at", "measured_at"])[score].mean().unstack()  # of no such prompts: nan
+    return matrix.loc[:, matrix.columns.isin(measured)]
 
 
 def forgetting_curve(retention: pd.DataFrame, score: str = "ES") -> pd.Series:

@@ -1,10 +1,14 @@
 """Tables of the chapter on edits of one batch, from prompts by hand."""
 
+import math
+import re
+
 import pandas as pd
 import pytest
 
 from editkit.language.metrics import summarize
 from editkit.studies import baseline_tables
+from editkit.studies.findings import baseline_findings
 from editkit.studies.intervals import holm, interval, paired_difference
 from editkit.studies.tables import SCORES
 from tests.unit.studies.conftest import prompts_of
@@ -19,6 +23,24 @@ def prompts():
             frame = prompts_of(n, "immediate", method=method, batch_size=size)
             frames.append(frame.assign(batch=frame.fact.str[1:].astype(int) // size + 1))
     return pd.concat(frames, ignore_index=True)
+
+
+def test_kinds_of_prompts_that_no_fact_has_are_left_open():
+    runs = (("pre", "pre", 0, 0), ("memit", "immediate", 8, 6), ("emmet", "immediate", 8, 4))
+    prompts = pd.concat([prompts_of(n, moment, method=name, batch_size=size) for name, moment, size, n in runs])
+    prompts = prompts[prompts.kind == "rewrite"].assign(relation="")
+    scores = baseline_tables.baseline_scores(prompts)
+    keys = prompts[["method", "batch_size", "moment", "seed"]].drop_duplicates()
+    missing = dict.fromkeys(("PS", "NS", "S", "PA", "NA"), math.nan)
+    baselines = keys.assign(ES=0.5, EA=0.5, **missing, dataset="mine", n_facts=8)
+    baselines = baselines.assign(seconds_targets=1.0, seconds_keys=1.0, seconds_solve=1.0)
+    table = baseline_tables.baseline_shown(scores, baselines)
+    assert (table[["PS", "NS", "S"]] == "–").all(axis=None) and (table.n == 8).all()
+    relations = baseline_tables.relations_shown(prompts, 8)
+    assert relations.facts.tolist() == [8] and relations.MEMIT.tolist() == ["0.75 / – / –"]
+    gaps, changes = baseline_tables.baseline_differences(prompts), baseline_tables.baseline_changes(prompts)
+    told = baseline_findings(baselines, scores, gaps, changes)
+    assert "8 facts of 1 seed" in told[0] and not [text for text in told if re.search(r"\bnan", text)]
 
 
 def test_scores_are_a_row_a_cell_and_score(prompts):

@@ -59,6 +59,17 @@ def test_a_parameter_file_is_refused_with_its_name(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ValueError, match=r"mine\.yaml is not YAML"):
         RunParams.load(path)
+    with pytest.raises(ValueError, match=r"mine\.yaml is not YAML: [^\n]*line 1[^\n]*$"):
+        RunParams.load(path)
+    path.write_text("1: 2")
+    with pytest.raises(ValueError, match=r"mine\.yaml must hold 'key: value' lines with names for keys, got 1"):
+        RunParams.load(path)
+    for encoding in ("latin-1", "utf-16"):
+        path.write_text("n_facts: 4\nreport_title: Z\u00fcrich", encoding=encoding)
+        with pytest.raises(ValueError, match=r"mine\.yaml is not YAML:.* line [12] .*save it as UTF-8"):
+            RunParams.load(path)
+    path.write_text("n_facts: 6", encoding="utf-8-sig")
+    assert RunParams.load(path).n_facts == 6
     with pytest.raises(ValueError, match="does not exist"):
         RunParams.load(tmp_path / "none.yaml")
 

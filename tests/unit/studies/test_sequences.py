@@ -8,7 +8,9 @@ import torch
 
 from editkit import evaluate, summarize
 from editkit.language.drift import KINDS
-from editkit.studies import sequences
+from editkit.studies import sequences, tables
+from editkit.studies.findings import sequence_findings
+from editkit.studies.intervals import interval
 from editkit.studies.runs import untouched
 from editkit.studies.sequences import (
     SequenceParams,
@@ -64,6 +66,45 @@ def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, set
     final = result.prompts[result.prompts.moment == "final"]
     assert summarize(final)["ES"] == rows.ES["final"] and set(final.edited_at) == {1, 2, 3, 4}
     assert untouched(setting(lm=lm, **SMALL), 1)[0]["ES"] == pre["ES"]
+
+
+def test_a_fact_that_comes_twice_is_measured_for_each_of_its_steps(setting, tiny, facts):
+    one = setting({1: ([facts[0], facts[1], facts[0]], [])}, **SMALL)
+    run = run_sequence(one, one.spec("memit"), 1)
+    steps = sorted(zip(run.retention.edited_at, run.retention.measured_at, strict=True))
+    assert steps == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]
+    immediate = run.prompts[run.prompts.moment == "immediate"]
+    assert immediate.groupby("edited_at").fact.unique().map(list).to_dict() == {
+        1: [facts[0].id], 2: [facts[1].id], 3: [facts[0].id],
+    }  # fmt: skip
+    assert (immediate.groupby("edited_at").size() == 3).all()
+
+
+@pytest.mark.parametrize("lacking", [("paraphrases",), ("neighbours",), ("paraphrases", "neighbours")])
+@pytest.mark.parametrize("of", ["all", "some"])
+def test_facts_may_lack_what_only_scores_an_edit(setting, tiny, facts, lacking, of):
+    bare = [replace(fact, **dict.fromkeys(lacking, ())) for fact in facts]
+    one = setting({1: (bare if of == "all" else [*facts[:1], *bare[1:]], [])}, **SMALL)
+    params, grid = SequenceParams(sequence_facts=4, sequence_every=2), [{"replay": "none"}, {"replay": "hold"}]
+    run = run_grid(one, params, "memit", grid)
+    final, found = run.scores[run.scores.moment == "final"].iloc[0], tables.final_scores(run.scores, run.prompts)
+    missing = {"paraphrases": "PS", "neighbours": "NS"}
+    for score in (missing[name] for name in lacking):
+        matrix = tables.retention_matrix(run.retention[run.retention.replay == "none"], score)
+        assert matrix.index.tolist() == [1, 2, 3, 4] and matrix.columns.tolist() == [1, 2, 4]
+        assert pd.isna(final[score]) == (of == "all") and pd.isna(matrix).all(axis=None) == (of == "all")
+        assert (found[score].iloc[0] == "–") == (of == "all")
+        if of == "some":
+            asked = run.prompts[run.prompts.run_id == final.run_id]
+            assert final[score] == pytest.approx(interval(asked).value[score])
+    assert found.n.tolist() == [4 if of == "all" else 1] * 2 and "nan" not in found.to_string().replace("NaN", "")
+    gaps = tables.differences(run.prompts)
+    text = " ".join(sequence_findings(run.scores, gaps.query("score == 'S'"))) + gaps_shown(gaps)
+    assert "nan" not in text.replace("NaN", "") and ("–" in text) == (of == "all")
+
+
+def gaps_shown(gaps: pd.DataFrame) -> str:
+    return tables.gaps_shown(gaps, "method", "run", "score").difference.to_string()
 
 
 def test_one_batch_is_immediate_and_final_at_once(tiny, sequence):
