@@ -36,21 +36,21 @@ class NotEditable(ValueError):
     """A model of a kind that cannot be edited here."""
 
 
-def find_family(name: str, config: Any, families: Mapping[str, Family]) -> Family:
-    """Look up a model's row by its transformers config.
+def find_family(name: str, config: Mapping[str, Any], families: Mapping[str, Family]) -> Family:
+    """Look up a model's row by the entries of its transformers config.
 
     Raises :class:`NotEditable` for a family that has none, for weights that are quantised already, and for a model of a
     supported family that differs from the others in what an edit needs.
     """
-    kind = config.model_type
+    kind = config.get("model_type")
     if kind not in families:
-        experts = any(getattr(config, name, None) for name in EXPERTS)
+        experts = any(config.get(field) for field in EXPERTS)
         why = "a mixture of experts has no one matrix that every token passes; " if experts else ""
         raise NotEditable(f"{name}: model family {kind!r} is not supported; {why}known families: {', '.join(families)}")
-    if getattr(config, "quantization_config", None):
+    if config.get("quantization_config"):
         raise NotEditable(f"{name}: its weights are quantised and cannot be edited; load it in its full precision")
     for field, wanted in families[kind].needs:
-        if (value := getattr(config, field, wanted)) != wanted:
+        if (value := config.get(field, wanted)) != wanted:
             raise NotEditable(f"{name}: a {kind} with {field} = {value} is not supported; {wanted} is")
     return families[kind]
 
@@ -71,7 +71,7 @@ class EditableModel:
     kind: str | None = None
 
     def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
-        self.name, self.family = name, find_family(name, model.config, families)
+        self.name, self.family = name, find_family(name, model.config.to_dict(), families)
         self.model = model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:

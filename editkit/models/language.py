@@ -168,9 +168,9 @@ def load_lm(
 
 
 def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-    find_family(str(source), AutoConfig.from_pretrained(source), FAMILIES)  # before gigabytes of weights are loaded
+    find_family(str(source), PreTrainedConfig.get_config_dict(source)[0], FAMILIES)  # before gigabytes are read
     # Never unpickle: a repository without safetensors is refused.
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     return model, AutoTokenizer.from_pretrained(source)

@@ -1,6 +1,5 @@
 """Vision Transformers that classify images."""
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, at_least_float32, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device
 from editkit.models.packaged import Wheel, load
 from editkit.plain import to_json
 
@@ -175,7 +174,7 @@ def _families(model: nn.Module) -> dict[str, Family]:
 def _check_config(name: str, labels: Sequence[str]) -> None:
     """Check the family by a model's configuration alone, and warn of a head that was made for other classes.
 
-    Raises ``ValueError`` for a family that is not supported.
+    Raises ``ValueError`` for a model that cannot be edited.
     """
     from transformers import PreTrainedConfig
 
@@ -183,9 +182,7 @@ def _check_config(name: str, labels: Sequence[str]) -> None:
         config, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, ValueError):
         return  # what is wrong with the name is told by who reads the weights
-    if config.get("model_type") not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"{name}: model family {config.get('model_type')!r} is not supported; known families: {known}")
+    find_family(name, config, FAMILIES)
     classes = [*(config.get("id2label") or {}).values()]
     unnamed = [f"LABEL_{i}" for i in range(len(classes))]
     if len(classes) == len(labels) and classes not in ([*labels], unnamed):

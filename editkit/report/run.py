@@ -241,8 +241,6 @@ def _title_block(record: dict[str, Any]) -> dict[str, str]:
 def _device(wanted: str) -> str:
     if wanted in ("auto", "cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    if wanted == "mps":
-        return f"mps, {platform.processor()}"
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -14,7 +14,7 @@ UNIT = ROOT / "tests" / "unit"
 MODULES = sorted((ROOT / "editkit").rglob("*.py"))
 CHAPTERS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 TAGS = {"parameters", "hide-input", "hide-output", "remove-cell"}  # as editkit.report.html reads them
-OF_THE_WHOLE = {"test_benchmarks.py", "test_house.py", "test_packaging.py"}  # of no single module
+OF_THE_WHOLE = {"test_benchmarks.py", "test_families.py", "test_house.py", "test_packaging.py"}  # of no single module
 
 
 def named(path: Path) -> str:

@@ -25,7 +25,6 @@ def grouped_attention(
     value: Tensor,
     attention_mask: Tensor,  # (B, 1, S, T), added to the scores; (B, 2, S, T): the second one for a sliding window
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -34,10 +33,11 @@ def grouped_attention(
     With ``softcap`` c the scores are c · tanh(scores / c) before the mask is added (Gemma 2). Raises ``ValueError`` for
     an argument that would change the result and is not known here.
     """
+    window = others.pop("sliding_window", None)
     if unknown := sorted(name for name, value in others.items() if value is not None and name not in WITHOUT_EFFECT):
         raise ValueError(f"{type(module).__name__} asks its attention for {unknown[0]}, which is not supported")
     if attention_mask.shape[1] == 2:
-        attention_mask = attention_mask[:, 1:] if sliding_window else attention_mask[:, :1]
+        attention_mask = attention_mask[:, 1:] if window else attention_mask[:, :1]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups, length = key.shape[1], query.shape[2]
     together = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (B, groups, heads/groups · S, d_head)

@@ -82,8 +82,8 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch)
     [
         (BloomConfig(), "'bloom' is not supported; known families: gpt2.*llama"),
         (MambaConfig(), "'mamba' is not supported"),
-        (MixtralConfig(), "'mixtral' is not supported; a mixture of experts"),
-        (Qwen2MoeConfig(), "'qwen2_moe' is not supported; a mixture of experts"),
+        (MixtralConfig(num_local_experts=4), "'mixtral' is not supported; a mixture of experts"),
+        (Qwen2MoeConfig(num_experts=4), "'qwen2_moe' is not supported; a mixture of experts"),
         (FalconConfig(alibi=True), "a falcon with alibi = True is not supported; False is"),
         (OPTConfig(do_layer_norm_before=False), "an? opt with do_layer_norm_before = False"),
         (LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4}), "its weights are quantised"),

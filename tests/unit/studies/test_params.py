@@ -152,35 +152,11 @@ def test_a_notebook_refuses_a_parameter_nobody_knows():
         RunParams.from_notebook(namespace | {"n_fact": 3})
 
 
-def test_a_notebook_takes_what_stands_for_plain_values(tmp_path):
-    values = {
-        "seeds": (1, 2),
-        "batch_sizes": range(1, 3),
-        "sequence_seeds": np.array([3, 4]),
-        "n_facts": np.int64(64),
-        "known_only": np.False_,
-        "vit_lr": np.float32(0.5),
-        "trust_threshold": torch.tensor(0.25),
-        "vit_thresholds": [np.float64(0.5), 1],
-        "run_dir": tmp_path / "run",
-        "hyperparameters": {"layers": (np.int32(1), 2), "l2": 5},
-        "vit_data": ("digits",),
-    }
-    params = RunParams.from_notebook(values).model_dump(include=set(values))
-    assert params == {
-        "seeds": [1, 2],
-        "batch_sizes": [1, 2],
-        "sequence_seeds": [3, 4],
-        "n_facts": 64,
-        "known_only": False,
-        "vit_lr": 0.5,
-        "trust_threshold": 0.25,
-        "vit_thresholds": [0.5, 1.0],
-        "run_dir": str(tmp_path / "run"),
-        "hyperparameters": {"layers": [1, 2], "l2": 5},
-        "vit_data": ["digits"],
-    }
-    assert {type(params[name]) for name in ("n_facts", "known_only", "vit_lr")} == {int, bool, float}
+def test_a_notebook_takes_what_stands_for_plain_values():
+    values = {"seeds": (1, 2), "batch_sizes": range(1, 3), "hyperparameters": {"layers": (1, 2), "l2": 5}}
+    params = RunParams.from_notebook(values)
+    assert (params.seeds, params.batch_sizes) == ([1, 2], [1, 2])
+    assert params.hyperparameters == {"layers": [1, 2], "l2": 5}
 
 
 @pytest.mark.parametrize(
@@ -196,10 +172,14 @@ def test_a_notebook_takes_what_stands_for_plain_values(tmp_path):
         ("hyperparameters", {"v_lr": object()}),
         ("dtype", torch.float32),
         ("mehtods", {"emmet"}),
+        ("n_facts", np.int64(64)),
+        ("sequence_seeds", np.array([3, 4])),
+        ("trust_threshold", torch.tensor(0.25)),
+        ("model", Path("models/mine")),
     ],
 )
 def test_a_notebook_drops_no_value_without_a_word(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} = .*allowed are numbers, texts, paths") as refused:
+    with pytest.raises(ValueError, match=rf"^{name} = .*allowed are numbers, texts") as refused:
         RunParams.from_notebook({name: value})
     assert len(str(refused.value).splitlines()) == 1
 
