@@ -32,26 +32,32 @@ class Family:
     needs: tuple[tuple[str, Any], ...] = ()
 
 
-class NotEditable(ValueError):
-    """A model of a kind that cannot be edited here."""
+def stated_config(name: str) -> dict[str, Any]:
+    """Read the entries of the transformers config of a local folder or hub id, none where there is none to read."""
+    from transformers import PreTrainedConfig
+
+    try:
+        return PreTrainedConfig.get_config_dict(name)[0]
+    except (OSError, ValueError):  # what is wrong with the name is told by who reads the weights
+        return {}
 
 
 def find_family(name: str, config: Mapping[str, Any], families: Mapping[str, Family]) -> Family:
     """Look up a model's row by the entries of its transformers config.
 
-    Raises :class:`NotEditable` for a family that has none, for weights that are quantised already, and for a model of a
+    Raises ``ValueError`` for a family that has none, for weights that are quantised already, and for a model of a
     supported family that differs from the others in what an edit needs.
     """
     kind = config.get("model_type")
     if kind not in families:
         experts = any(config.get(field) for field in EXPERTS)
         why = "a mixture of experts has no one matrix that every token passes; " if experts else ""
-        raise NotEditable(f"{name}: model family {kind!r} is not supported; {why}known families: {', '.join(families)}")
+        raise ValueError(f"{name}: model family {kind!r} is not supported; {why}known families: {', '.join(families)}")
     if config.get("quantization_config"):
-        raise NotEditable(f"{name}: its weights are quantised and cannot be edited; load it in its full precision")
+        raise ValueError(f"{name}: its weights are quantised and cannot be edited; load it in its full precision")
     for field, wanted in families[kind].needs:
         if (value := config.get(field, wanted)) != wanted:
-            raise NotEditable(f"{name}: a {kind} with {field} = {value} is not supported; {wanted} is")
+            raise ValueError(f"{name}: a {kind} with {field} = {value} is not supported; {wanted} is")
     return families[kind]
 
 

@@ -11,7 +11,7 @@ import regex
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device, stated_config
 from editkit.models.packaged import Wheel, load
 
 # Letters of scripts that put no space between words, and the punctuation of Chinese and Japanese.
@@ -161,6 +161,8 @@ def load_lm(
     missing package (the message has the command that installs it) or a family that is not supported.
     """
     where = pick_device(device)
+    if name not in WHEELS and (config := stated_config(name)):  # before gigabytes of weights are read
+        find_family(name, config, FAMILIES)
     model, tokenizer = load(name, WHEELS, partial(_read, dtype=dtype), fresh)
     if name in START_TOKENS:  # so that a copy that is saved and loaded by its path starts alike
         tokenizer.bos_token = START_TOKENS[name]
@@ -168,9 +170,8 @@ def load_lm(
 
 
 def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    find_family(str(source), PreTrainedConfig.get_config_dict(source)[0], FAMILIES)  # before gigabytes are read
     # Never unpickle: a repository without safetensors is refused.
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     return model, AutoTokenizer.from_pretrained(source)

@@ -10,7 +10,6 @@ from typing import TypeVar
 from safetensors import SafetensorError
 
 from editkit.cache import cache_root, replace_folder
-from editkit.models.base import NotEditable
 
 T = TypeVar("T")
 
@@ -34,13 +33,11 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
     Raises ``ValueError`` for a name that is none of the three, for a missing package (the message has the command that
-    installs it), and what ``read`` raises for a model that cannot be edited.
+    installs it).
     """
     if name not in wheels:
         try:
             return read(name)
-        except NotEditable:
-            raise
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"model {name!r} could not be loaded: it is neither a known name ({', '.join(wheels)}), nor a local "

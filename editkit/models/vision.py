@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device
+from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device, stated_config
 from editkit.models.packaged import Wheel, load
 from editkit.plain import to_json
 
@@ -176,12 +176,8 @@ def _check_config(name: str, labels: Sequence[str]) -> None:
 
     Raises ``ValueError`` for a model that cannot be edited.
     """
-    from transformers import PreTrainedConfig
-
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError):
-        return  # what is wrong with the name is told by who reads the weights
+    if not (config := stated_config(name)):
+        return
     find_family(name, config, FAMILIES)
     classes = [*(config.get("id2label") or {}).values()]
     unnamed = [f"LABEL_{i}" for i in range(len(classes))]
