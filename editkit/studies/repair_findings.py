@@ -55,7 +55,7 @@ def _before(report: pd.DataFrame) -> list[str]:
         return []
     return [
         f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {before.n_edits.min()} to "
-        f"{before.n_edits.max()} misclassified training images are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
+        f"{before.n_edits.max()} misclassified images are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
         f"their augmented copies {before.generality.mean():.0%} are right already."
     ]
 
