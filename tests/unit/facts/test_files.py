@@ -5,9 +5,12 @@ import hashlib
 import http.server
 import json
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from editkit.facts import Fact, counterfact, part_of, read_facts, zsre
 from tests.unit.conftest import COUNTERFACT
@@ -332,3 +335,57 @@ def test_bad_sources_are_named(arguments, words):
     with pytest.raises(ValueError) as error:
         read_facts(**arguments)
     assert all(word in str(error.value) for word in words)
+
+
+# Files nobody has thought of
+
+ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats()
+    | st.text(st.characters(), max_size=8)
+    | st.sampled_from(["\u2028", "\ud83d", "Ł\u0301", "{}", "  ", "\0", "a" * 3000])
+)
+ODD |= st.lists(ODD, max_size=3) | st.dictionaries(st.text(max_size=4), ODD, max_size=2)
+
+
+@st.composite
+def damaged(draw, record):
+    """Draw a record with some values, at any depth, deleted or replaced by odd ones."""
+    record = json.loads(json.dumps(record))
+    for _ in range(draw(st.integers(0, 3))):
+        place = record
+        while True:
+            keys = [*place] if isinstance(place, dict) else [*range(len(place))]
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            if isinstance(place[key], dict | list) and draw(st.booleans()):
+                place = place[key]
+                continue
+            if draw(st.booleans()):
+                del place[key]
+            else:
+                place[key] = draw(ODD)
+            break
+    return record
+
+
+@pytest.mark.parametrize(("source", "record"), [(counterfact, COUNTERFACT), (zsre, ZSRE)], ids=["counterfact", "zsre"])
+@settings(max_examples=300)
+@given(st.data())
+def test_a_file_of_facts_is_read_or_refused_by_one_line_that_names_it(tmp_path_factory, source, record, data):
+    records = data.draw(st.lists(damaged(record), min_size=1, max_size=3))
+    suffix = data.draw(st.sampled_from([".json", ".jsonl"]))
+    path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
+    lines = [json.dumps(entry) for entry in records]
+    path.write_text("\n".join(lines) if suffix == ".jsonl" else f"[{', '.join(lines)}]", encoding="ascii")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of records that come twice
+            facts = source.read(path)
+    except ValueError as error:
+        assert str(path) in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 2000
+    else:
+        assert facts and all(fact.text and fact.target_new.strip() and fact.subject in fact.text for fact in facts)
