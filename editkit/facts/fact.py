@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from editkit.config import shown
 from editkit.plain import is_text
 
 SLOT = "{}"
@@ -71,7 +72,9 @@ class Fact:
 
     def _filled(self, name: str, otherwise: str = "") -> str:
         if not (text := self._text(name).strip()):
-            raise ValueError(f"{self._where}{name} is {getattr(self, name)!r}; a non-empty text is needed{otherwise}")
+            raise ValueError(
+                f"{self._where}{name} is {shown(getattr(self, name))}; a non-empty text is needed{otherwise}"
+            )
         return text
 
     def _prompts(self, name: str) -> tuple[str, ...]:
@@ -82,13 +85,17 @@ class Fact:
 
     def _check(self) -> None:
         if (slots := self.prompt.count(SLOT)) != 1:
-            raise ValueError(f"{self._where}prompt {self.prompt!r} holds {{}} {slots} times; exactly one is allowed")
+            raise ValueError(
+                f"{self._where}prompt {shown(self.prompt)} holds {{}} {slots} times; exactly one is allowed"
+            )
         if self.target_new == self.target_true:
-            raise ValueError(f"{self._where}target_new and target_true are both {self.target_new!r}; they must differ")
+            raise ValueError(
+                f"{self._where}target_new and target_true are both {shown(self.target_new)}; they must differ"
+            )
 
     @property
     def _where(self) -> str:
-        return f"fact {self.id!r}: " if self.id else ""
+        return f"fact {shown(self.id)}: " if self.id else ""
 
     @property
     def text(self) -> str:
@@ -147,7 +154,7 @@ def cut(prompt: str, subject: str) -> str:
     prompt, subject = clean(prompt), clean(subject).strip()
     if not subject or subject not in prompt:
         raise ValueError(
-            f"subject {subject!r} is not in the prompt {prompt!r}: "
+            f"subject {shown(subject)} is not in the prompt {shown(prompt)}: "
             "name the subject in the prompt, or write {} in its place"
         )
     whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)

@@ -7,6 +7,7 @@ The locality question keeps its text and gets a question mark, as in ROME and ME
 
 import os
 
+from editkit.config import shown
 from editkit.facts.fact import Fact, clean, cut
 from editkit.facts.files import field, read_records, to_facts
 
@@ -28,7 +29,7 @@ def _fact(index: int, record: dict) -> Fact:
     answers = [clean(answer).strip() for answer in field(record, "answers", kind=list)]
     texts = {name: clean(field(record, name)).strip() for name in TEXTS}
     if texts["alt"] in answers:
-        raise ValueError(f"the alternative {texts['alt']!r} is one of the true answers {answers}")
+        raise ValueError(f"the alternative {shown(texts['alt'])} is one of the true answers {shown(answers)}")
     return Fact(
         id=f"zsre:{index}",
         relation="",  # the file names none: each question is a topic of its own
