@@ -229,7 +229,8 @@ class AdapterStack:
             self.model.weight(layer).copy_(weight)
         self._unmerged = {}
         for name in self._adapters:
-            self._install(name)
+            self._put_on(name)
+        self._switch()
 
     def check_unmerged(self) -> None:
         """Raise ``RuntimeError`` while the adapters are merged, as nothing can be changed then."""
@@ -334,6 +335,10 @@ class AdapterStack:
         )
 
     def _install(self, name: str) -> None:
+        self._put_on(name)
+        self._switch()
+
+    def _put_on(self, name: str) -> None:
         from peft import PeftModel
 
         if self._peft is None and self.model.has_adapters:
@@ -350,7 +355,6 @@ class AdapterStack:
             module = self.model.mlp_out(layer)
             module.lora_A[name].weight.data.copy_(right)
             module.lora_B[name].weight.data.copy_(left / self._scaling(right.shape[0]))
-        self._switch()
 
     def _uninstall(self, name: str) -> None:
         if name not in self._adapters:

@@ -848,6 +848,22 @@ def test_a_merged_model_loads_anywhere(tiny, facts, start, tokenizer, family, tm
     assert again.fingerprint() == merged and torch.equal(logits(again), edited)
 
 
+def test_several_adapters_come_back_as_they_were(tiny, facts, start):
+    lm = tiny()
+    session = start(lm, lora_stack="batch", replay="none")
+    for fact in facts[:3]:
+        session.edit([fact])
+    stack = session.adapters
+    stack.weigh("batch_1", 0.5)
+    stack.disable("batch_2")
+    overlay, mark = logits(lm), lm.fingerprint()
+    stack.merge()
+    torch.testing.assert_close(logits(lm), overlay, rtol=1e-5, atol=1e-5)
+    stack.unmerge()
+    assert torch.equal(logits(lm), overlay) and lm.fingerprint() == mark
+    assert stack.enabled == ["batch_1", "batch_3"]
+
+
 def test_changes_to_a_merged_model_are_not_lost(tiny, facts, start):
     lm = tiny()
     session = start(lm)

@@ -124,7 +124,8 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
     assert baseline.loc["test", "n"] == sizes[2] and report.fixed[UNTOUCHED] == 0 and report.kept[UNTOUCHED] == 1
     cells = found["confusion_matrix"]
     assert len(cells) == classes**2 and cells[["before", "after", "difference"]].sum().tolist() == [*sizes[2:] * 2, 0]
-    assert (path / "checkpoint.safetensors").exists() and not (path / "figures").exists()
+    assert (path / "checkpoint.safetensors").exists()
+    assert {file.suffix for file in (path / "figures").iterdir()} == {".html", ".js"}, "no browser draws them here"
     assert {file.name for file in (path / "edits").iterdir()} == {
         f"{method}.safetensors" for method in (*METHODS, *controls)
     }
@@ -222,7 +223,7 @@ def test_a_perfect_model_is_told_and_left_alone(run, easy, tmp_path, capsys):
     assert "misclassifies no image of easy: nothing to repair" in capsys.readouterr().out
     path = tmp_path / "runs" / "vit-easy"
     assert read(path).keys() == {"data_split_info", "training_history", "baseline_metrics"}
-    assert {entry.name for entry in path.iterdir()} == {"results", "checkpoint.safetensors"}
+    assert {entry.name for entry in path.iterdir()} == {"results", "figures", "checkpoint.safetensors"}
 
 
 @pytest.mark.slow
