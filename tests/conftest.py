@@ -67,24 +67,27 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>")
 
 
-CAUSAL = {  # by family: the class of the model, and how its config calls width, inner width, layers, heads, positions
-    "llama": (transformers.LlamaForCausalLM, "modern", {"num_key_value_heads": 2}),
-    "mistral": (transformers.MistralForCausalLM, "modern", {"num_key_value_heads": 2, "sliding_window": 6}),
-    "qwen2": (transformers.Qwen2ForCausalLM, "modern", {"num_key_value_heads": 2}),
-    "qwen3": (transformers.Qwen3ForCausalLM, "modern", {"num_key_value_heads": 2, "head_dim": 8}),
-    "phi3": (transformers.Phi3ForCausalLM, "modern", {"num_key_value_heads": 2, "resid_pdrop": 0.0}),
-    "olmo2": (transformers.Olmo2ForCausalLM, "modern", {"num_key_value_heads": 2}),
+# How configs call width, inner width, layers, heads and positions.
+MODERN = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+GPT2 = ("n_embd", "n_inner", "n_layer", "n_head", "n_positions")
+CAUSAL = {  # by family: the class of the model, the names in its config, and what else it is given
+    "llama": (transformers.LlamaForCausalLM, MODERN, {"num_key_value_heads": 2}),
+    "mistral": (transformers.MistralForCausalLM, MODERN, {"num_key_value_heads": 2, "sliding_window": 6}),
+    "qwen2": (transformers.Qwen2ForCausalLM, MODERN, {"num_key_value_heads": 2}),
+    "qwen3": (transformers.Qwen3ForCausalLM, MODERN, {"num_key_value_heads": 2, "head_dim": 8}),
+    "phi3": (transformers.Phi3ForCausalLM, MODERN, {"num_key_value_heads": 2, "resid_pdrop": 0.0}),
+    "olmo2": (transformers.Olmo2ForCausalLM, MODERN, {"num_key_value_heads": 2}),
     "gemma2": (
         transformers.Gemma2ForCausalLM,
-        "modern",
+        MODERN,
         {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0},
     ),
     "gemma3_text": (
         transformers.Gemma3ForCausalLM,
-        "modern",
+        MODERN,
         {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6, "sliding_window_pattern": 2},
     ),
-    "gpt_neox": (transformers.GPTNeoXForCausalLM, "modern", {}),
+    "gpt_neox": (transformers.GPTNeoXForCausalLM, MODERN, {}),
     "opt": (
         transformers.OPTForCausalLM,
         ("hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
@@ -95,14 +98,13 @@ CAUSAL = {  # by family: the class of the model, and how its config calls width,
         ("hidden_size", "ffn_hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
         {"alibi": False},
     ),
-    "gpt2": (transformers.GPT2LMHeadModel, ("n_embd", "n_inner", "n_layer", "n_head", "n_positions"), {}),
+    "gpt2": (transformers.GPT2LMHeadModel, GPT2, {}),
     "gptj": (
         transformers.GPTJForCausalLM,
-        ("n_embd", "n_inner", "n_layer", "n_head", "n_positions"),
+        GPT2,
         {"rotary_dim": 4},
     ),
 }
-MODERN = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +114,7 @@ def tiny(tokenizer, device):
     def build(family: str = "llama", *, seed: int = 0, square: bool = False, **changes) -> LanguageModel:
         torch.manual_seed(seed)
         kind, names, special = CAUSAL[family]
-        shape = dict(zip(MODERN if names == "modern" else names, (16, 16 if square else 24, 4, 4, 512), strict=True))
+        shape = dict(zip(names, (16, 16 if square else 24, 4, 4, 512), strict=True))
         common = {"vocab_size": len(tokenizer), "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0}
         config = kind.config_class(**(common | {"pad_token_id": None} | shape | special | changes))
         return LanguageModel(f"tiny-{family}", kind(config).float().to(device), tokenizer)

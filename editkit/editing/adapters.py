@@ -284,7 +284,7 @@ class AdapterStack:
     def _check(self, name: str, factors: Factors) -> None:
         if "." in name or not name:
             raise ValueError(f"adapter name {name!r}: must not be empty or hold a dot")
-        if hasattr(nn.ModuleDict, name) or hasattr(nn.ModuleDict(), name):
+        if hasattr(nn.ModuleDict(), name):
             raise ValueError(f"adapter name {name!r}: torch keeps it for itself, choose another")
         if not factors:
             raise ValueError(f"adapter {name!r} has no layers")

@@ -32,8 +32,8 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
         read: what loads a transformers folder or hub id.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
-    Raises ``ValueError`` for a name that is none of the three, for a missing package (the message has the command that
-    installs it).
+    Raises ``ValueError`` for a name that is none of the three, and for a missing package (the message has
+    the command that installs it).
     """
     if name not in wheels:
         try:
