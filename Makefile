@@ -5,7 +5,10 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 PY := .venv/bin/python
 STAMP := .venv/.installed
+QUANTIZED := .venv/quantized
 UV := uv==0.13.8
+COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --system-certs --upgrade --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report showcase test lab bench params lock clean
@@ -22,7 +25,8 @@ report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
 
-test: $(STAMP) ## Run pytest on tests/ and nbval on notebooks/
+test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/
+	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
 	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg
 
 lab: $(STAMP) ## Open JupyterLab on notebooks/
@@ -36,13 +40,20 @@ params: $(STAMP) ## Write params/base.yaml and the notebooks' parameter cells fr
 
 lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
 	$(PY) -m pip install --quiet $(UV)
-	.venv/bin/uv pip compile pyproject.toml requirements/lock.in --all-extras --universal --python-version 3.11 \
-		--fork-strategy fewest --generate-hashes --excludes requirements/excludes.txt \
-		--no-emit-index-url --no-header --system-certs --upgrade --quiet --output-file requirements/lock.txt
+	$(COMPILE) pyproject.toml requirements/lock.in --extra test --fork-strategy fewest \
+		--excludes requirements/excludes.txt --output-file requirements/lock.txt
+	$(COMPILE) requirements/quantized.in --no-deps --output-file requirements/quantized.txt
 
 clean: ## Remove .venv and build leftovers; reports/ stays
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# Beside the environment: whatever imports transformers would load these libraries, which takes seconds.
+$(QUANTIZED): $(STAMP) requirements/quantized.txt
+	@echo "torchao and bitsandbytes, for the tests of quantised models"
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --require-hashes --upgrade --target $@ \
+		--requirement requirements/quantized.txt
+	@touch $@
 
 $(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt requirements/models.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help lists what there is\n")
+        self.exit(2, f"error: {_one_line(message)}; {self.prog} --help lists what there is\n")
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -31,7 +31,8 @@ def vit(arguments: argparse.Namespace) -> int:
     """Run a stage of a repair study into a folder of its own."""
     from editkit.report.vit import vit
 
-    print(vit({name: value for name, value in vars(arguments).items() if name not in ("command", "run")}))
+    for told in vit({name: value for name, value in vars(arguments).items() if name not in ("command", "run")}):
+        print(told, end="\n\n", flush=True)
     return 0
 
 
@@ -106,16 +107,17 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except ValueError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
-def _one_line(error: Exception) -> str:
-    """Return what an error says, several problems one after another."""
-    return "; ".join(line.strip() for line in str(error).splitlines())
+def _one_line(told: str) -> str:
+    """Return what is told, several problems one after another, with a terminal's control characters written out."""
+    line = "; ".join(part.strip() for part in told.split("\n"))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

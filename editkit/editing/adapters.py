@@ -100,9 +100,8 @@ class AdapterStack:
         """
         self.check_unmerged()
         self._check(name, factors)
-        stored = {
-            layer: tuple(side.to(self.model.device, torch.float32) for side in factors[layer]) for layer in factors
-        }
+        where = {layer: self.model.weight(layer).device for layer in factors}
+        stored = {layer: tuple(side.to(where[layer], torch.float32) for side in factors[layer]) for layer in factors}
         self._base = self.base
         before = self._adapters.get(name)
         self._uninstall(name)

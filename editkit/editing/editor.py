@@ -75,15 +75,15 @@ class Editor:
         for index, layer in enumerate(layers):
             start = time.perf_counter()
             missing = wanted - self.domain.hidden(pool, layers[-1]).to(wanted)  # (d, n + refreshed)
-            K = self.domain.keys(pool, layer).double()  # (d_k, n + refreshed)
-            R = missing / self.weights.model.gain(layer) / (len(layers) - index)
+            W = self.weights.weight(layer).double()
+            K = self.domain.keys(pool, layer).to(W)  # (d_k, n + refreshed)
+            R = missing.to(W) / self.weights.model.gain(layer).to(W) / (len(layers) - index)
             spent["keys"] += time.perf_counter() - start
             start = time.perf_counter()
-            W = self.weights.weight(layer).double()
             keys[layer], values[layer] = K[:, :n], (W @ K + R)[:, :n]
             past = None if refreshed else memory.past(layer, replayed)
             if past:
-                F, X = past
+                F, X = (side.to(W) for side in past)
                 K, R = torch.cat([K, F], dim=1), torch.cat([R, X - W @ F], dim=1)
             if self.spec.replay == "hold":
                 R[:, n:] = 0.0
@@ -143,7 +143,8 @@ class Editor:
     def _precision(self, layer: int) -> Precision:
         """Return the method's precision at a layer, factored once."""
         if layer not in self._precisions:
-            self._precisions[layer] = self.method.precision(self._costs[layer], self.spec)
+            C = self._costs[layer].to(self.weights.weight(layer).device)
+            self._precisions[layer] = self.method.precision(C, self.spec)
         return self._precisions[layer]
 
     def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int, stale: int) -> LayerUpdate:

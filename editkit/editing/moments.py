@@ -9,10 +9,12 @@ from torch import Tensor
 from editkit.cache import Store, entry_key
 from editkit.config import Count, Parameters
 from editkit.models import EditableModel
+from editkit.models.peak import free_bytes
 
 PENDING_KEYS = 4096  # keys multiplied out at once
 KEYS_PER_DIMENSION = 10  # 2 to 10 suffice (arXiv 2506.04226); the speed appendix shows the scores against it
 BLOCK = 256  # columns of the keys' product computed at once
+STATISTIC_BYTES = 24  # for each element of C: the sum, its symmetric form, and the keys' product or the quotient
 
 
 class MomentSpec(Parameters):
@@ -83,20 +85,26 @@ def stored_moments(
 ) -> dict[int, Tensor]:
     """Return ``C`` of each layer's keys under the weights as they are, from the store where it is there.
 
+    Where the layers do not fit into half of the free memory together, a few are accumulated at a time, in as many
+    passes; what is returned lies in the machine's memory then, not in a GPU's.
+
     Args:
-        accumulate: computes the statistics of the layers that the store lacks, all in one pass.
+        accumulate: computes the statistics of some layers that the store lacks, all in one pass.
         code, determines: as for :func:`editkit.cache.entry_key`.
     """
     base = entry_key(code, model, **determines)
     keys = {layer: base | {"layer": layer} for layer in layers}
     found = {layer: store.get("second-moment", key) for layer, key in keys.items()}
-    if missing := [layer for layer in layers if found[layer] is None]:
-        for layer, statistic in accumulate(missing).items():
-            found[layer] = statistic.state_dict()
+    missing = [layer for layer in layers if found[layer] is None]
+    at_once = free_bytes(model.device) // (2 * STATISTIC_BYTES * model.d_k**2)
+    step = max(1, at_once)
+    for begin in range(0, len(missing), step):
+        for layer, statistic in accumulate(missing[begin : begin + step]).items():
+            found[layer] = {name: tensor.cpu() for name, tensor in statistic.state_dict().items()}
             store.put("second-moment", keys[layer], found[layer])
     moments = {}
     for layer in layers:
-        statistic = SecondMoment(model.d_k, model.device)
-        statistic.load_state_dict(found[layer])
+        statistic = SecondMoment(model.d_k, model.device if len(layers) <= at_once else "cpu")
+        statistic.load_state_dict(found.pop(layer))
         moments[layer] = statistic.moment()
     return moments

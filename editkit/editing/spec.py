@@ -2,6 +2,7 @@
 
 import math
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -69,6 +70,8 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
                 f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"
             )
         spec._check(model_name, n_layers)
+        for layer in spec.layers:
+            model.weight(layer)  # one that is quantised or out of reach is refused
         return spec
 
     def _check(self, model_name: str, n_layers: int) -> None:
@@ -101,6 +104,12 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
 def refreshes(method: MethodName, replay: str) -> bool:
     """Return whether earlier edits' keys are read anew by default: not in a method's own, published kind of replay."""
     return replay != METHODS[method].replay
+
+
+def default_layers(model_name: str) -> list[int]:
+    """Return the layers that one method or another edits by default; none for a model without defaults."""
+    layers = (given.get("layers", []) for given in load_defaults(model_name).values())
+    return sorted({*chain.from_iterable(layers)})
 
 
 def known_defaults() -> list[str]:

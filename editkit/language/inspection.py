@@ -11,26 +11,35 @@ from torch import Tensor
 from editkit.facts.fact import Fact
 from editkit.language.keys import locate
 from editkit.models import LanguageModel
+from editkit.models.base import is_plain
 from editkit.models.hooks import capture
 
 
 def model_card(lm: LanguageModel) -> pd.Series:
     """Describe the model and those of its weights that are edited."""
-    d_v, d_k = lm.weight(0).shape
+    d_v, d_k = lm.model.config.hidden_size, lm.d_k
     return pd.Series(
         {
             "name": lm.name,
             "family": lm.model.config.model_type,
-            "parameters": f"{sum(p.numel() for p in lm.model.parameters()) / 1e6:.0f} million",
+            "parameters": f"{lm.model.num_parameters() / 1e6:.0f} million",
             "decoder layers": lm.n_layers,
             "edited weight of a layer": f"{lm.family.mlp_out}, W is {d_v} × {d_k} (d_v × d_k)",
-            "weights' type": str(lm.model.dtype).removeprefix("torch."),
+            "weights' type": _weights_type(lm),
             "device": str(lm.device),
             "start token": lm.tokenizer.convert_ids_to_tokens(lm.start_id),
             "fingerprint": lm.fingerprint(),
         },
         name="model",
     )
+
+
+def _weights_type(lm: LanguageModel) -> str:
+    own, config = str(lm.model.dtype).removeprefix("torch."), getattr(lm.model.config, "quantization_config", None)
+    if config is None:
+        return own
+    layers = [layer for layer in range(lm.n_layers) if is_plain(lm.mlp_out(layer).weight)]
+    return f"{own}; quantised by {config.quant_method.value}, edited weights of layers {layers} left alone"
 
 
 def subject_tokens(lm: LanguageModel, facts: Sequence[Fact]) -> str:

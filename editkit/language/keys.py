@@ -98,5 +98,5 @@ def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str
             lm.forward(ids)
         states = seen["here"].reshape(*ids.shape, -1)  # OPT's MLP sees one long row
         for row, i in enumerate(group):
-            found[i] = states[row, len(cut[i]) - 1]
+            found[i] = states[row, len(cut[i]) - 1].to(lm.device)
     return torch.stack([found[i] for i in range(len(rows))])

@@ -64,7 +64,7 @@ def second_moments(
 def _accumulate(
     lm: LanguageModel, layers: list[int], chunks: list[list[int]], progress: bool
 ) -> dict[int, SecondMoment]:
-    statistics = {layer: SecondMoment(lm.weight(layer).shape[1], lm.device) for layer in layers}
+    statistics = {layer: SecondMoment(lm.d_k, lm.device) for layer in layers}
     modules = {layer: lm.mlp_out(layer) for layer in layers}
     bar = tqdm(
         total=sum(map(len, chunks)),
@@ -80,6 +80,7 @@ def _accumulate(
                 lm.forward(ids)
             mask[:, 0] = False
             for layer, statistic in statistics.items():
-                statistic.add(keys[layer].reshape(*ids.shape, -1)[mask].float())  # OPT's MLP sees one long row
+                states = keys[layer].to(lm.device).reshape(*ids.shape, -1)  # OPT's MLP sees one long row
+                statistic.add(states[mask].float())
             bar.update(sum(len(chunks[i]) for i in group))
     return statistics

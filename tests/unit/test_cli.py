@@ -1,15 +1,25 @@
 """The command line: what is refused, what fails, and what it says of itself."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pooch import HTTPDownloader
 
 from editkit.cli import main
+from editkit.report.vit import VitOptions
+from editkit.studies.params import RunParams, read_values
 from editkit.studies.repair_spec import RepairSpec
+from tests.unit.studies.test_params import PARAMS, VALUES
+
+STATED = {path: read_values(path) for path in PARAMS}
 
 BAD = {
     "missing": ({"data": "{tmp}/none.npz"}, "none.npz does not exist"),
@@ -75,3 +85,64 @@ def test_where_layers_are_given_there_is_no_choice_to_write(run, tmp_path, capsy
     assert run("tune", edit_layers=[1, 2]) == 0
     assert "layers to edit: [1, 2] (given), margin 0.5" in capsys.readouterr().out
     assert not (tmp_path / "runs" / "vit-made").exists()
+
+
+class Begun(BaseException):
+    """The work would begin here: everything was accepted."""
+
+
+def begin(*_, **__):
+    raise Begun
+
+
+def refusal(words) -> str:
+    """What a refused command says; empty where its work would begin."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as shown:
+            code = main(words)
+    except Begun:
+        return ""
+    except SystemExit as refused:  # argparse
+        code = refused.code
+    *_, line = shown.getvalue().splitlines()
+    assert code in (1, 2) and line.startswith("error: ") and line[7:].strip()
+    return line
+
+
+@settings(max_examples=60)  # 1,000 pass too
+@given(data=st.data())
+def test_a_report_on_any_parameter_file_begins_or_is_refused_in_one_line(data, tmp_path_factory):
+    """Of valid files with keys changed, added and left out: nothing is written where one is refused."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    values = data.draw(st.sampled_from([*STATED.values()]))
+    names = st.sampled_from([*values, *RunParams.model_fields]) | st.text(max_size=9)
+    changes = data.draw(st.dictionaries(names, VALUES, max_size=2))
+    left_out = data.draw(st.lists(st.sampled_from([*values]), max_size=3))
+    stated = {name: value for name, value in values.items() if name not in left_out} | changes
+    (folder / "fuzz.yaml").write_text(yaml.safe_dump(stated, allow_unicode=False), encoding="ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editkit.report.run.execute", begin)
+        refused = refusal(["report", str(folder / "fuzz.yaml"), "--out", str(folder / "out")])
+    assert bool(refused) != (folder / "out" / "run.json").exists()
+
+
+OPTIONS = sorted({*RepairSpec.model_fields, *VitOptions.model_fields} - {"log_dir"})
+WORDS = st.text(max_size=9) | st.sampled_from(["1", "0.5", "-1", "1e400", "nan", "full", "null", "[]", "{a: 1}", "~"])
+
+
+@settings(max_examples=200)  # 1,000 pass too
+@given(st.dictionaries(st.sampled_from(OPTIONS), st.lists(WORDS, max_size=3), max_size=4))
+def test_a_repair_study_with_any_options_begins_or_is_refused_in_one_line(options):
+    words = [word for name, given in options.items() for word in (f"--{name.replace('_', '-')}", *given)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editkit.report.vit.run", begin)
+        refusal(["vit", *words])
+
+
+@settings(max_examples=200)  # 1,000 pass too
+@given(st.dictionaries(st.sampled_from([*RunParams.model_fields]) | st.text(max_size=9), VALUES, max_size=3))
+def test_a_notebooks_parameters_are_taken_or_refused_in_one_line(values):
+    try:
+        RunParams.from_notebook(values)
+    except ValueError as refused:
+        assert len(str(refused).splitlines()) == 1

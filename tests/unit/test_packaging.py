@@ -13,7 +13,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = PROJECT["dependencies"] + EXTRAS["test"]
 
 
 def names(requirements) -> set[str]:
@@ -38,7 +39,8 @@ def test_conda_environment_equals_pyproject():
 def test_every_direct_dependency_is_pinned_with_hashes():
     lock = pins("lock.txt")
     assert names(DIRECT) - {"torch"} <= set(lock)
-    for entry in [*lock.values(), *pins("models.txt").values()]:
+    assert names(EXTRAS["quantized"]) == set(pins("quantized.in")) == set(pins("quantized.txt"))
+    for entry in [*lock.values(), *pins("models.txt").values(), *pins("quantized.txt").values()]:
         assert re.match(r"[\w.-]+==[\w.+!-]+ ", entry) and "--hash=sha256:" in entry, entry[:80]
 
 
@@ -72,7 +74,8 @@ def test_every_import_is_declared():
     package_of |= {"IPython": "ipykernel", "traitlets": "ipykernel"}
     used = set().union(*map(imported_modules, (ROOT / "editkit").rglob("*.py")))
     outside = used - set(sys.stdlib_module_names) - {"editkit"}
-    assert names(package_of.get(name, name) for name in outside) <= names(PROJECT["dependencies"])
+    declared = PROJECT["dependencies"] + EXTRAS["quantized"]
+    assert names(package_of.get(name, name) for name in outside) <= names(declared)
 
 
 def test_every_file_of_the_package_is_installed_with_it():

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from transformers.pytorch_utils import Conv1D
 
 from editkit.models import LanguageModel
+from editkit.models.base import is_plain
 
 ROWS = 256  # tokens in a trial product
 GAIN = 1.3  # a smaller gain is eaten up by the conversions
@@ -25,12 +26,13 @@ FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 a
 
 def choose_precision(lm: LanguageModel, mode: str) -> str:
     """Choose ``bfloat16`` in mode ``fast`` where it is clearly faster on this hardware, else the model's own type."""
-    weight = lm.mlp_out(0).weight
-    if mode == "fast" and weight.dtype == torch.float32:
+    parameters = list(lm.model.parameters())
+    if mode == "fast" and all(p.dtype == torch.float32 and is_plain(p) for p in parameters):
+        weight = lm.float32_weight
         x = torch.randn(ROWS, weight.shape[1], device=weight.device)
         if _seconds(x, weight) > GAIN * _seconds(x.bfloat16(), weight.bfloat16()):
             return "bfloat16"
-    return str(weight.dtype).removeprefix("torch.")
+    return str(lm.model.dtype).removeprefix("torch.")
 
 
 def _seconds(x: Tensor, weight: Tensor) -> float:
@@ -50,7 +52,7 @@ def exact_products(lm: LanguageModel) -> Iterator[None]:
     backend = torch.backends.mkldnn.matmul
     before = backend.fp32_precision
     try:
-        if lm.device.type == "cpu" and lm.mlp_out(0).weight.dtype == torch.float32 and _onednn_is_exact(lm):
+        if lm.device.type == "cpu" and lm.float32_weight is not None and _onednn_is_exact(lm.float32_weight):
             backend.fp32_precision = "bf16"
         yield
     finally:
@@ -94,9 +96,8 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, values)
 
 
-def _onednn_is_exact(lm: LanguageModel) -> bool:
+def _onednn_is_exact(weight: Tensor) -> bool:
     """Test whether oneDNN keeps to float32 even where it may use bfloat16 (it does without AMX)."""
-    weight = lm.mlp_out(0).weight
     x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
     plain = nn.functional.linear(x, weight)
     backend = torch.backends.mkldnn.matmul

@@ -104,7 +104,10 @@ class Prefix:
         return Prefix(torch.cat([self.segment, segment], dim=1), [(layer.keys, layer.values) for layer in cache.layers])
 
     def select(self, rows: Tensor) -> "Prefix":
-        return Prefix(self.segment[rows], [(keys[rows], values[rows]) for keys, values in self.layers])
+        def chosen(states: Tensor) -> Tensor:  # each layer's lie where the layer does
+            return states[rows.to(states.device)]
+
+        return Prefix(self.segment[rows], [(chosen(keys), chosen(values)) for keys, values in self.layers])
 
     def pack(self, count: int) -> "Prefix":
         """Lay each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1, padding last."""
@@ -116,7 +119,7 @@ class Prefix:
         def together(states: Tensor) -> Tensor:  # (B · count, heads, ·, d_head) → (B, heads, T, d_head)
             side_by_side = states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
             heads, width = states.shape[1], states.shape[3]
-            return side_by_side.gather(2, order[:, None, :, None].expand(-1, heads, -1, width))
+            return side_by_side.gather(2, order[:, None, :, None].expand(-1, heads, -1, width).to(states.device))
 
         return Prefix(segment.gather(1, order), [(together(keys), together(values)) for keys, values in self.layers])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editkit.editing.moments import SecondMoment
+from editkit.editing.moments import STATISTIC_BYTES, SecondMoment
 from editkit.language.moments import second_moments, token_chunks
 from editkit.reference import language as reference
 from editkit.solvers import null_space
@@ -100,3 +100,21 @@ def test_null_space_projects_onto_what_is_below_the_threshold(threshold, complem
     small = Q[:, values < threshold]
     assert space.complement == complement and space.basis.shape[1] <= 2
     torch.testing.assert_close(space.project(torch.eye(5, dtype=torch.float64)), small @ small.T)
+
+
+def test_what_does_not_fit_into_memory_is_accumulated_layer_by_layer(tiny, store, monkeypatch):
+    lm = tiny()
+    together = second_moments(lm, [0, 1, 2], TEXTS, 300, progress=False)
+    passes = []
+    forward = lm.forward
+    monkeypatch.setattr(lm, "forward", lambda *args, **options: passes.append(1) or forward(*args, **options))
+    monkeypatch.setattr("editkit.editing.moments.free_bytes", lambda device: 4 * STATISTIC_BYTES * lm.d_k**2)
+    apart = second_moments(lm, [0, 1, 2], TEXTS, 300, store=store, progress=False)
+    assert {layer: C.device.type for layer, C in apart.items()} == dict.fromkeys([0, 1, 2], "cpu")
+    for layer, C in together.items():
+        assert torch.equal(apart[layer], C)
+    once = len(passes) // 2
+    monkeypatch.setattr("editkit.editing.moments.free_bytes", lambda device: 0)
+    passes.clear()
+    second_moments(lm, [0, 1, 2], [*TEXTS, "a b"], 300, progress=False)
+    assert once and len(passes) == 3 * once
