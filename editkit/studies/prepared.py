@@ -87,11 +87,11 @@ def load_classifier(spec: RepairSpec, data: ImageData) -> VisionModel:
 
 @contextmanager
 def repairing(
-    classifier: Classifier, images: ImageSet, kept: ImageSet, method: str, **changes: Any
+    classifier: Classifier, images: ImageSet, kept: ImageSet, val: Panel, method: str, **changes: Any
 ) -> Iterator[RepairSession]:
     """Open a session with a study's options and promise, which is held on val; its edits are undone afterwards."""
     spec = classifier.spec.edit_spec(method, **changes)
-    given = {"images": images, "kept": kept, "tune": classifier.data.val, "store": classifier.store}
+    given = {"images": images, "kept": kept, "tune": val, "store": classifier.store}
     opened = RepairSession(classifier.vit, spec, **given, progress=False)
     try:
         yield opened

@@ -14,7 +14,7 @@ from editkit.studies.repair_spec import RepairSpec
 from editkit.studies.tables import layer_statistics, rank_layers
 from editkit.vision.augment import augmented
 from editkit.vision.data import ImageSet, drawn
-from editkit.vision.forward import predict
+from editkit.vision.forward import Panel
 from editkit.vision.keys import repairs
 from editkit.vision.moments import kept_moments
 from editkit.vision.tracing import TraceSpec, stored_trace
@@ -55,11 +55,13 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     places = [("one layer", [layer]) for layer in range(n // 2, n)] + [("traced", ranked), ("the last three", last)]
     every = sorted({layer for _, layers in places for layer in layers})
     kept_moments(classifier.vit, kept, every, store=classifier.store, progress=classifier.progress)  # all in one pass
+    panels = {"val": classifier.data.val, "edited": part, "copies": copied(part, spec)}
+    panels = {name: Panel(classifier.vit, images, every[0]) for name, images in panels.items()}
     bar = tqdm(total=len(places) + len(spec.margins) - 1, desc="choosing layers", disable=not classifier.progress)
 
     def attempts(chosen: str, layers: list[int], margin: float) -> Iterator[dict[str, Any]]:
         try:
-            found = _attempt(classifier, part, kept, layers, margin)
+            found = _attempt(classifier, panels, kept, layers, margin)
             yield {"layers": layers, "chosen": chosen, "margin": margin, **found}
         except (ValueError, FloatingPointError) as problem:
             warnings.warn(f"layers {layers}, margin {margin:g} are left out: {problem}", stacklevel=3)
@@ -81,17 +83,18 @@ def _gain(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _attempt(
-    classifier: Classifier, part: ImageSet, kept: ImageSet, layers: list[int], margin: float
+    classifier: Classifier, panels: Mapping[str, Panel], kept: ImageSet, layers: list[int], margin: float
 ) -> dict[str, float]:
     """Repair some mistakes in these layers by the first editor, measure on val, and put the model back."""
-    vit, copies, method = classifier.vit, copied(part, classifier.spec), classifier.spec.edit_method[0]
-    with repairing(classifier, part, kept, method, layers=layers, stop_margin=margin) as opened:
+    edited, copies = panels["edited"], panels["copies"]
+    how = {"method": classifier.spec.edit_method[0], "layers": layers, "stop_margin": margin}
+    with repairing(classifier, edited.part, kept, panels["val"], **how) as opened:
         on_val = opened.domain.promises([])
-        budget = opened.edit(repairs(part)).budget
+        budget = opened.edit(repairs(edited.part)).budget
         return {
             "weight": budget.weight if budget else math.nan,
-            "fixed": float((predict(vit, part).argmax(1) == part.labels).mean()),
-            "generality": float((predict(vit, copies).argmax(1) == copies.labels).mean()),
+            "fixed": float((edited.predict(layers[0]).argmax(1) == edited.part.labels).mean()),
+            "generality": float((copies.predict(layers[0]).argmax(1) == copies.part.labels).mean()),
             **(budget.measured if budget else on_val()),
         }
 

@@ -99,7 +99,7 @@ def measure(classifier: Classifier) -> Prepared:
         kept=kept,
         choice=choice,
         panels=panels,
-        before=classify(panels, first),
+        before={name: panel.before for name, panel in panels.items()},
         watched=Panel(vit, kept.select(drawn(len(kept), WATCHED, spec.seed)), first),
         kept_features=features(vit, kept),
     )
@@ -138,7 +138,8 @@ def classify(panels: Mapping[str, Panel], changed: int) -> dict[str, np.ndarray]
 def session(prepared: Prepared, method: str, **changes: Any) -> AbstractContextManager[RepairSession]:
     """Open a session with the study's layers, margin and options, whose edits are undone afterwards."""
     chosen = {"layers": prepared.layers, "stop_margin": prepared.choice.margin}
-    return repairing(prepared, prepared.candidates, prepared.kept, method, **{**chosen, **changes})
+    given = (prepared.candidates, prepared.kept, prepared.panels["val"])
+    return repairing(prepared, *given, method, **{**chosen, **changes})
 
 
 def repair(

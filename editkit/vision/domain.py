@@ -31,7 +31,8 @@ class ImageDomain(ImageReader):
         spec: resolved, and checked by :func:`check_spec`.
         images: among which repairs find their images.
         kept: images classified correctly, whose outputs shall stay.
-        tune: images on which the promise of ``kept_budget`` is held; held-out ones and edited ones are refused.
+        tune: images on which the promise of ``kept_budget`` is held, or a panel of them that was made on the model as
+            it is; held-out ones and edited ones are refused.
 
     Raises ``ValueError`` for held-out images, where no image is kept, and for a promise without right ``tune`` images.
     """
@@ -45,7 +46,7 @@ class ImageDomain(ImageReader):
         *,
         images: ImageSet,
         kept: ImageSet,
-        tune: ImageSet | None,
+        tune: ImageSet | Panel | None,
         store: Store | None,
         progress: bool,
     ):
@@ -55,8 +56,10 @@ class ImageDomain(ImageReader):
         if spec.kept_budget is not None and tune is None:
             raise ValueError(f"kept_budget = {spec.kept_budget:g}: give tune, images on which the promise is held")
         self.spec, self.kept, self.store, self.progress = spec, kept, store, progress
-        self._tune = tune and tune.require_open("holding a promise")
-        self._promised: tuple[Panel, np.ndarray] | None = None  # tune images, and which are right before any edit
+        self._panel = tune if isinstance(tune, Panel) else None  # of the tune images, as they are before any edit
+        self._tune = tune.part if isinstance(tune, Panel) else tune
+        if self._tune is not None:
+            self._tune.require_open("holding a promise")
 
     def costs(self) -> dict[int, Tensor]:
         """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
@@ -78,15 +81,11 @@ class ImageDomain(ImageReader):
         """Return a measurement of the share of the right predictions on the tune images that stay right."""
         if shared := {item.index for item in items}.intersection(self._tune.indices.tolist()):
             raise ValueError(f"image {min(shared)} is edited: leave it out of tune, where promises are held")
-        if self._promised is None:
-            panel = Panel(self.vit, self._tune, self.spec.layers[0])
-            right = panel.predict(self.spec.layers[0]).argmax(1) == self._tune.labels
-            if not right.any():
-                raise ValueError(
-                    f"kept_budget: the model is right on none of {len(right)} tune images, nothing to keep"
-                )
-            self._promised = panel, right
-        panel, right = self._promised
+        if self._panel is None:
+            self._panel = Panel(self.vit, self._tune, self.spec.layers[0])
+        panel, right = self._panel, self._panel.before.argmax(1) == self._tune.labels
+        if not right.any():
+            raise ValueError(f"kept_budget: the model is right on none of {len(right)} tune images, nothing to keep")
 
         def measure() -> dict[str, float]:
             still = panel.predict(self.spec.layers[0]).argmax(1) == self._tune.labels
@@ -119,7 +118,7 @@ class RepairSession(Session):
         *,
         images: ImageSet,
         kept: ImageSet,
-        tune: ImageSet | None = None,
+        tune: ImageSet | Panel | None = None,
         store: Store | None = None,
         progress: bool = True,
         adapters: AdapterStack | None = None,

@@ -21,8 +21,7 @@ def predict(vit: VisionModel, part: ImageSet, *, progress: bool = False) -> np.n
     """Classify images. Returns probabilities (n, labels) in float64."""
     found = [np.empty((0, vit.n_labels))]
     for begin in tqdm(range(0, len(part), BATCH), desc="classifying", unit="batch", disable=not progress):
-        logits = vit.forward(vit.pixels(part.images[begin : begin + BATCH]))
-        found.append(logits.double().softmax(-1).cpu().numpy())
+        found.append(_probabilities(vit.forward(vit.pixels(part.images[begin : begin + BATCH]))))
     return np.concatenate(found)
 
 
@@ -41,18 +40,20 @@ class Panel:
     """Images that are classified again and again while only the layers from ``layer`` on change.
 
     The inputs of that layer are kept where they take at most ``PANEL_BYTES``; layers below it are then not run again.
+    ``before`` (n, labels) holds the probabilities when the panel was made.
     """
 
     @torch.no_grad()
     def __init__(self, vit: VisionModel, part: ImageSet, layer: int):
         self.vit, self.part, self.layer = vit, part, layer
         self._inputs: list[Tensor] = []  # (BATCH, positions, d) each; none where they would be too large
+        found = [np.empty((0, vit.n_labels))]
         for images in self._batches():
-            with capture({0: vit.layers[layer]}, side="input", stop=True) as seen:
-                vit.forward(vit.pixels(images))
-            if seen[0].nbytes * len(part) > PANEL_BYTES * len(images):
-                break
-            self._inputs.append(seen[0])
+            with capture({0: vit.layers[layer]}, side="input") as seen:
+                found.append(_probabilities(vit.forward(vit.pixels(images))))
+            if seen[0].nbytes * len(part) <= PANEL_BYTES * len(images):
+                self._inputs.append(seen[0])
+        self.before = np.concatenate(found)
 
     @torch.no_grad()
     def predict(self, changed: int = 0) -> np.ndarray:
@@ -62,8 +63,12 @@ class Panel:
         found = []
         for images, inputs in zip(self._batches(), self._inputs, strict=True):
             with run_from(self.vit, self.layer, inputs):
-                found.append(self.vit.forward(self.vit.pixels(images)).double().softmax(-1).cpu().numpy())
+                found.append(_probabilities(self.vit.forward(self.vit.pixels(images))))
         return np.concatenate(found)
 
     def _batches(self) -> Iterator[np.ndarray]:
         return (self.part.images[begin : begin + BATCH] for begin in range(0, len(self.part), BATCH))
+
+
+def _probabilities(logits: Tensor) -> np.ndarray:
+    return logits.double().softmax(-1).cpu().numpy()

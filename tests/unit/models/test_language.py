@@ -86,7 +86,7 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch)
         (Qwen2MoeConfig(num_experts=4), "'qwen2_moe' is not supported; a mixture of experts"),
         (FalconConfig(alibi=True), "a falcon with alibi = True is not supported; False is"),
         (OPTConfig(do_layer_norm_before=False), "an? opt with do_layer_norm_before = False"),
-        (LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4}), "its weights are quantised"),
+        (LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4}), "its weights are stored quantised"),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
