@@ -196,7 +196,7 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
     subtitle = (
         f"left: targets of {count(len(directions), 'image')}, a dot each; right: right validation images, by class"
     )
-    height = 230 + len(names) * max(34, 10 * len(methods) + 10)
+    height = 230 + len(names) * max(34, 6 * len(methods) + 10)
     return _legend_below(finish(figure, "Do repairs share a direction?", subtitle, height=height))
 
 
