@@ -15,12 +15,13 @@ from editkit.methods import UNTOUCHED, MethodName, label
 from editkit.studies.intervals import holm, proportion
 from editkit.studies.prepared import Prepared, Repaired
 from editkit.studies.repair_controls import is_bounded
-from editkit.studies.repairs import costs, repair
+from editkit.studies.repairs import costs, repair, subset
 from editkit.vision.metrics import compare, confusion, mcnemar, per_class, summary
 
 JUDGED = ["fixed", "kept", "test_kept", "heldout_change"]  # what seeds are compared by
 SCORES = ["weight", "fixed", "generality", "kept", "test_kept", "test_accuracy", "heldout_change", "leakage", "seconds"]
 LEAKS = ["method", "nullspace", "threshold", "leakage", "success", "kept", "test_kept", "norm"]
+SOME = 16  # images at most that are repaired one by one
 
 Done = Sequence[tuple[Prepared, Sequence[Repaired]]]  # studies (seeds) with what was done to their mistakes
 
@@ -100,8 +101,9 @@ def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[
 def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
     """Repair at once with written weights and with an adapter, and one by one without replay and with it.
 
-    Without a budget, so that what differs is the form alone.
+    Without a budget, so that what differs is the form alone, and of ``SOME`` images at most: one by one takes long.
     """
+    prepared = subset(prepared, SOME) if len(prepared.candidates) > SOME else prepared
     raw, lora = {"edit_mode": "raw"}, {"edit_mode": "lora", "lora_rank": len(prepared.candidates)}
     options = {
         "at once, raw": raw | {"sequential": False},
