@@ -70,8 +70,6 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
                 f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"
             )
         spec._check(model_name, n_layers)
-        for layer in spec.layers:
-            model.weight(layer)  # one that is quantised or out of reach is refused
         return spec
 
     def _check(self, model_name: str, n_layers: int) -> None:

@@ -282,7 +282,12 @@ class Overlay:
 
 
 def writer(model: EditableModel, spec: EditSpec, stack: AdapterStack | None) -> RawWeights | Overlay:
-    """Make the writer of a session under a resolved spec. Raises ``ValueError`` for a stack that does not fit it."""
+    """Make the writer of a session under a resolved spec.
+
+    Raises ``ValueError`` for a stack that does not fit it, and for layers that cannot be edited.
+    """
+    for layer in spec.layers:
+        model.weight(layer)
     if spec.edit_mode == "raw":
         if stack is not None:
             raise ValueError("edit_mode = 'raw': adapters belong to edit_mode 'lora'")

@@ -53,9 +53,10 @@ def _before(report: pd.DataFrame) -> list[str]:
     seeds = len(before)
     if not seeds:
         return []
+    counts = " to ".join(map(str, sorted({before.n_edits.min(), before.n_edits.max()})))
     return [
-        f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {before.n_edits.min()} to "
-        f"{before.n_edits.max()} misclassified images are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
+        f"Before any edit the held-out accuracy is {before.test_accuracy.mean():.1%}; {counts} misclassified images "
+        f"are repaired ({seeds} seed{'s' * (seeds > 1)}); of "
         f"their augmented copies {before.generality.mean():.0%} are right already."
     ]
 
