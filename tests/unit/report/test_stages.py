@@ -22,6 +22,7 @@ from editkit.studies.repairs import repair
 from editkit.studies.tables import rank_layers
 from editkit.vision import domain, tracing, training
 from editkit.vision.data import ImageData, ImageSet
+from editkit.vision.forward import Panel
 from editkit.vision.training import load_checkpoint, save_checkpoint
 from tests.conftest import SHARED
 from tests.unit.conftest import SMALL, WIDE, bits, measured, refuse
@@ -189,6 +190,7 @@ def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
         def call(*args, **options):
             given = (*args, *options.values())
             parts = [part for part in given if isinstance(part, ImageSet)]
+            parts += [panel.part for panel in given if isinstance(panel, Panel)]
             parts += [data.train for data in given if isinstance(data, ImageData)]
             seen.setdefault(name, set()).update(i for part in parts for i in part.indices.tolist())
             return real(*args, **options)
@@ -198,7 +200,7 @@ def test_no_held_out_image_is_ever_learnt_from(study, monkeypatch, protocol):
     learning = {"stored_trace": repair_choice, "kept_moments": domain, "finetune": repair_controls}
     learning |= {"edit_head": repair_controls, "train": repair_controls, "heat_maps": stages}
     learning = list(learning.items())
-    judging = [("RepairSession", prepared), ("predict", repair_choice)]  # on val
+    judging = [("RepairSession", prepared), ("Panel", repair_choice)]  # on val
     for name, where in learning + judging:
         spy(where, name)
     one = study(protocol=protocol, n_train=30, max_edits=0, max_samples=2, layer_selection="swept", kept_budget=0.9)
