@@ -162,7 +162,7 @@ class EditableModel:
             )
         return weight.T if self.family.transposed else weight
 
-    @cached_property
+    @property
     def float32_weight(self) -> Tensor | None:
         """Weight of an edited linear layer that is an ordinary float32 tensor; None where no layer's is."""
         weights = (self.mlp_out(layer).weight.data for layer in range(self.n_layers))

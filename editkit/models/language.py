@@ -12,7 +12,7 @@ import regex
 import torch
 from torch import Tensor, nn
 
-from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device, stated_config
+from editkit.models.base import EditableModel, Family, at_least_float32, find_family, stated_config
 from editkit.models.packaged import Wheel, load
 from editkit.models.placement import placing
 from editkit.models.quantized import Quantization, check_quantization, quantizing, settle
@@ -173,10 +173,9 @@ def load_lm(
     missing package (the message has the command that installs it) or a family that is not supported.
     """
     check_quantization(quantization)
-    pick_device(device)
+    how = {"dtype": dtype, "quantization": quantization, "float_layers": float_layers, **placing(device)}
     if name not in WHEELS and (config := stated_config(name)):  # before gigabytes of weights are read
         find_family(name, config, FAMILIES)
-    how = {"dtype": dtype, "device": device, "quantization": quantization, "float_layers": float_layers}
     model, tokenizer = load(name, WHEELS, partial(_read, **how), fresh)
     settle(name, model, quantization)
     if name in START_TOKENS:  # so that a copy that is saved and loaded by its path starts alike
@@ -185,20 +184,15 @@ def load_lm(
 
 
 def _read(
-    source: str | Path,
-    dtype: torch.dtype | str,
-    device: str,
-    quantization: Quantization,
-    float_layers: Sequence[int] | None,
+    source: str | Path, quantization: Quantization, float_layers: Sequence[int] | None, **options: Any
 ) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = placing(device)
     if quantization != "none":
         family = find_family(str(source), stated_config(str(source)), FAMILIES)
         options |= quantizing(quantization, family, float_layers)
     # Never unpickle: a repository without safetensors is refused.
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+    model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
     return model, AutoTokenizer.from_pretrained(source)
 
 

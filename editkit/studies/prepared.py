@@ -50,9 +50,13 @@ class Prepared(Classifier):
     kept: ImageSet  # images of the training split that it classifies correctly; its outputs for them should stay
     choice: Choice
     panels: dict[str, Panel]  # what a repair is judged by: val, test (held out), edited images, copies of them
-    before: dict[str, np.ndarray]  # predicted probabilities (n, labels) by the names of the panels
     watched: Panel  # kept images that are classified again after each step
     kept_features: Tensor  # what the head sees of the kept images
+
+    @property
+    def before(self) -> dict[str, np.ndarray]:
+        """Predicted probabilities (n, labels) before any edit, by the names of the panels."""
+        return {name: panel.before for name, panel in self.panels.items()}
 
     @property
     def layers(self) -> list[int]:

@@ -99,7 +99,6 @@ def measure(classifier: Classifier) -> Prepared:
         kept=kept,
         choice=choice,
         panels=panels,
-        before={name: panel.before for name, panel in panels.items()},
         watched=Panel(vit, kept.select(drawn(len(kept), WATCHED, spec.seed)), first),
         kept_features=features(vit, kept),
     )
@@ -116,13 +115,7 @@ def subset(prepared: Prepared, n: int) -> Prepared:
         name: Panel(prepared.vit, prepared.panels[name].part.select(at), prepared.layers[0])
         for name, at in rows.items()
     }
-    before = {name: prepared.before[name][at] for name, at in rows.items()}
-    return replace(
-        prepared,
-        candidates=prepared.candidates.select(places),
-        panels=prepared.panels | some,
-        before=prepared.before | before,
-    )
+    return replace(prepared, candidates=prepared.candidates.select(places), panels=prepared.panels | some)
 
 
 def costs(prepared: Prepared, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -26,8 +26,7 @@ FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 a
 
 def choose_precision(lm: LanguageModel, mode: str) -> str:
     """Choose ``bfloat16`` in mode ``fast`` where it is clearly faster on this hardware, else the model's own type."""
-    parameters = list(lm.model.parameters())
-    if mode == "fast" and all(p.dtype == torch.float32 and is_plain(p) for p in parameters):
+    if mode == "fast" and all(p.dtype == torch.float32 and is_plain(p) for p in lm.model.parameters()):
         weight = lm.float32_weight
         x = torch.randn(ROWS, weight.shape[1], device=weight.device)
         if _seconds(x, weight) > GAIN * _seconds(x.bfloat16(), weight.bfloat16()):

@@ -8,15 +8,9 @@ from accelerate import dispatch_model, infer_auto_device_map
 
 from editkit import EditSession, load_lm
 from editkit.language.forward.precision import choose_precision
-from editkit.language.forward.scoring import score
 from editkit.models import placement, quantized
 from tests.conftest import TEXTS
-
-ITEMS = [("The capital of France is", ["Paris", "Rome and Stockholm in Sweden"]), ("Rome lies in", ["Italy", "a"])]
-
-
-def logprobs(lm):
-    return torch.tensor([found.logprob for found in sum(score(lm, ITEMS), [])])
+from tests.unit.models.conftest import logprobs
 
 
 def test_a_quantisation_that_is_unknown_or_lacks_its_package_is_refused(monkeypatch):

@@ -6,17 +6,16 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from editkit import METHODS, EditSession, load_lm
 from editkit.language.forward.precision import choose_precision
-from editkit.language.forward.scoring import score
 from editkit.language.targets import optimise_targets
 from editkit.models import quantized
 from editkit.models.base import is_plain
 from editkit.reference import language as reference
 from tests.conftest import TEXTS, agree
+from tests.unit.models.conftest import ITEMS, logprobs
 
 for package in quantized.PACKAGES.values():
     pytest.importorskip(package, reason=f"{package} is not installed here; make test brings it for this file alone")
 
-ITEMS = [("The capital of France is", ["Paris", "Rome and Stockholm in Sweden"]), ("Rome lies in", ["Italy", "a"])]
 BITS = {"int8": 8, "nf4": 4}
 
 
@@ -33,10 +32,6 @@ def saved(tiny, tmp_path):
         return folder
 
     return save
-
-
-def logprobs(lm):
-    return torch.tensor([found.logprob for found in sum(score(lm, ITEMS), [])])
 
 
 def size(lm):
