@@ -16,6 +16,7 @@ from editkit.figures.replay import along_the_sequence, differences, forgetting_c
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
+from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
 
 __all__ = [
     "INSTALL_BROWSER",
@@ -25,6 +26,8 @@ __all__ = [
     "confusion_maps",
     "differences",
     "edits_at_budget",
+    "effect_curves",
+    "effect_heat_maps",
     "find_browser",
     "forgetting_curves",
     "frontier_curves",
@@ -47,6 +50,8 @@ __all__ = [
     "show",
     "spectrum",
     "speedups",
+    "trace_heat_maps",
+    "traced_and_swept",
     "training_curve",
     "update_spectrum",
     "use_notebook_style",

@@ -30,15 +30,26 @@ def locate(lm: LanguageModel, template: str, subject: str, context: str = "") ->
     know, the last of them counts; it may cover more than that character. Raises ``ValueError`` for a template without
     ``{}``, and for a subject without a token.
     """
+    ids, subject_tokens = subject_range(lm, template, subject, context)
+    return Row(ids, subject_tokens[-1])
+
+
+def subject_range(lm: LanguageModel, template: str, subject: str, context: str = "") -> tuple[list[int], range]:
+    """Tokenize as :func:`locate` does, which raises the same, and find all the subject's tokens.
+
+    The first of them is the first token that reaches into the subject; it may hold a space before it.
+    """
     if "{}" not in template:
         raise ValueError(f"prompt {template!r} has no {{}} for the subject {subject!r}")
     head = context + template[: template.index("{}")]
     ids, spans = lm.encode(context + template.replace("{}", subject, 1))
+    first_character = len(head) + len(subject) - len(subject.lstrip())
     last_character = len(head) + len(subject.rstrip()) - 1
     holding = [index for index, (begin, end) in enumerate(spans) if begin <= last_character < end]
     if not holding:
         raise ValueError(f"subject {subject!r} has no token of its own in {template!r}")
-    return Row(ids, holding[-1])
+    first = next(index for index, (_, end) in enumerate(spans) if end > first_character)
+    return ids, range(first, holding[-1] + 1)
 
 
 @torch.no_grad()

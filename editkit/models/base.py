@@ -23,7 +23,8 @@ class Family:
 
     ``transposed`` marks Conv1D layers, which store the weight as d_k × d_v instead of d_v × d_k; ``scale``
     names the factor (LayerScale) of each output on its way into the residual stream, where a family has one, and
-    ``norm`` the norm. ``needs`` has what a model's config must say, by name, for this row to be true of it.
+    ``norm`` the norm. ``attention`` is the module inside a layer that mixes positions. ``needs`` has what a model's
+    config must say, by name, for this row to be true of it.
     """
 
     layers: str
@@ -31,7 +32,13 @@ class Family:
     transposed: bool = False
     scale: str | None = None
     norm: str | None = None
+    attention: str = "attention"
     needs: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def mlp(self) -> str:
+        """The module inside a layer whose output is that of the MLP: the one that holds its last matrix, or that."""
+        return self.mlp_out.rpartition(".")[0] or self.mlp_out
 
 
 def stated_config(name: str) -> dict[str, Any]:

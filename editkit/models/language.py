@@ -21,11 +21,11 @@ from editkit.models.quantized import Quantization, check_quantization, quantizin
 UNSPACED = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3000-\u303f\uff00-\uffef]"
 )
-LLAMA = Family(layers="model.layers", mlp_out="mlp.down_proj")
+LLAMA = Family(layers="model.layers", mlp_out="mlp.down_proj", attention="self_attn")
 NORMED = replace(LLAMA, norm="post_feedforward_layernorm")
 FAMILIES = {  # by the model_type of a transformers config
-    "gpt2": Family(layers="transformer.h", mlp_out="mlp.c_proj", transposed=True),
-    "gptj": Family(layers="transformer.h", mlp_out="mlp.fc_out"),
+    "gpt2": Family(layers="transformer.h", mlp_out="mlp.c_proj", transposed=True, attention="attn"),
+    "gptj": Family(layers="transformer.h", mlp_out="mlp.fc_out", attention="attn"),
     "gpt_neox": Family(layers="gpt_neox.layers", mlp_out="mlp.dense_4h_to_h"),
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -35,8 +35,12 @@ FAMILIES = {  # by the model_type of a transformers config
     "olmo2": NORMED,
     "gemma2": NORMED,
     "gemma3_text": NORMED,
-    "opt": Family(layers="model.decoder.layers", mlp_out="fc2", needs=(("do_layer_norm_before", True),)),
-    "falcon": Family(layers="transformer.h", mlp_out="mlp.dense_4h_to_h", needs=(("alibi", False),)),
+    "opt": Family(
+        layers="model.decoder.layers", mlp_out="fc2", attention="self_attn", needs=(("do_layer_norm_before", True),)
+    ),
+    "falcon": Family(
+        layers="transformer.h", mlp_out="mlp.dense_4h_to_h", attention="self_attention", needs=(("alibi", False),)
+    ),
 }
 
 

@@ -109,6 +109,26 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
     return mean, mean - half, mean + half
 
 
+def clustered_mean_interval(values: Sequence[float] | np.ndarray, clusters: Sequence) -> tuple[float, float, float]:
+    """Return the mean of values and the ends of its 95 % interval, which are nan for one cluster.
+
+    The error is the cluster-robust one of a mean, √(G / (G − 1) Σ over clusters of (Σ (x − mean))²) / n for G clusters,
+    and t has G − 1 degrees of freedom (Cameron and Miller, section II); where every value is a cluster of its own, this
+    is :func:`mean_interval`.
+
+    Args:
+        clusters: the name of each value's cluster.
+    """
+    values = np.asarray(values, dtype=float)
+    mean, number = float(values.mean()), len(set(clusters))
+    if number == 1:
+        return mean, float("nan"), float("nan")
+    sums = pd.Series(values - mean).groupby(np.asarray(clusters)).sum()
+    error = (number / (number - 1) * float((sums**2).sum())) ** 0.5 / len(values)
+    half = float(t.ppf(0.975, number - 1)) * error
+    return mean, mean - half, mean + half
+
+
 def estimate(scores: np.ndarray, groupings: Sequence[np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
     """Estimate ES, PS, NS and S of one run, or those of the first of two runs minus the second, with 95 % intervals.
 

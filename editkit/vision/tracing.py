@@ -6,24 +6,24 @@ positions in a window of layers, since an edit of their weights acts on all; the
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters, Positive
 from editkit.models import VisionModel
-from editkit.models.hooks import capture, edit_output, run_from, window
+from editkit.models.hooks import capture, run_from
+from editkit.models.tracing import KINDS as MODULES
+from editkit.models.tracing import module, modules, put_back, restored_layers
 from editkit.vision.data import ImageSet, drawn
 from editkit.vision.forward import BATCH, predict
 
-MODULES = {"residual": "", "mlp": "mlp", "attention": "attention"}  # inside a layer, in every family
 LEAST_DAMAGE = 0.05  # of the probability; a share of less is mostly rounding and chance
 
 
@@ -50,7 +50,7 @@ def trace(
     Args:
         classes: (n,) the class of each image whose probability is measured.
 
-    Returns one row for each image, kind and layer: index (of the image), class, layer, kind (a key of ``MODULES``),
+    Returns one row for each image, kind and layer: index (of the image), class, layer, kind (one of ``MODULES``),
     the probabilities clean, corrupted and restored (means over the draws), recovered = restored − corrupted, and
     share = recovered / (clean − corrupted), which is nan where the noise took less than ``LEAST_DAMAGE``.
     Raises ``ValueError`` for held-out images, none at all, and classes that the model or the images lack.
@@ -118,7 +118,7 @@ def cls_attention(vit: VisionModel, images: np.ndarray) -> np.ndarray:
     Returns an array (n, side, side); what is missing from a sum of 1 is CLS's attention to itself.
     Raises ``ValueError`` as :meth:`VisionModel.pixels` does.
     """
-    attention, found = vit.layers[-1].get_submodule(MODULES["attention"]), [np.empty((0, *_grid(vit)))]
+    attention, found = module(vit, "attention", vit.n_layers - 1), [np.empty((0, *_grid(vit)))]
     for begin in range(0, len(images), BATCH):
         with capture({"query": attention.q_proj, "key": attention.k_proj}, stop=True) as seen:
             vit.forward(vit.pixels(images[begin : begin + BATCH]))
@@ -136,8 +136,7 @@ class _Traced:
     @torch.no_grad()
     def __init__(self, vit: VisionModel, part: ImageSet, label: int, spec: TraceSpec):
         self.vit, self.label, self.window, self.pixels = vit, label, spec.window, vit.pixels(part.images)
-        modules = {(kind, layer): self._module(kind, layer) for kind in MODULES for layer in range(vit.n_layers)}
-        with capture({0: vit.layers[0]}, side="input") as embedded, capture(modules) as self.outputs:
+        with capture({0: vit.layers[0]}, side="input") as embedded, capture(modules(vit)) as self.outputs:
             self.clean = self._probabilities().item()
         noisy = embedded[0].repeat(spec.num_ablations, 1, 1)
         patches, scale = noisy[:, 1:], spec.trace_noise * embedded[0][:, 1:].std()
@@ -157,16 +156,10 @@ class _Traced:
         Args:
             where: bool (rows, positions), or (1, positions) for all rows.
         """
-        chosen = window(layer, 1 if kind == "residual" else self.window, self.vit.n_layers)
-        put_back = {  # the clean output where asked, else what the module puts out now
-            self._module(kind, number): partial(torch.where, where[..., None], self.outputs[kind, number])
-            for number in chosen
-        }
-        with run_from(self.vit, chosen[0], self.noisy[chosen[0]][draws]), edit_output(put_back):
+        chosen = restored_layers(kind, layer, self.window, self.vit.n_layers)
+        start, places = chosen[0], [(kind, number) for number in chosen]
+        with put_back(self.vit, start, self.noisy[start][draws], self.outputs, dict.fromkeys(places, where)):
             return self._probabilities()
-
-    def _module(self, kind: str, layer: int) -> nn.Module:
-        return self.vit.layers[layer].get_submodule(MODULES[kind])
 
     def _probabilities(self) -> Tensor:
         return self.vit.forward(self.pixels).double().softmax(-1)[:, self.label]

@@ -6,7 +6,7 @@ hold several texts (*segments*) one after another: a token sees its own segment 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,13 +123,18 @@ class Prefix:
 
         return Prefix(segment.gather(1, order), [(together(keys), together(values)) for keys, values in self.layers])
 
-    def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor) -> Tensor:
+    def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor, after: Tensor | None = None) -> Tensor:
         """Compute the final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
 
-        ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none.
+        ``segment`` (B, S) tells which text of its row each suffix token continues; PADDING for none. ``after`` (B, S)
+        tells how many tokens of its row's prefix come before its suffix, where that is not the whole of its text.
         """
         cache = Cache(layers=[FrozenLayer(keys, values) for keys, values in self.layers])
-        return _forward(lm, ids, segment, self.segment, cache)
+        return _forward(lm, ids, segment, self.segment, cache, after)
+
+    def as_trunk(self) -> "Prefix":
+        """Return these prefixes, of one text a row, as something that several suffixes of a row may follow."""
+        return replace(self, segment=self.segment.where(self.segment == PADDING, TRUNK))
 
 
 def run_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]) -> Tensor:
@@ -139,12 +144,22 @@ def run_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], segments: Sequenc
     return _forward(lm, ids, segment, segment[:, :0], None)
 
 
-def _forward(lm: LanguageModel, ids: Tensor, segment: Tensor, before: Tensor, cache: Cache | None) -> Tensor:
+def _forward(
+    lm: LanguageModel,
+    ids: Tensor,
+    segment: Tensor,
+    before: Tensor,
+    cache: Cache | None,
+    after: Tensor | None = None,
+) -> Tensor:
     """Run the tokens of ``segment`` (B, S) after those of ``before`` (B, T), whose keys are in the cache."""
     length, dtype = segment.shape[1], lm.model.dtype
     other = torch.cat([before, segment], dim=1)[:, None]  # (B, 1, T+S)
     earlier = torch.ones(length, other.shape[2], dtype=torch.bool, device=ids.device).tril(before.shape[1])
     seen = ((other == segment[:, :, None]) | (other == TRUNK)) & earlier  # (B, S, T+S); padding sees padding
+    if after is not None:
+        place = torch.arange(before.shape[1], device=ids.device)
+        seen = seen & torch.nn.functional.pad(place < after[..., None], (0, length), value=True)
     # A token's position is the number of tokens before it in its text; padding has none.
     positions = (seen.sum(-1) - 1).where(segment != PADDING, 0)
     seen = seen[:, None]

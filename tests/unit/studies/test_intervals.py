@@ -10,6 +10,7 @@ from scipy.stats import norm
 from editkit.language.metrics import harmonic, summarize
 from editkit.studies import intervals
 from editkit.studies.intervals import (
+    clustered_mean_interval,
     estimate,
     fact_scores,
     holm,
@@ -210,3 +211,29 @@ def test_the_interval_of_a_mean_is_student_s():
         mean == 2 and high - mean == pytest.approx(4.302653 / math.sqrt(3)) and mean - low == pytest.approx(high - mean)
     )
     assert mean_interval([5.0])[0] == 5 and all(math.isnan(end) for end in mean_interval([5.0])[1:])
+
+
+def test_a_clustered_mean_is_the_plain_one_where_every_value_is_a_cluster():
+    values = np.random.default_rng(0).standard_normal(12)
+    plain = mean_interval(values)
+    assert clustered_mean_interval(values, range(12)) == pytest.approx(plain)
+    repeated = np.repeat(values, 5)
+    assert clustered_mean_interval(repeated, np.repeat(np.arange(12), 5)) == pytest.approx(plain), "no more evidence"
+    shuffled = np.random.default_rng(1).permutation(60)
+    names = np.repeat([f"r{i}" for i in range(12)], 5)[shuffled]
+    assert clustered_mean_interval(repeated[shuffled], names) == pytest.approx(plain)
+    mean, *ends = clustered_mean_interval([1.0, 3.0], ["a", "a"])
+    assert mean == 2.0 and np.isnan(ends).all()
+
+
+def test_a_clustered_mean_covers_what_clusters_share():
+    generator, held = np.random.default_rng(0), {"clusters": 0, "values": 0}
+    groups = np.arange(60) % 10
+    for _ in range(DATA_SETS):
+        values = generator.standard_normal(10)[groups] + generator.standard_normal(60)
+        for name, (_, low, high) in {
+            "clusters": clustered_mean_interval(values, groups),
+            "values": mean_interval(values),
+        }.items():
+            held[name] += low <= 0 <= high
+    assert 0.93 < held["clusters"] / DATA_SETS < 0.97 and held["values"] / DATA_SETS < 0.75

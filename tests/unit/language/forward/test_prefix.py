@@ -53,6 +53,29 @@ def test_branches_see_their_trunk_and_not_each_other(tiny, family):
     torch.testing.assert_close(hidden[1, :2], plain(lm, [0, 4]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", "gemma3_text"])
+def test_suffixes_may_leave_a_prefix_before_its_end(tiny, family):
+    lm = tiny(family)
+    long = [0, 5, 6, 7, 8, 9, 10, 11, 12]  # longer than a sliding window
+    prefix = Prefix.run(lm, [long, long[:4]]).as_trunk()
+    ends = [(7, [20, 21, 22]), (2, [23]), (3, [24, 25])]
+    ids, segment, after = (
+        torch.tensor([sum(parts, [])] * 2, device=lm.device)
+        for parts in (
+            [suffix for _, suffix in ends],
+            [[number] * len(suffix) for number, (_, suffix) in enumerate(ends)],
+            [[start] * len(suffix) for start, suffix in ends],
+        )
+    )
+    with torch.no_grad():
+        hidden = prefix.forward(lm, ids, segment, after)
+    for number, (start, suffix) in enumerate(ends):
+        expected = plain(lm, long[:start] + suffix)[start:]
+        rows = [0] if start > 4 else [0, 1]  # the second prefix ends before the first one's end starts
+        for row in rows:
+            torch.testing.assert_close(hidden[row][segment[row] == number], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_models_attention_is_put_back(tiny):
     lm = tiny()
     before = lm.model.config._attn_implementation
