@@ -177,8 +177,8 @@ def _trace(lm: LanguageModel, fact: Fact, sigma: float, spec: TraceSpec) -> dict
         for group in run.groups(places):
             kinds, layers = [KINDS.index(kind) for kind, _ in group], [layer for _, layer in group]
             restored[kinds, layers, run.subject[0] :] = run.restored(start, group).cpu()
-    as_tensor = {"clean": torch.tensor(run.clean).double(), "corrupted": torch.tensor(run.corrupted).double()}
-    return as_tensor | {"restored": restored}
+    clean, corrupted = (torch.tensor(value, dtype=torch.float64) for value in (run.clean, run.corrupted))
+    return {"clean": clean, "corrupted": corrupted, "restored": restored}
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class _Traced:
         self.lm, self.samples, self.window = lm, spec.trace_samples, spec.window(lm.n_layers)
         self.ids, self.subject = subject_range(lm, fact.prompt, fact.subject)
         self.answer = lm.encode_continuation(fact.text, fact.target_true)[0]
-        with capture(modules(lm)) as outputs:
+        with capture(modules(lm), copy=True) as outputs:
             final = run_rows(lm, [self.ids], [[TRUNK] * len(self.ids)])
         self.outputs = {place: state.view(1, len(self.ids), -1) for place, state in outputs.items()}
         self.clean = self._probability(final[:, -1]).item()

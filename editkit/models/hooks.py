@@ -27,18 +27,24 @@ class StopForward(Exception):
 
 @contextmanager
 def capture(
-    modules: Mapping[Any, nn.Module], *, side: Literal["input", "output"] = "output", stop: bool = False
+    modules: Mapping[Any, nn.Module],
+    *,
+    side: Literal["input", "output"] = "output",
+    stop: bool = False,
+    copy: bool = False,
 ) -> Iterator[dict[Any, Tensor]]:
     """Collect the input or output tensor of each module in a dict under the module's name.
 
-    With ``stop`` the forward pass ends as soon as every module has been seen. Raises ``RuntimeError`` for modules
-    that never ran.
+    With ``stop`` the forward pass ends as soon as every module has been seen. With ``copy`` tensors stay as they were
+    seen, whatever is written into them afterwards: Falcon adds its attention to what its MLP put out. Raises
+    ``RuntimeError`` for modules that never ran.
     """
     seen: dict[Any, Tensor] = {}
 
     def keep(name: Any) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Any = None) -> None:
-            seen[name] = _first(args if side == "input" else output)
+            found = _first(args if side == "input" else output)
+            seen[name] = found.clone() if copy else found
             if stop and len(seen) == len(modules):
                 raise StopForward
 

@@ -56,7 +56,13 @@ AttentionInterface.register(NAME, grouped_attention)
 
 @contextmanager
 def grouped(lm: LanguageModel) -> Iterator[None]:
-    """Run the model's attention by :func:`grouped_attention`; every pass within needs a 4-D mask."""
+    """Run the model's attention by :func:`grouped_attention`; every pass within needs a 4-D mask.
+
+    A model whose attention is its own code alone (GPT-J) keeps it.
+    """
+    if not lm.model._can_set_attn_implementation():  # it would warn at every pass
+        yield
+        return
     before = lm.model.config._attn_implementation
     try:
         lm.model.set_attn_implementation(NAME)

@@ -16,7 +16,7 @@ IDS = torch.tensor([[0, 5, 6, 7, 8, 9]])
 def test_a_layer_adds_its_attention_and_its_mlp_to_the_stream(tiny, family):
     lm = tiny(family)
     ids = IDS.to(lm.device)
-    with capture({0: lm.layers[2]}, side="input") as before, capture(modules(lm)) as found:
+    with capture({0: lm.layers[2]}, side="input") as before, capture(modules(lm), copy=True) as found:
         lm.forward(ids)
     assert len(found) == len(KINDS) * lm.n_layers
     attention, mlp = (found[kind, 2].view(1, 6, -1) for kind in ("attention", "mlp"))
@@ -30,21 +30,21 @@ def test_a_norm_lies_between_a_module_and_the_stream(tiny, family):
     assert "attention" in named["attention"] and "mlp" in named["mlp"] and "layer" in named["residual"]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "opt", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "opt", "falcon", "gemma2"])
 @torch.no_grad()
 def test_outputs_are_put_back_where_asked_and_nowhere_else(tiny, family):
     lm = tiny(family)
     ids = IDS.to(lm.device)
-    with capture({0: lm.layers[0]}, side="input") as embedded, capture(modules(lm)) as clean:
+    with capture({0: lm.layers[0]}, side="input") as embedded, capture(modules(lm), copy=True) as clean:
         lm.forward(ids)
     clean = {place: state.view(1, 6, -1) for place, state in clean.items()}
     noisy = embedded[0] + torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0)).to(embedded[0])
     at = torch.tensor([[2], [4]], device=lm.device) == torch.arange(6, device=lm.device)
     two = ids.repeat(2, 1)
-    with put_back(lm, 0, noisy, {}, {}), capture(modules(lm)) as before:
+    with put_back(lm, 0, noisy, {}, {}), capture(modules(lm), copy=True) as before:
         lm.forward(two)
     for kind in KINDS:
-        with put_back(lm, 0, noisy, clean, {(kind, 1): at}), capture(modules(lm)) as after:
+        with put_back(lm, 0, noisy, clean, {(kind, 1): at}), capture(modules(lm), copy=True) as after:
             lm.forward(two)
         was, now = (seen[kind, 1].view(2, 6, -1) for seen in (before, after))
         torch.testing.assert_close(now[at], clean[kind, 1][0, [2, 4]], rtol=0, atol=0)

@@ -85,6 +85,12 @@ def test_the_models_attention_is_put_back(tiny):
     assert lm.model.config._attn_implementation == before
 
 
+def test_a_model_that_has_one_attention_alone_is_not_asked_for_another(tiny, monkeypatch):
+    lm = tiny("gptj")
+    monkeypatch.setattr(lm.model, "set_attn_implementation", lambda name: pytest.fail("it warns at every pass"))
+    Prefix.run(lm, [[0, 1, 2]])
+
+
 def test_common_beginning():
     assert common_beginning([[1, 2, 3], [1, 2], [1, 2, 4]]) == [1, 2]
     assert common_beginning([[1, 2]]) == [1, 2]
