@@ -64,6 +64,9 @@ def grouped(lm: LanguageModel) -> Iterator[None]:
         yield
         return
     before = lm.model.config._attn_implementation
+    if before == NAME:  # within another: setting it visits every module, a noticeable part of a step of decoding
+        yield
+        return
     try:
         lm.model.set_attn_implementation(NAME)
         yield

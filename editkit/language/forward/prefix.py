@@ -21,17 +21,17 @@ TRUNK = -2  # segment of a token that every segment of its row continues
 GROUP_COST = 32  # tokens that could be run in the time one more group takes, measured on a CPU
 
 
-def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def buckets(lengths: Sequence[int], budget: int, group_cost: int = GROUP_COST) -> list[list[int]]:
     """Group indices by similar length, so that the padded tokens and the groups together cost least.
 
-    A group holds at most ``budget`` tokens when padded, or a single row.
+    A group holds at most ``budget`` tokens when padded, or a single row, and costs as much as ``group_cost`` tokens.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     least, begin = [0], [0]  # for the shortest rows: the best division's cost, and its last group's begin
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
         first = min(max(0, end - budget // max(longest, 1)), end - 1)
-        cost, start = min((least[i] + (end - i) * longest + GROUP_COST, i) for i in range(first, end))
+        cost, start = min((least[i] + (end - i) * longest + group_cost, i) for i in range(first, end))
         least.append(cost)
         begin.append(start)
     groups, end = [], len(order)
@@ -70,21 +70,22 @@ class FrozenLayer(GrowingLayer):
 class Prefix:
     """A batch of prefixes that has been run.
 
-    Build it with :meth:`run` or :meth:`run_sharing`; ``select`` repeats, reorders or drops rows; ``pack``
-    makes one row of several; ``forward`` runs suffixes after them.
+    Build it with :meth:`run` or :meth:`run_sharing`; ``extend`` appends tokens; ``select`` repeats, reorders or drops
+    rows; ``pack`` makes one row of several; ``forward`` runs suffixes after them.
     """
 
     segment: Tensor  # (B, T) the text of its row that a token belongs to; PADDING for none
     layers: list[tuple[Tensor, Tensor]]  # keys and values of each layer, (B, heads, T, d_head)
 
     @classmethod
-    @torch.no_grad()
     def run(cls, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> "Prefix":
-        ids, mask = pad(rows, lm.start_id, lm.device)
-        segment = mask.long() - 1
-        cache = DynamicCache()  # without the config: no sliding window, the prefix is kept whole
-        _forward(lm, ids, segment, segment[:, :0], cache)
-        return cls(segment, [(layer.keys, layer.values) for layer in cache.layers])
+        return cls.read(lm, rows)[0]
+
+    @classmethod
+    def read(cls, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple["Prefix", Tensor]:
+        """Run prefixes. Returns them and the final hidden states (B, T, d) of their tokens."""
+        nothing = torch.empty(len(rows), 0, dtype=torch.long, device=lm.device)
+        return cls(nothing, []).followed(lm, rows)
 
     @classmethod
     def run_sharing(cls, lm: LanguageModel, table: Sequence[Sequence[Sequence[int]]]) -> "Prefix":
@@ -94,14 +95,20 @@ class Prefix:
         heads = cls.run(lm, shared).select(torch.arange(len(shared), device=lm.device).repeat(len(table)))
         return heads.extend(lm, rest) if any(rest) else heads
 
-    @torch.no_grad()
     def extend(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> "Prefix":
         """Return these prefixes, each followed by more tokens of its (single) text; a row may add none."""
+        return self.followed(lm, rows)[0]
+
+    @torch.no_grad()
+    def followed(self, lm: LanguageModel, rows: Sequence[Sequence[int]]) -> tuple["Prefix", Tensor]:
+        """Return what :meth:`extend` does, and the final hidden states (B, S, d) of the added tokens."""
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
-        cache = Cache(layers=[GrowingLayer(keys, values) for keys, values in self.layers])
-        _forward(lm, ids, segment, self.segment, cache)
-        return Prefix(torch.cat([self.segment, segment], dim=1), [(layer.keys, layer.values) for layer in cache.layers])
+        grown = [GrowingLayer(keys, values) for keys, values in self.layers]
+        cache = Cache(layers=grown) if grown else DynamicCache()  # without the config: no sliding window, all is kept
+        hidden = _forward(lm, ids, segment, self.segment, cache)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        return Prefix(torch.cat([self.segment, segment], dim=1), layers), hidden
 
     def select(self, rows: Tensor) -> "Prefix":
         def chosen(states: Tensor) -> Tensor:  # each layer's lie where the layer does
