@@ -1,11 +1,18 @@
-"""Scores of facts: which row belongs to which fact."""
+"""Scores of facts: which row belongs to which fact, and what each rung measures."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from editkit import evaluate
-from editkit.language.metrics import places
+from editkit import evaluate, summarize
+from editkit.language.generation import generate
+from editkit.language.metrics import places, scored_prompts
+from editkit.language.said import normalised
+
+COLUMNS = ["fact", "relation", "kind", "prompt"]
 
 
 def test_rows_belong_to_facts_by_their_places(tiny, facts):
@@ -18,3 +25,82 @@ def test_rows_belong_to_facts_by_their_places(tiny, facts):
 def test_different_facts_of_one_name_are_refused(tiny, facts):
     with pytest.raises(ValueError, match="two facts are called 'mine'"):
         evaluate(tiny(), [replace(fact, id="mine") for fact in facts[:2]])
+
+
+def test_rungs_stand_beside_each_other_and_the_default_is_the_two_of_scores(tiny, facts):
+    lm = tiny()
+    default = evaluate(lm, facts)
+    assert list(default) == [*COLUMNS, "logprob_new", "logprob_true", "success", "accuracy"]
+    assert list(summarize(default)) == ["ES", "PS", "NS", "S", "EA", "PA", "NA"]
+    every = evaluate(lm, facts, rungs=("said", "magnitude", "accuracy", "success"))
+    assert list(every) == [*default, "magnitude", "said", "exact", "text"]
+    pd.testing.assert_frame_equal(every[list(default)], default)
+    assert list(evaluate(lm, facts, rungs=["said"])) == [*COLUMNS, "said", "exact", "text"]
+    assert list(summarize(evaluate(lm, facts, rungs=["accuracy"]))) == ["EA", "PA", "NA"]
+    told = summarize(every)
+    assert list(told) == [
+        *summarize(default), "EM", "PM", "NM", "ESaid", "PSaid", "NSaid", "EExact", "PExact", "NExact",
+    ]  # fmt: skip
+    for kind, letter in (("rewrite", "E"), ("paraphrase", "P"), ("neighbourhood", "N")):
+        assert told[f"{letter}M"] == pytest.approx(every.magnitude[every.kind == kind].mean())
+
+
+def test_magnitude_is_the_difference_of_probabilities_in_favour_of_what_is_wanted(tiny, facts):
+    frame = evaluate(tiny(), facts, rungs=["magnitude"])
+    for row in frame.itertuples():
+        by = math.exp(row.logprob_new) - math.exp(row.logprob_true)
+        assert row.magnitude == pytest.approx(-by if row.kind == "neighbourhood" else by)
+
+
+def test_said_is_what_the_model_writes_by_itself(tiny, facts):
+    """Objects are made of what the model writes; on neighbourhood prompts the right answer is the one to say."""
+    lm = tiny()
+    fact = replace(facts[0], paraphrases=(facts[1].text,), neighbours=(facts[2].text,))
+    texts = {text: one.text.strip() for text, one in _written(lm, fact)}
+    words = {text: max(written.split(), key=lambda word: len(normalised(word))) for text, written in texts.items()}
+    assert len(set(words.values())) == 3 and all(len(normalised(word)) > 1 for word in words.values())
+    told = replace(fact, target_new=words[fact.text], target_true=words[facts[2].text])
+    frame = evaluate(lm, [told], rungs=["said"]).set_index("kind")
+    assert frame.said.to_dict() == {"rewrite": True, "paraphrase": False, "neighbourhood": True}
+    assert not frame.exact.any()
+    assert frame.text.tolist() == [texts[prompt] for prompt in frame.prompt]
+    whole = evaluate(lm, [replace(fact, target_new=texts[fact.text])], rungs=["said"]).set_index("kind")
+    assert whole.exact.to_dict() == {"rewrite": True, "paraphrase": False, "neighbourhood": False}
+    answered = replace(told, target_true="nothing", neighbour_target=words[facts[2].text])  # as in zsRE
+    assert evaluate(lm, [answered], rungs=["said"]).said.tolist() == [True, False, True]
+    assert summarize(evaluate(lm, [told], rungs=["said"]))["NSaid"] == 1
+
+
+def _written(lm, fact):
+    prompts = [text for _, text, _ in scored_prompts(fact)]
+    return zip(prompts, generate(lm, prompts, 24, stop="sentence"), strict=True)
+
+
+def test_a_judge_reads_prompt_text_and_fact(tiny, facts):
+    lm, asked = tiny(), []
+
+    def judge(prompt, text, fact):
+        asked.append((prompt, text, fact))
+        return prompt == fact.text
+
+    frame = evaluate(lm, facts, rungs=["said"], judge=judge)
+    assert [(prompt, text) for prompt, text, _ in asked] == list(zip(frame.prompt, frame.text, strict=True))
+    assert [fact.id for *_, fact in asked] == frame.fact.tolist()
+    told = summarize(frame)
+    assert (told["EJudged"], told["PJudged"], told["NJudged"]) == (1, 0, 0)
+    with pytest.raises(ValueError, match="the judge answers 0.7 after .*True or False"):
+        evaluate(lm, facts, rungs=["said"], judge=lambda *_: 0.7)
+    with pytest.raises(ValueError, match="leaves that out: add 'said'"):
+        evaluate(lm, facts, judge=judge)
+
+
+@pytest.mark.parametrize("rungs", ["said", [], ["said", "sung"], ("S",)])
+def test_unknown_rungs_are_refused(tiny, facts, rungs):
+    with pytest.raises(ValueError, match="rungs = .* a list of some of success, accuracy, magnitude, said"):
+        evaluate(tiny(), facts, rungs=rungs)
+
+
+def test_texts_of_facts_are_averaged_beside_the_scores(tiny, facts):
+    texts = pd.DataFrame({"fact": ["a", "b"], "GE": [5.0, 6.0], "RS": [0.5, np.nan]})
+    told = summarize(evaluate(tiny(), facts), texts)
+    assert (told["GE"], told["RS"]) == (5.5, 0.5)
