@@ -11,6 +11,7 @@ from editkit.figures.images import (
     repair_bars,
     training_curve,
 )
+from editkit.figures.ladder import ranks_by_rung
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
 from editkit.figures.replay import along_the_sequence, differences, forgetting_curves, retention_map
 from editkit.figures.setup import position_norms, spectrum
@@ -40,6 +41,7 @@ __all__ = [
     "loss_curves",
     "patch_heat_maps",
     "position_norms",
+    "ranks_by_rung",
     "repair_bars",
     "retention_map",
     "save",
