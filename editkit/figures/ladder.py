@@ -7,13 +7,7 @@ import plotly.graph_objects as go
 from editkit.figures.style import add_line, behind, finish, interval, method_style, methods_in, panels
 from editkit.methods import UNTOUCHED
 
-RUNGS = {  # from the weakest to the strictest
-    "success": "P(new) ><br>P(true)",
-    "accuracy": "every token<br>first choice",
-    "said": "said<br>freely",
-    "judged": "judged<br>right",
-    "exact": "said, and<br>nothing else",
-}
+RUNGS = ("success", "accuracy", "said", "judged", "exact")  # from the weakest to the strictest, as metrics.py has them
 KINDS = {"rewrite": "rewrite", "paraphrase": "paraphrases", "neighbourhood": "neighbourhood (right answer)"}
 SPREAD = 0.4  # of the distance between rungs, over which methods are set side by side
 
@@ -49,8 +43,7 @@ def ranks_by_rung(frame: pd.DataFrame) -> go.Figure:
                 more = {"row": 2, "col": column, "showlegend": False}
                 add_line(figure, rows["rung"].map(place), rows["rank"], "%{customdata}: rank %{y}", **more, **about)
     figure.update_xaxes(range=[-0.5, len(rungs) - 0.5], tickvals=list(place.values()), showticklabels=False)
-    titles = {"ticktext": [RUNGS[rung] for rung in rungs], "showticklabels": True, "tickfont_size": 10, "tickangle": 0}
-    figure.update_xaxes(**titles, title_text="rung", row=2)
+    figure.update_xaxes(ticktext=rungs, showticklabels=True, tickfont_size=10, tickangle=0, title_text="rung", row=2)
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f", row=1)
     figure.update_yaxes(range=[len(methods) + 0.5, 0.5], dtick=1, row=2)
     figure.update_yaxes(title_text="share of prompts", row=1, col=1)
