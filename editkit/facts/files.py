@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from editkit.cache import cache_root, download
 from editkit.facts.fact import Fact
 from editkit.plain import parse_json, parse_lines
 
+T = TypeVar("T")
 KINDS = {str: "a text", list: "a list", dict: "an object", int | str: "a number or a text"}
 
 
@@ -62,9 +63,27 @@ def field(record: dict, *names: str, kind: Any = str) -> Any:
 def to_facts(
     source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Fact], layout: str
 ) -> list[Fact]:
-    """Convert the records; those that state no usable edit, or state one again, are skipped with one warning.
+    """Convert the records to facts; one that is stated again is skipped as well (:func:`convert_records`).
 
     Facts that share an id, as in files that were joined, are told apart by their places from the second one on.
+    """
+    seen, ids = set(), Counter()
+
+    def fresh(index: int, record: dict) -> Fact:
+        fact = convert(index, record)
+        if (stated := replace(fact, id="")) in seen:
+            raise ValueError(f"{fact.id} is there already, word for word")
+        seen.add(stated)
+        ids[fact.id] += 1
+        return replace(fact, id=f"{fact.id}:{index}") if ids[fact.id] > 1 else fact
+
+    return convert_records(source, records, fresh, layout)
+
+
+def convert_records(
+    source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], T], layout: str
+) -> list[T]:
+    """Convert the records; those that state no usable edit are skipped with one warning.
 
     Args:
         convert: raises ``ValueError`` for a record to skip.
@@ -73,30 +92,24 @@ def to_facts(
     Raises ``ValueError`` where no record is usable, and for one that lacks a key or holds the wrong type under it,
     which means another file layout; the message names the file and the record.
     """
-    facts, reasons, seen, ids = [], [], set(), Counter()
+    found, reasons = [], []
     for index, record in enumerate(records):
         try:
-            fact = convert(index, record)
-            if (stated := replace(fact, id="")) in seen:
-                raise ValueError(f"{fact.id} is there already, word for word")
+            found.append(convert(index, record))
         except KeyError as error:
             raise ValueError(f"{source}: record {index} has no key {error.args[0]!r}; {layout}") from None
         except TypeError as error:
             raise ValueError(f"{source}: record {index} has another layout: {error}; {layout}") from None
         except ValueError as error:
             reasons.append(f"record {index}: {error}")
-            continue
-        seen.add(stated)
-        ids[fact.id] += 1
-        facts.append(replace(fact, id=f"{fact.id}:{index}") if ids[fact.id] > 1 else fact)
-    if not facts:
+    if not found:
         raise ValueError(f"{source}: no usable record; first reason: {reasons[0]}; {layout}")
     if reasons:
         warnings.warn(
             f"{source}: skipped {len(reasons)} of {len(records)} records; first reason: {reasons[0]}",
-            stacklevel=5,
+            stacklevel=6,
         )
-    return facts
+    return found
 
 
 def _load_path(path: Path, published: str):

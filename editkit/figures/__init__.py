@@ -13,6 +13,7 @@ from editkit.figures.images import (
 )
 from editkit.figures.ladder import ranks_by_rung
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
+from editkit.figures.probes import probe_dots
 from editkit.figures.replay import along_the_sequence, differences, forgetting_curves, retention_map
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
@@ -42,6 +43,7 @@ __all__ = [
     "patch_heat_maps",
     "position_norms",
     "ranks_by_rung",
+    "probe_dots",
     "repair_bars",
     "retention_map",
     "save",

@@ -21,6 +21,8 @@ VOCABULARY_ROWS = 512  # rows of logits held at once
 class Score(NamedTuple):
     logprob: float  # mean log-probability of the continuation's tokens, in nats (natural logarithm)
     greedy: bool  # every token is the model's first choice
+    tokens: int  # of the continuation
+    right: int  # of them that are the model's first choice
 
 
 @torch.no_grad()
@@ -73,5 +75,5 @@ def _score(lm: LanguageModel, group: list[tuple[list[int], list[list[int]]]]) ->
     scores = []
     for _, targets in group:
         found = [([next(values) for _ in target], [next(hits) for _ in target]) for target in targets]
-        scores.append([Score(sum(logprobs) / len(logprobs), all(said)) for logprobs, said in found])
+        scores.append([Score(sum(lp) / len(lp), all(said), len(said), sum(said)) for lp, said in found])
     return scores

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editkit.facts import Fact, counterfact, part_of, read_facts, zsre
+from editkit.facts import Fact, counterfact, easyedit, knowedit, mquake, part_of, read_facts, rippleedits, zsre
 from tests.unit.conftest import COUNTERFACT
+from tests.unit.facts import samples
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published samples in ../shared/data")
@@ -136,7 +137,7 @@ def test_unusable_zsre_records_are_skipped_with_one_warning(tmp_path):
     assert "skipped 4 of 5" in message and "record 0" in message and "'Bob'" in message
 
 
-@pytest.mark.parametrize("module", [counterfact, zsre])
+@pytest.mark.parametrize("module", [counterfact, zsre, mquake, rippleedits, knowedit, easyedit])
 def test_missing_file_names_where_it_is_published(module, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         module.read(tmp_path / "none.json")
@@ -326,6 +327,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
         ({"source": "wikidata"}, ["'wikidata'", "worldfacts, counterfact, zsre"]),
         ({"source": "zsre"}, ["path", zsre.PUBLISHED]),
         ({"source": "counterfact"}, ["path", counterfact.PUBLISHED]),
+        ({"source": "mquake"}, ["path", mquake.PUBLISHED]),
         ({"source": "worldfacts", "part": "train"}, ["'train'", "tune, test, all"]),
         ({"source": "worldfacts", "seed": -1}, ["seed", "-1", "at least 0"]),
         ({"source": "worldfacts", "path": "x.json"}, ["path", "'x.json'", "refused"]),
@@ -372,7 +374,18 @@ def damaged(draw, record):
     return record
 
 
-@pytest.mark.parametrize(("source", "record"), [(counterfact, COUNTERFACT), (zsre, ZSRE)], ids=["counterfact", "zsre"])
+LAYOUTS = {
+    "counterfact": (counterfact, COUNTERFACT),
+    "zsre": (zsre, ZSRE),
+    "mquake": (mquake, samples.MQUAKE),
+    "remastered": (mquake, samples.REMASTERED),
+    "rippleedits": (rippleedits, samples.RIPPLE),
+    "knowedit": (knowedit, samples.KNOWEDIT),
+    "easyedit": (easyedit, samples.EASYEDIT),
+}
+
+
+@pytest.mark.parametrize(("source", "record"), LAYOUTS.values(), ids=LAYOUTS)
 @settings(max_examples=300)
 @given(st.data())
 def test_a_file_of_facts_is_read_or_refused_by_one_line_that_names_it(tmp_path_factory, source, record, data):

@@ -1,0 +1,65 @@
+"""The figure of probes: what follows from edits, and what they leave alone, by kind and method."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from editkit.facts.probe import KINDS
+from editkit.figures.style import RULE, count, finish, interval, method_style, methods_in, panels, places
+from editkit.methods import look
+
+TITLES = {"success": "P(answer) > P(rival)", "accuracy": "every token first choice"}
+SPREAD = 0.6  # of a kind's row, over which methods are set one below another
+
+
+def probe_dots(frame: pd.DataFrame) -> go.Figure:
+    """Plot success and accuracy on known probes with intervals: a row a kind, a marker a method, a panel a score.
+
+    Each kind says how many of its probes the untouched model answers; those alone count.
+
+    Args:
+        frame: columns method, kind, score ("success" or "accuracy"), value, low, high, asked, known, n, seeds and
+            clusters (:func:`editkit.studies.probe_tables.probe_scores`).
+
+    Raises ``ValueError`` for a frame without rows, or where no kind has a probe that counts.
+    """
+    shown = frame[frame["known"] > 0]
+    if shown.empty:
+        raise ValueError(f"no known probe to show, of {len(frame)} rows")
+    kinds = [kind for kind in KINDS if (shown["kind"] == kind).any()]
+    methods = methods_in(shown)
+    figure = panels(TITLES.values(), 2, shared_yaxes=True, horizontal_spacing=0.04)
+    for score, where in zip(TITLES, places(2, 2), strict=True):
+        for place, method in enumerate(methods):
+            rows = shown[(shown["method"] == method) & (shown["score"] == score)].set_index("kind").reindex(kinds)
+            aside = SPREAD * ((place + 0.5) / len(methods) - 0.5)
+            colour = look(method).colour
+            bars = interval(rows.value, rows.low, rows.high, thickness=1.2, width=2, color=colour)
+            figure.add_scatter(
+                x=rows.value,
+                y=[number + aside for number in range(len(kinds))],
+                mode="markers",
+                marker_color=colour,
+                error_x=bars,
+                customdata=[KINDS[kind].label for kind in kinds],
+                hovertemplate="%{customdata}: %{x:.3f}",
+                **method_style(method),
+                **where,
+            )
+    names = [_named(kind, shown[shown["kind"] == kind]) for kind in kinds]
+    figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], tickvals=list(range(len(kinds))), ticktext=names, showgrid=False)
+    for number in range(1, len(kinds)):
+        figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
+    figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f", title_text="share of known probes")
+    seeds = count(int(shown["seeds"].max()), "seed")
+    about = f"probes that the untouched model answers; 95 % intervals over facts of {seeds}"
+    return finish(figure, "What follows from an edit, and what it leaves alone", about, 220 + 52 * len(kinds))
+
+
+def _named(kind: str, rows: pd.DataFrame) -> str:
+    """Name a kind, with how many of its probes are known; the same for every method on the same facts."""
+    known, asked = (sorted(set(rows[name])) for name in ("known", "asked"))
+    return f"{KINDS[kind].label}<br>{_range(known)} of {_range(asked)} known"
+
+
+def _range(numbers: list[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

