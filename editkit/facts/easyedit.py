@@ -25,7 +25,7 @@ def read(path_or_url: str | os.PathLike) -> list[Fact]:
 
 
 def read_case(path_or_url: str | os.PathLike) -> Case:
-    """Read the requests and their probes in the file's own order; raises what ``read_records`` and ``to_case`` raise."""
+    """Read requests and their probes in the file's own order; raises what ``read_records`` and ``to_case`` raise."""
     return to_case(path_or_url, read_records(path_or_url, PUBLISHED), _case, LAYOUT)
 
 

@@ -82,8 +82,8 @@ class Probe:
         object.__setattr__(self, "rival", self.rival or (self.before if self.changes else None))
         for name in ("aliases", "before_aliases"):
             object.__setattr__(self, name, _texts(getattr(self, name), name))
-        conditions = (Condition(_filled(one.prompt, "prompt"), _texts(one.answers, "answers")) for one in self.conditions)
-        object.__setattr__(self, "conditions", tuple(conditions))
+        clean_ones = (Condition(_filled(prompt, "prompt"), _texts(said, "answers")) for prompt, said in self.conditions)
+        object.__setattr__(self, "conditions", tuple(clean_ones))
 
     @property
     def changes(self) -> bool:

@@ -46,7 +46,8 @@ def probe_dots(frame: pd.DataFrame) -> go.Figure:
                 **where,
             )
     names = [_named(kind, shown[shown["kind"] == kind]) for kind in kinds]
-    figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], tickvals=list(range(len(kinds))), ticktext=names, showgrid=False)
+    rows = {"range": [len(kinds) - 0.5, -0.5], "tickvals": list(range(len(kinds))), "ticktext": names}
+    figure.update_yaxes(**rows, showgrid=False)
     for number in range(1, len(kinds)):
         figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f", title_text="share of known probes")

@@ -1,4 +1,7 @@
-"""One made-up record in each published layout that holds probes."""
+"""One made-up record in each published layout that holds probes, and how records become a file."""
+
+import json
+from pathlib import Path
 
 MQUAKE = {
     "case_id": 3,
@@ -104,7 +107,7 @@ KNOWEDIT = {
     "portability": {
         "Logical_Generalization": [{"prompt": "Is Ann Lee still alive?", "ground_truth": [["no"], ["is dead"]]}],
         "Reasoning": [
-            {"prompt": "The continent of the place of death of Ann Lee is", "ground_truth": [["Asia", "Asian continent"]]},
+            {"prompt": "The continent of the place of her death is", "ground_truth": [["Asia", "Asian continent"]]},
             {"prompt": "The head of the place of death of Ann Lee is", "ground_truth": [[""]]},
         ],
         "Subject_Aliasing": [{"prompt": "The place of death of A. Lee is", "ground_truth": "Berlin"}],
@@ -141,3 +144,8 @@ FLAT = {
     "locality_ground_truth": "Toronto",
     "subject": "Australia",
 }
+
+
+def write(path: Path, records: list) -> Path:
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path

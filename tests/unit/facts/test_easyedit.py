@@ -3,8 +3,7 @@
 import pytest
 
 from editkit.facts import Fact, easyedit
-from tests.unit.facts.samples import EASYEDIT, FLAT
-from tests.unit.facts.test_files import write
+from tests.unit.facts.samples import EASYEDIT, FLAT, write
 
 
 def read(tmp_path, *records):

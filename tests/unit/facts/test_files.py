@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from editkit.facts import Fact, counterfact, easyedit, knowedit, mquake, part_of, read_facts, rippleedits, zsre
 from tests.unit.conftest import COUNTERFACT
 from tests.unit.facts import samples
+from tests.unit.facts.samples import write
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published samples in ../shared/data")
@@ -40,11 +41,6 @@ ZSRE = {
 
 def nested(**changes) -> dict:
     return COUNTERFACT | {"requested_rewrite": COUNTERFACT["requested_rewrite"] | changes}
-
-
-def write(path: Path, records) -> Path:
-    path.write_text(json.dumps(records), encoding="utf-8")
-    return path
 
 
 # The published layouts

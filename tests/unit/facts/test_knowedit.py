@@ -5,8 +5,7 @@ import pytest
 from editkit.facts import Fact, knowedit, read_facts
 from editkit.facts.cases import NO_OBJECT
 from editkit.facts.probe import Condition
-from tests.unit.facts.samples import KNOWEDIT, RECENT, WIKIBIO
-from tests.unit.facts.test_files import write
+from tests.unit.facts.samples import KNOWEDIT, RECENT, WIKIBIO, write
 
 
 def read(tmp_path, *records):

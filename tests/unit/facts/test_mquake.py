@@ -5,8 +5,7 @@ import copy
 import pytest
 
 from editkit.facts import Fact, mquake, read_facts, read_probes
-from tests.unit.facts.samples import MQUAKE, REMASTERED
-from tests.unit.facts.test_files import write
+from tests.unit.facts.samples import MQUAKE, REMASTERED, write
 
 
 @pytest.mark.parametrize("record", [MQUAKE, REMASTERED], ids=["published", "remastered"])

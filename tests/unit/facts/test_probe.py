@@ -26,7 +26,8 @@ def test_texts_are_in_one_form_and_without_blanks():
     )
     assert (probe.prompt, probe.answer, probe.aliases) == ("Caf\u00e9 is", "yen", ("JPY",))
     assert probe.conditions == (Condition(" Yes", ("\u00e1",)),)
-    assert hash(probe) == hash(Probe(**TWO_HOP | {"prompt": probe.prompt}, aliases=("JPY",), conditions=probe.conditions))
+    same = Probe(**TWO_HOP | {"prompt": probe.prompt}, aliases=("JPY",), conditions=probe.conditions)
+    assert same == probe and hash(same) == hash(probe)
 
 
 @pytest.mark.parametrize(

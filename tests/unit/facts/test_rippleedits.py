@@ -5,8 +5,7 @@ import pytest
 from editkit.facts import Fact, rippleedits
 from editkit.facts.cases import NO_OBJECT
 from editkit.facts.probe import Condition
-from tests.unit.facts.samples import CAPITAL, RIPPLE, query, ripple_test
-from tests.unit.facts.test_files import write
+from tests.unit.facts.samples import CAPITAL, RIPPLE, query, ripple_test, write
 
 
 def read(tmp_path, *records):
