@@ -2,7 +2,8 @@
 
 A record chains two to four statements, edits one or more of them, and asks what the chain then ends in. Its edits are
 facts of their own, and its questions probes that take all of them. The published evaluation shows examples before a
-question; here it stands alone, in the examples' form "Q: … A:".
+question; here it stands alone, in the examples' form "Q: … A:". An edit is in a part by its subject, so that a
+record's edits may be in both; ``part="all"`` keeps every question.
 
 Remastered is about edits of other records that change a question's answer unforeseen. Each probe therefore names the
 statements that it rests on (:attr:`editkit.facts.probe.Probe.rests_on`), and is not asked where another edit is about

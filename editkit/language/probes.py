@@ -144,8 +144,7 @@ def _answers(lm: LanguageModel, probes: Sequence[Probe]) -> list[bool]:
 
 
 def _kept(lm: LanguageModel, probes: Sequence[Probe], store: Store) -> list[bool]:
-    asked = hashlib.sha256(repr([list(_before(probe)) for probe in probes]).encode()).hexdigest()
-    key = entry_key(__name__, model=lm, asked=asked)
+    key = entry_key(__name__, model=lm, probes=hashlib.sha256(repr(list(probes)).encode()).hexdigest())
     if (kept := store.get("probes", key)) is None:
         kept = {"known": torch.tensor(_answers(lm, probes))}
         store.put("probes", key, kept)

@@ -40,13 +40,12 @@ def _rows(part: pd.DataFrame, seed: int) -> Iterator[dict]:
     counts, facts = summarize_probes(part).iloc[0], probe_scores_by_fact(part).droplevel("kind")
     relations = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation.loc[facts.index]
     # The facts of a source that names no relations are clusters of their own.
-    named = relations.where(relations != "", relations.index.get_level_values("fact"))
-    groups = pd.Series(named.to_numpy(), facts.index).groupby([facts.index.get_level_values("seed"), named]).ngroup()
+    groups, clusters = pd.factorize(pd.Series([(draw, name or fact) for (draw, fact), name in relations.items()]))
     about = {"asked": int(counts.asked), "known": int(counts.known), "n": len(facts)}
-    about |= {"seeds": part.seed.nunique(), "clusters": groups.nunique()}
+    about |= {"seeds": part.seed.nunique(), "clusters": len(clusters)}
     # A third score that no fact has: what is estimated is made for the three of the ladder.
     table = facts[list(SCORES)].assign(none=np.nan).to_numpy(float)[:, None]
-    found = estimate(table, [groups.to_numpy()], seed) if len(facts) else {}
+    found = estimate(table, [groups], seed) if len(facts) else {}
     for number, score in enumerate(SCORES):
         ends = {name: float(found[name][number]) if found else np.nan for name in ("value", "low", "high")}
         yield {"score": score} | ends | about
