@@ -83,7 +83,8 @@ def read_probes(
     Raises ``ValueError`` for an unknown source or kind, and what ``read_facts`` raises for a path.
     """
     _check(source, path)
-    if unknown := [kind for kind in (kinds := tuple(kinds)) if kind not in KINDS]:
+    kinds = tuple(kinds)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"unknown kind of probe {unknown[0]!r}; allowed are {', '.join(KINDS)}")
     probes = [probe for fact in facts for probe in statement_probes(fact)]
     probes += world_probes(facts) if source == "worldfacts" else ()

@@ -24,9 +24,7 @@ class Case(NamedTuple):
     probes: tuple[Probe, ...]
 
 
-def to_case(
-    source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Case], layout: str
-) -> Case:
+def to_case(source: str | os.PathLike, records: list[dict], convert: Callable[[int, dict], Case], layout: str) -> Case:
     """Convert the records of a file and put them together.
 
     An edit that several records state is one fact, with the probes of all of them; a record that adds neither a fact

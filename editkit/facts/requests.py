@@ -64,9 +64,7 @@ def to_request_case(name: str, record: dict, keys: dict[str, str], groups: dict[
         prompt=template_of(prompt, subject),
         target_new=new,
         target_true=true[0] if true else NO_OBJECT,
-        paraphrases=[
-            text for key in ("rephrase_prompt", "rephrase") for text in texts_in(record.get(key) or [], key)
-        ],
+        paraphrases=[text for key in ("rephrase_prompt", "rephrase") for text in texts_in(record.get(key) or [], key)],
         neighbours=[prompt for prompt, _ in near] if own else (),
         neighbour_target=min(answers) if own else None,
     )

@@ -77,7 +77,9 @@ class _World:
         self._scripts = {row.subject: row.answer for row in rows["language_script"]}
         self._names = _other_names(countries, [city for city, _ in clear])
         # Another name that is a place's own means that place.
-        self._taken = {letters(place) for place in (*(c["name"] for c in cities), *(c.name for c in countries.values()))}
+        self._taken = {
+            letters(place) for place in (*(c["name"] for c in cities), *(c.name for c in countries.values()))
+        }
 
     def turned(self, fact: Fact) -> Iterator[Probe]:
         """Turn the statement round; a capital also completes it, as a country has one alone."""
