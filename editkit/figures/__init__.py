@@ -1,6 +1,7 @@
 """Figures of the report: a tidy frame in, a plotly figure out. Nothing here reads files or draws by itself."""
 
 from editkit.figures.baselines import loss_curves, score_bars, scores_by_batch, seconds_bars
+from editkit.figures.downstream import downstream_curves
 from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
 from editkit.figures.images import (
     confusion_maps,
@@ -27,6 +28,7 @@ __all__ = [
     "common_direction",
     "confusion_maps",
     "differences",
+    "downstream_curves",
     "edits_at_budget",
     "effect_curves",
     "effect_heat_maps",

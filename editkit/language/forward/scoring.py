@@ -25,7 +25,6 @@ class Score(NamedTuple):
     right: int  # of them that are the model's first choice
 
 
-@torch.no_grad()
 def score(
     lm: LanguageModel, items: Sequence[tuple[str, Sequence[str]]], *, progress: bool = False
 ) -> list[list[Score]]:
@@ -38,12 +37,20 @@ def score(
     """
     prompts = [lm.encode(prompt)[0] for prompt, _ in items]
     wanted = [[lm.encode_continuation(prompt, text) for text in texts] for prompt, texts in items]
-    lengths = [len(ids) + sum(len(t) - 1 for t in targets) for ids, targets in zip(prompts, wanted, strict=True)]
+    return score_tokens(lm, list(zip(prompts, wanted, strict=True)), progress=progress)
+
+
+@torch.no_grad()
+def score_tokens(
+    lm: LanguageModel, items: Sequence[tuple[list[int], list[list[int]]]], *, progress: bool = False
+) -> list[list[Score]]:
+    """Score continuations that are given as tokens, as their prompt is; neither is empty."""
+    lengths = [len(prompt) + sum(len(tokens) - 1 for tokens in wanted) for prompt, wanted in items]
     results: list[list[Score]] = [[] for _ in items]
     bar = tqdm(total=len(items), desc="scoring", unit="prompt", disable=not progress)
     with bar, exact_products(lm):
         for group in buckets(lengths, BATCH_TOKENS):
-            for i, scores in zip(group, _score(lm, [(prompts[i], wanted[i]) for i in group]), strict=True):
+            for i, scores in zip(group, _score(lm, [items[i] for i in group]), strict=True):
                 results[i] = scores
             bar.update(len(group))
     return results

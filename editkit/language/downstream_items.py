@@ -1,0 +1,214 @@
+"""What downstream tasks ask about: items of local files, of the hub, or made from an installed package.
+
+Items of a file are taken in their order, those of the hub and the made ones in a random order that is always the same.
+The first ``POOL`` are kept for few shots and never tested, as in the published evaluation of AlphaEdit
+(jianghoucheng/AlphaEdit, ``glue_eval/useful_functions.py``).
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from babel import Locale
+
+from editkit.config import shown
+from editkit.facts.fact import fold
+from editkit.plain import is_text, parse_lines
+
+POOL = 10
+CHOICES = 4  # answers that a question offers, where items bring their own
+LANGUAGES = (  # of the made questions: Latin letters, and a standard that CLDR covers in full
+    "fr", "de", "es", "it", "pt", "nl", "sv", "da", "fi", "pl",
+    "cs", "hu", "ro", "tr", "id", "hr", "et", "lv", "lt", "ca",
+)  # fmt: skip
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a task is asked, and what its items look like.
+
+    ``harness`` is the YAML, below the harness's own tasks, that states prompt, answers and scores; ``changes`` differ
+    from it. Items have texts in the fields ``texts``, ``CHOICES`` texts in ``options`` where there is such a field, and
+    one of ``answers`` in the field ``answer``.
+    """
+
+    harness: str | None
+    texts: tuple[str, ...]
+    answer: str
+    answers: tuple[int | str, ...]
+    options: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    hub: bool = True  # whether the harness's data set has these fields
+
+
+_PAIR = ("sentence1", "sentence2")
+_MADE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{question}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "acc"}],
+}
+TASKS = {
+    "sst2": Task("glue/sst2/default.yaml", ("sentence",), "label", (0, 1)),
+    "mrpc": Task("glue/mrpc/default.yaml", _PAIR, "label", (0, 1)),
+    "cola": Task("glue/cola/default.yaml", ("sentence",), "label", (0, 1)),
+    "rte": Task("glue/rte/default.yaml", _PAIR, "label", (0, 1)),
+    "nli": Task(  # RTE's training part as GLUE's own files have it, whose labels are words
+        "glue/rte/default.yaml",
+        _PAIR,
+        "label",
+        ("entailment", "not_entailment"),
+        changes={"doc_to_target": "{{['entailment', 'not_entailment'].index(label)}}"},
+        hub=False,
+    ),
+    "mmlu": Task(
+        "mmlu/default/_default_template_yaml",
+        ("question", "subject"),
+        "answer",
+        (0, 1, 2, 3),
+        "choices",
+        {  # of all subjects at once, each named as in the subjects' own YAML
+            "dataset_name": "all",
+            "description": "The following are multiple choice questions (with answers) about "
+            "{{subject|replace('_', ' ')}}.\n\n",
+        },
+    ),
+    "dialogue": Task(  # MuTual; the harness's own scores of it take the argmax over pairs (log-likelihood, greedy)
+        "mutual/mutual.yaml",
+        ("article",),
+        "answers",
+        ("A", "B", "C", "D"),
+        "options",
+        {"process_results": None, "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}]},
+    ),
+    "sentiment_analysis": Task(
+        "glue/sst2/default.yaml",
+        ("sentence",),
+        "label",
+        ("0", "1"),
+        changes={"doc_to_target": "{{label}}"},
+        hub=False,
+    ),
+    "hellaswag": Task(
+        "hellaswag/hellaswag.yaml",
+        ("ctx_a", "ctx_b", "activity_label"),
+        "label",
+        ("0", "1", "2", "3"),
+        "endings",
+    ),
+    "vocabulary": Task(None, ("question",), "answer", (0, 1, 2, 3), "choices", _MADE, hub=False),
+}
+
+
+def load_items(name: str, config: Mapping[str, Any], folder: str = "") -> tuple[list[Item], str]:
+    """Return a task's items and where they are from: a file's name, the hub's, or CLDR.
+
+    Args:
+        name: a key of ``TASKS``.
+        config: the task as the harness states it: where on the hub its data lie.
+        folder: where ``<name>.jsonl`` is looked for, before the hub; empty for nowhere.
+
+    Raises ``ValueError`` for a folder that is none and for items that do not fit the task, and ``ConnectionError``
+    where there is no file and the hub cannot be reached; messages name the file and the line, or say where to put one.
+    """
+    task = TASKS[name]
+    if folder and not Path(folder).expanduser().is_dir():
+        raise ValueError(f"downstream_path = {folder!r} is no folder")
+    path = Path(folder).expanduser() / f"{name}.jsonl"
+    if folder and path.is_file():
+        lines = parse_lines(path.read_bytes(), path)
+        return [_fitting(task, item, f"{path}, line {number}") for number, item in lines], path.name
+    if name == "vocabulary":
+        return vocabulary(), "CLDR"
+    if not task.hub:
+        raise ValueError(f"task {name!r} has no data set on the hub: {_put(name, folder)}")
+    source = config["dataset_path"]
+    rows = _from_hub(name, config, folder)
+    return [_fitting(task, item, f"{source}, row {number}") for number, item in rows], source
+
+
+def divide(name: str, items: Sequence[Item], n_shots: int, n_tests: int) -> tuple[list[Item], list[Item]]:
+    """Return the items that are shown as examples, and those that are tested; raises ``ValueError`` for too few."""
+    if n_tests > len(items) - POOL:
+        left = max(0, len(items) - POOL)
+        raise ValueError(f"number_of_tests = {n_tests}: {name} has {left} items beside the {POOL} kept for few shots")
+    return list(items[:n_shots]), list(items[POOL : POOL + n_tests])
+
+
+def _fitting(task: Task, item: Any, source: str) -> Item:
+    """Return the fields of an item that a task needs. Raises ``ValueError`` where they do not fit."""
+
+    def refuse(what: str, wanted: str) -> None:
+        found = shown(item.get(what)) if isinstance(item, dict) and what in item else "missing"
+        raise ValueError(f"{source}: {what!r} is {found}; {wanted} is needed")
+
+    for name in task.texts:
+        if not isinstance(item, dict) or not is_text(item.get(name)):
+            refuse(name, "a text")
+    options = item.get(task.options) if task.options else []
+    if task.options and not (
+        isinstance(options, list) and len(options) == CHOICES and all(is_text(o) and o.strip() for o in options)
+    ):
+        refuse(task.options, f"a list of {CHOICES} texts")
+    answer = item.get(task.answer)
+    if type(answer) is not type(task.answers[0]) or answer not in task.answers:
+        refuse(task.answer, f"one of {', '.join(map(repr, task.answers))}")
+    return {name: item[name] for name in (*task.texts, *filter(None, [task.options]), task.answer)}
+
+
+def _from_hub(name: str, config: Mapping[str, Any], folder: str) -> Iterable[tuple[int, Item]]:
+    from datasets import load_dataset
+
+    path, split = config["dataset_path"], config.get("test_split") or config["validation_split"]
+    try:
+        data = load_dataset(path, config.get("dataset_name"), split=split)
+    except Exception as error:  # the hub, its client and the reader of its files raise many kinds
+        why, _, _ = str(error).partition("\n")
+        said = f"task {name!r}: {path} of the hub cannot be read ({why:.200}): {_put(name, folder)}"
+        raise ConnectionError(said) from error
+    order = random.Random(0).sample(range(len(data)), len(data))
+    return ((number, data[number]) for number in order)
+
+
+def _put(name: str, folder: str) -> str:
+    return f"put {name}.jsonl into {folder or 'a folder'}{'' if folder else ' and name that as downstream_path'}"
+
+
+@cache
+def _words() -> tuple[tuple[str, str, tuple[str, ...], int], ...]:
+    """List language, English word, the words of its kind in that language, and which of them it is."""
+    english, found = Locale("en"), []
+    for code in LANGUAGES:
+        locale = Locale(code)
+        for kind in ("days", "months"):
+            ours = getattr(english, kind)["stand-alone"]["wide"]
+            theirs = getattr(locale, kind)["stand-alone"]["wide"]
+            words = tuple(theirs[number] for number in sorted(theirs))
+            found += [
+                (english.languages[code], ours[number], words, place) for place, number in enumerate(sorted(theirs))
+            ]
+    return tuple(found)
+
+
+def vocabulary() -> list[Item]:
+    """Ask for weekdays and months in other languages, of Unicode's CLDR: four answers of one kind, one right.
+
+    Words that begin as the English one does are left out: they could be told without knowing the language. No fact of
+    worldfacts is about any of this, so no edit of one changes what is right.
+    """
+    drawn, items = random.Random(0), []
+    for language, word, words, place in _words():
+        if fold(words[place])[:3] == fold(word)[:3]:
+            continue
+        wrong = drawn.sample([other for other in words if other != words[place]], CHOICES - 1)
+        answer = drawn.randrange(CHOICES)
+        choices = [*wrong[:answer], words[place], *wrong[answer:]]
+        items.append({"question": f"In {language}, the word for {word} is", "choices": choices, "answer": answer})
+    drawn.shuffle(items)
+    return items
