@@ -6,6 +6,7 @@ this module imports the harness, which takes a second or two.
 
 import io
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,7 +23,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from editkit.language.forward.scoring import score_tokens
 from editkit.models import LanguageModel
 
-BOOTSTRAP = 1000  # resamples behind the standard error of F1 and mcc; the harness's own 100,000 take minutes
+BOOTSTRAP = 500  # resamples behind the standard errors of f1 and mcc; the harness's own 100,000 take minutes
 
 Item = dict[str, Any]
 
@@ -127,11 +128,15 @@ def _number(value: float | str) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the harness from printing bars and notices, and from starting a process a core to resample."""
+    """Keep the harness from printing bars and notices, and from starting a process a core to resample.
+
+    A resample may hold items of one answer alone, of which scikit-learn warns.
+    """
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="sklearn")
             yield
     finally:
         os.environ.pop("DISABLE_MULTIPROC")

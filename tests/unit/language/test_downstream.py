@@ -26,10 +26,12 @@ def sentence(n):
 ROWS = {
     "sst2": [{"sentence": sentence(n), "label": n % 3 % 2} for n in range(POOL + TESTS)],
     "cola": [{"sentence": sentence(n), "label": n % 3 % 2} for n in range(POOL + TESTS)],
-    "mrpc": [{"sentence1": sentence(n), "sentence2": sentence(-n), "label": n % 5 % 2} for n in range(POOL + TESTS)],
-    "rte": [{"sentence1": sentence(n), "sentence2": sentence(-n), "label": n % 2} for n in range(POOL + TESTS)],
+    "mrpc": [
+        {"sentence1": sentence(n), "sentence2": sentence(n + 99), "label": n % 5 % 2} for n in range(POOL + TESTS)
+    ],
+    "rte": [{"sentence1": sentence(n), "sentence2": sentence(n + 99), "label": n % 2} for n in range(POOL + TESTS)],
     "nli": [
-        {"sentence1": sentence(n), "sentence2": sentence(-n), "label": ["entailment", "not_entailment"][n % 2]}
+        {"sentence1": sentence(n), "sentence2": sentence(n + 99), "label": ["entailment", "not_entailment"][n % 2]}
         for n in range(POOL + TESTS)
     ],
     "sentiment_analysis": [{"sentence": sentence(n), "label": str(n % 2)} for n in range(POOL + TESTS)],

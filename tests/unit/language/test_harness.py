@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from editkit.language.harness import HarnessLM, run_task
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, WORDS
 
 PAIRS = [
     ("The capital of France is", " Paris"),
@@ -52,12 +52,15 @@ def test_they_are_those_of_full_passes_one_token_at_a_time(tiny, family):
 
 
 def test_a_greedy_continuation_is_told(tiny):
-    lm = tiny()
-    ids = torch.tensor([lm.encode("Rome lies in")[0]], device=lm.device)
-    new = lm.model.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)[0, -1:]
-    said = lm.tokenizer.decode(new)
-    told = ask(lm, [("Rome lies in", said), ("Rome lies in", said + "a b")])
-    assert told[0][1] and not told[1][1]
+    lm, words, told = tiny(), WORDS.split(), []
+    for n in range(1, len(words)):
+        context = " ".join(words[:n])
+        ids = torch.tensor([lm.encode(context)[0]], device=lm.device)
+        said = lm.tokenizer.decode(lm.model.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)[0, -1:])
+        if lm.tokens(context + said)[:-1] == lm.tokens(context):  # else it is no token of its own when read back
+            told += ask(lm, [(context, said), (context, f"{said} a b c d")])
+    assert len(told) > 4
+    assert all(greedy for _, greedy in told[::2]) and not any(greedy for _, greedy in told[1::2])
 
 
 def test_they_are_those_of_the_harness_own_class_after_our_start_token(tiny):
