@@ -38,8 +38,8 @@ Asked = tuple[dict[str, Any], list[Item], list[Item], str]  # how, examples, tes
 class DownstreamParams(Parameters):
     """Tasks by which general ability is measured, before, along and after a sequence of edits."""
 
-    downstream_tasks: list[TaskName] = ["vocabulary"]
-    """Tasks of lm-evaluation-harness; ``vocabulary`` needs neither files nor network."""
+    downstream_tasks: list[TaskName] = ["symbols"]
+    """Tasks of lm-evaluation-harness; ``symbols`` needs neither files nor network."""
     downstream_path: str = ""
     """Folder with ``<task>.jsonl`` files; a task that has none there is read from the hub."""
     number_of_few_shots: Annotated[int, Field(ge=0, le=POOL)] = 0

@@ -1,4 +1,4 @@
-"""What downstream tasks ask about: items of local files, of the hub, or made from an installed package.
+"""What downstream tasks ask about: items of local files, of the hub, or made from installed packages.
 
 Items of a file are taken in their order, those of the hub and the made ones in a random order that is always the same.
 The first ``POOL`` are kept for few shots and never tested, as in the published evaluation of AlphaEdit
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from babel import Locale
+from mendeleev.fetch import fetch_table
 
 from editkit.config import shown
-from editkit.facts.fact import fold
 from editkit.plain import is_text, parse_lines
 
 POOL = 10
 CHOICES = 4  # answers that a question offers, where items bring their own
-LANGUAGES = (  # of the made questions: Latin letters, and a standard that CLDR covers in full
-    "fr", "de", "es", "it", "pt", "nl", "sv", "da", "fi", "pl",
-    "cs", "hu", "ro", "tr", "id", "hr", "et", "lv", "lt", "ca",
-)  # fmt: skip
+CURRENCIES = (  # of the made questions: the best known
+    "USD EUR GBP JPY CHF CAD AUD CNY INR BRL RUB ZAR SEK NOK DKK PLN CZK HUF TRY MXN ARS CLP COP PEN KRW THB IDR MYR "
+    "PHP SGD HKD NZD ILS SAR AED EGP NGN KES MAD VND PKR BDT LKR UAH RON BGN ISK"
+).split()
 
 Item = dict[str, Any]
 
@@ -102,7 +102,7 @@ TASKS = {
         ("0", "1", "2", "3"),
         "endings",
     ),
-    "vocabulary": Task(None, ("question",), "answer", (0, 1, 2, 3), "choices", _MADE, hub=False),
+    "symbols": Task(None, ("question",), "answer", (0, 1, 2, 3), "choices", _MADE, hub=False),
 }
 
 
@@ -124,8 +124,8 @@ def load_items(name: str, config: Mapping[str, Any], folder: str = "") -> tuple[
     if folder and path.is_file():
         lines = parse_lines(path.read_bytes(), path)
         return [_fitting(task, item, f"{path}, line {number}") for number, item in lines], path.name
-    if name == "vocabulary":
-        return vocabulary(), "CLDR"
+    if name == "symbols":
+        return symbols(), "mendeleev and CLDR"
     if not task.hub:
         raise ValueError(f"task {name!r} has no data set on the hub: {_put(name, folder)}")
     source = config["dataset_path"]
@@ -181,34 +181,29 @@ def _put(name: str, folder: str) -> str:
 
 
 @cache
-def _words() -> tuple[tuple[str, str, tuple[str, ...], int], ...]:
-    """List language, English word, the words of its kind in that language, and which of them it is."""
-    english, found = Locale("en"), []
-    for code in LANGUAGES:
-        locale = Locale(code)
-        for kind in ("days", "months"):
-            ours = getattr(english, kind)["stand-alone"]["wide"]
-            theirs = getattr(locale, kind)["stand-alone"]["wide"]
-            words = tuple(theirs[number] for number in sorted(theirs))
-            found += [
-                (english.languages[code], ours[number], words, place) for place, number in enumerate(sorted(theirs))
-            ]
-    return tuple(found)
+def _named() -> dict[str, list[tuple[str, str]]]:
+    """List what is asked and its answer, by the sentence that asks; every answer of a sentence may be a wrong one."""
+    elements = [(row.name.lower(), row.symbol) for row in fetch_table("elements").itertuples()]
+    names = Locale("en").currencies
+    return {
+        "The chemical symbol of {} is": elements,
+        "The chemical symbol {} stands for": [(symbol, name) for name, symbol in elements],
+        "The currency code {} stands for the": [(code, names[code]) for code in CURRENCIES],
+    }
 
 
-def vocabulary() -> list[Item]:
-    """Ask for weekdays and months in other languages, of Unicode's CLDR: four answers of one kind, one right.
+def symbols() -> list[Item]:
+    """Ask for elements' symbols and currencies' codes, of mendeleev and Unicode's CLDR: four answers, one right.
 
-    Words that begin as the English one does are left out: they could be told without knowing the language. No fact of
-    worldfacts is about any of this, so no edit of one changes what is right.
+    A small model knows many of them, so that there is something to lose. Worldfacts has an element's series and
+    discovery and a country's currency, never these: no edit of one changes what is right here.
     """
     drawn, items = random.Random(0), []
-    for language, word, words, place in _words():
-        if fold(words[place])[:3] == fold(word)[:3]:
-            continue
-        wrong = drawn.sample([other for other in words if other != words[place]], CHOICES - 1)
-        answer = drawn.randrange(CHOICES)
-        choices = [*wrong[:answer], words[place], *wrong[answer:]]
-        items.append({"question": f"In {language}, the word for {word} is", "choices": choices, "answer": answer})
+    for sentence, pairs in _named().items():
+        for asked, right in pairs:
+            wrong = drawn.sample([other for _, other in pairs if other != right], CHOICES - 1)
+            answer = drawn.randrange(CHOICES)
+            choices = [*wrong[:answer], right, *wrong[answer:]]
+            items.append({"question": sentence.format(asked), "choices": choices, "answer": answer})
     drawn.shuffle(items)
     return items

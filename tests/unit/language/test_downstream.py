@@ -242,10 +242,10 @@ def test_when_a_measurement_is_due(tiny, params, store, every, sizes, steps):
     assert frame.step.tolist() == steps
 
 
-def test_vocabulary_needs_no_file_and_a_task_given_twice_counts_once(tiny, store):
-    params = DownstreamParams(downstream_tasks=["vocabulary", "vocabulary"], number_of_tests=4)
+def test_symbols_need_no_file_and_a_task_given_twice_counts_once(tiny, store):
+    params = DownstreamParams(downstream_tasks=["symbols", "symbols"], number_of_tests=4)
     [row] = measure(tiny(), params, store).itertuples()
-    assert (row.source, row.n) == ("CLDR", 4)
+    assert (row.source, row.n) == ("mendeleev and CLDR", 4)
 
 
 def test_no_task_gives_an_empty_table(tiny, store):
@@ -272,4 +272,4 @@ def test_wrong_parameters_are_told(values, told):
 def test_of_what_cannot_all_be_read_nothing_is_measured(tiny, params, store, monkeypatch):
     monkeypatch.setattr(harness, "run_task", lambda *_: pytest.fail("measured"))
     with pytest.raises(ValueError, match="number_of_tests = 21: sst2 has 20 items"):
-        measure(tiny(), params("vocabulary", "sst2", number_of_tests=TESTS + 1), store)
+        measure(tiny(), params("symbols", "sst2", number_of_tests=TESTS + 1), store)

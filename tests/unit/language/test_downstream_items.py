@@ -1,4 +1,4 @@
-"""Items of downstream tasks: files, the hub, and what is made from CLDR."""
+"""Items of downstream tasks: files, the hub, and what is made from packages."""
 
 import json
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import datasets
 import pytest
 
-from editkit.language.downstream_items import POOL, TASKS, divide, load_items, vocabulary
+from editkit.language.downstream_items import CURRENCIES, POOL, TASKS, divide, load_items, symbols
 from tests.conftest import SHARED
 
 GOOD = {
@@ -19,7 +19,7 @@ GOOD = {
     "dialogue": {"article": "m : hi", "options": list("abcd"), "answers": "B"},
     "sentiment_analysis": {"sentence": "a", "label": "0"},
     "hellaswag": {"ctx_a": "a", "ctx_b": "b", "activity_label": "c", "endings": list("abcd"), "label": "2"},
-    "vocabulary": {"question": "q", "choices": list("abcd"), "answer": 0},
+    "symbols": {"question": "q", "choices": list("abcd"), "answer": 0},
 }
 
 
@@ -106,25 +106,22 @@ def test_shots_are_never_tested():
         divide("t", items[:4], 0, 1)
 
 
-def test_vocabulary_has_one_right_word_of_four():
-    items = vocabulary()
+def test_made_questions_have_one_right_answer_of_four():
+    items = symbols()
     known = {
-        "In French, the word for Monday is": "lundi",
-        "In German, the word for Wednesday is": "Mittwoch",
-        "In Spanish, the word for January is": "enero",
-        "In Finnish, the word for February is": "helmikuu",
+        "The chemical symbol of iron is": "Fe",
+        "The chemical symbol Na stands for": "sodium",
+        "The currency code JPY stands for the": "Japanese Yen",
     }
     found = {item["question"]: item["choices"][item["answer"]] for item in items}
     assert {question: found[question] for question in known} == known
-    assert len(found) == len(items) >= 210
+    assert len(found) == len(items) == 118 * 2 + len(CURRENCIES)
     assert all(len(set(item["choices"])) == 4 for item in items)
-    assert "In German, the word for April is" not in found, "it is told by its English name"
-    count = Counter(item["answer"] for item in items)
-    assert min(count.values()) > len(items) / 6
-    assert vocabulary() == items
+    assert min(Counter(item["answer"] for item in items).values()) > len(items) / 6
+    assert symbols() == items
 
 
-@pytest.mark.parametrize("name", sorted({*TASKS} - {"hellaswag", "vocabulary"}))
+@pytest.mark.parametrize("name", sorted({*TASKS} - {"hellaswag", "symbols"}))
 def test_the_real_files_fit(name):
     folder = SHARED / "downstream"
     if not folder.is_dir():
