@@ -32,12 +32,13 @@ def capture(
     side: Literal["input", "output"] = "output",
     stop: bool = False,
     copy: bool = False,
+    required: bool = True,
 ) -> Iterator[dict[Any, Tensor]]:
-    """Collect the input or output tensor of each module in a dict under the module's name.
+    """Collect the input or output tensor of each module, of its latest run, in a dict under the module's name.
 
     With ``stop`` the forward pass ends as soon as every module has been seen. With ``copy`` tensors stay as they were
     seen, whatever is written into them afterwards: Falcon adds its attention to what its MLP put out. Raises
-    ``RuntimeError`` for modules that never ran.
+    ``RuntimeError`` for modules that never ran where they are ``required`` to.
     """
     seen: dict[Any, Tensor] = {}
 
@@ -61,7 +62,7 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
-    if missing := [name for name in modules if name not in seen]:
+    if required and (missing := [name for name in modules if name not in seen]):
         raise RuntimeError(f"modules that never ran: {missing}")
 
 

@@ -61,6 +61,13 @@ def test_a_module_that_never_ran_is_named(tiny):
     assert live_hooks(lm) == 0
 
 
+def test_modules_that_need_not_run_may_stay_unseen(tiny):
+    lm = tiny()
+    with capture({"key": lm.mlp_out(1)}, side="input", required=False) as seen:
+        assert not seen
+    assert live_hooks(lm) == 0 and not seen
+
+
 def test_stop_is_no_error_of_the_model(tiny):
     assert not issubclass(StopForward, (RuntimeError, ValueError))
 
