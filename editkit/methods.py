@@ -128,6 +128,11 @@ CONTROLS: dict[str, Look] = {  # what editors are compared with
     "retraining": Look("training anew with them", "#B22222", "x"),
     "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
     "head_closed": Look("head, closed form", "#000000", "circle"),
+    "lora": Look("LoRA fine-tuning", "#DDCC77", "pentagon"),
+    "locft": Look("LocFT-BF", "#332288", "star"),
+    "incontext": Look("all facts in the prompt", "#882255", "hexagon"),
+    "incontext_oracle": Look("the fact in the prompt", "#44AA99", "hexagon2"),
+    "grace": Look("look-up of v* (GRACE)", "#999933", "cross"),
 }
 
 

@@ -1,0 +1,77 @@
+"""What editors are compared with: each is made on some facts, comes into force in a block, and leaves no trace.
+
+    control = finetune_matrix(lm, facts, LocFTSpec(layer=6))
+    with control.apply() as model:
+        frame = evaluate(model, facts)
+
+Their names are rows of ``CONTROLS`` in :mod:`editkit.methods`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from editkit.facts.fact import Fact
+from editkit.language.incontext import Oracle
+from editkit.language.metrics import evaluate
+from editkit.methods import UNTOUCHED
+from editkit.models import LanguageModel
+
+
+class Control(Protocol):
+    """What was made of some facts in place of an edit."""
+
+    @property
+    def name(self) -> str:
+        """Row of ``CONTROLS`` in :mod:`editkit.methods`."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that it took to make."""
+
+    @property
+    def delta_norm(self) -> float:
+        """‖ΔW‖ (Frobenius), over all weights; nan where none is changed."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of values that are stored beside the model, or trained in it."""
+
+    def apply(self) -> AbstractContextManager[LanguageModel]:
+        """Yield the model under the control, to be measured as any; afterwards the model is as it was."""
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """The model as it is."""
+
+    name = UNTOUCHED
+    lm: LanguageModel
+    seconds, delta_norm, parameters = 0.0, 0.0, 0
+
+    @contextmanager
+    def apply(self) -> Iterator[LanguageModel]:
+        yield self.lm
+
+
+Measure = Callable[[LanguageModel, Sequence[Fact]], pd.DataFrame]  # tidy, a row a measurement
+
+
+def measure(
+    control: Control | Oracle, facts: Sequence[Fact], how: Measure = evaluate, *, progress: bool = False
+) -> pd.DataFrame:
+    """Measure facts under a control, all at once; an oracle is told of each fact that it is asked for.
+
+    Returns what ``how`` returns, facts in their order.
+    """
+    told = isinstance(control, Oracle)
+    parts = [(control.about(fact), [fact]) for fact in facts] if told else [(control, facts)]
+    frames = []
+    for part, asked in tqdm(parts, desc=control.name, unit="fact", disable=not (progress and told)):
+        with part.apply() as model:
+            frames.append(how(model, asked))
+    return pd.concat(frames, ignore_index=True) if frames else how(control.lm, facts)
