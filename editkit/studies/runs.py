@@ -133,7 +133,7 @@ def untouched(setting: Setting, seed: int) -> Cell:
         seconds = time.perf_counter() - start
         return {"moment": UNTOUCHED, "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
 
-    return _once(setting.store, measurement_key(setting, seed) | {"spec": None}, measure)
+    return once(setting.store, measurement_key(setting, seed) | {"spec": None}, measure)
 
 
 def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None:
@@ -164,7 +164,7 @@ def run_finetuning(setting: Setting, spec: FinetuneSpec) -> tuple[pd.DataFrame, 
     for seed in setting.draws:
         seeded = replace(spec, seed=seed)
         key = entry_key(__name__, setting.lm, facts=setting.hashes[seed], finetuning=asdict(seeded))
-        row, frame = _once(setting.store, key, partial(_finetuned, setting, seed, seeded))
+        row, frame = once(setting.store, key, partial(_finetuned, setting, seed, seeded))
         rows.append(row | {"seed": seed})
         prompts.append(frame.assign(seed=seed, moment="final"))
     return pd.DataFrame(rows), pd.concat(prompts)
@@ -188,7 +188,7 @@ def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     """Measure batches of ``size`` edits, each made in the untouched model."""
     key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
     key |= {"tune": data_hash(setting.tune)} if spec.neighbour_budget is not None else {}
-    return _once(setting.store, key, partial(_edit, setting, seed, spec, size))
+    return once(setting.store, key, partial(_edit, setting, seed, spec, size))
 
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
@@ -236,7 +236,7 @@ def _spent(budgets: Sequence[Budget]) -> dict[str, float]:
     return found | {"unwritten": sum(not budget.holds for budget in budgets)}
 
 
-def _once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:
+def once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:
     """Read a cell from the store, or compute and store it as JSON: no format of its own, nothing to unpickle."""
     entry = store.get("cell", key)
     if entry is not None:
