@@ -1,5 +1,6 @@
 """Fine-tuning on the facts themselves, the control without an editor: by LoRA, and of one matrix."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -140,7 +141,7 @@ def test_locft_learns_its_facts_with_enough_epochs_and_then_stops(tiny, facts):
     assert len(tuned.history) < 500 and tuned.history.loss.iloc[-1] < 0.01 < tuned.history.loss.iloc[-2]
 
 
-def test_locft_refuses_what_it_cannot_train_and_leaves_the_weights(tiny, facts, monkeypatch):
+def test_locft_refuses_what_it_cannot_train_and_leaves_the_weights(tiny, facts):
     lm = tiny()
     mark, good = lm.fingerprint(), {"layer": 2, "lr": 0.01, "num_steps": 2}
     for edited, changes, error, message in (
@@ -159,7 +160,8 @@ def test_locft_refuses_what_it_cannot_train_and_leaves_the_weights(tiny, facts, 
     with pytest.raises(ValueError, match="carries adapters"):
         finetune_matrix(lm, facts, LocFTSpec(**good), progress=False)
     stack.close()
-    monkeypatch.setattr(lm.tokenizer, "eos_token", None)
+    lm.tokenizer = copy.deepcopy(lm.tokenizer)
+    lm.tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end token to learn"):
         finetune_matrix(lm, facts, LocFTSpec(**good), progress=False)
     assert finetune_matrix(lm, facts, LocFTSpec(**good, end_token=False), progress=False).delta_norm > 0
