@@ -1,7 +1,8 @@
 """The specification of an edit: a method and its hyperparameters, composed of what each room asks for."""
 
 import math
-from importlib import resources
+import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field
 
+from editkit.cache import PACKAGE
 from editkit.config import Count
 from editkit.editing.budget import BudgetSpec
 from editkit.editing.lowrank import LoraSpec
@@ -18,7 +20,10 @@ from editkit.editing.targets import FAST_STOP, TargetSpec
 from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
 from editkit.models import EditableModel
+from editkit.plain import decode
 
+PUBLISHED = PACKAGE / "hparams"
+TUNED = "hparams"  # in the working directory: models that somebody tuned there
 LAST_LAYERS = 3  # edited by a study that is given no layers and does not choose any
 DEPTH = (2, 3)  # two thirds: where a Vision Transformer's one layer lies that is edited by default and keeps most
 
@@ -110,18 +115,57 @@ def default_layers(model_name: str) -> list[int]:
     return sorted({*chain.from_iterable(layers)})
 
 
+def tuned_folder() -> Path:
+    """Return where a user's own defaults lie: ``$EDITKIT_HPARAMS`` where set, else ``hparams`` where one works."""
+    return Path(os.environ.get("EDITKIT_HPARAMS") or TUNED).expanduser()
+
+
 def known_defaults() -> list[str]:
     """Return the names of the models that have default hyperparameters."""
-    folder = resources.files("editkit") / "hparams"
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+    return sorted({path.stem.lower() for folder in _folders() for path in folder.glob("*.yaml")})
 
 
 def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
     """Return the default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
 
-    A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``.
+    A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``. The first file counts
+    of those in ``$EDITKIT_HPARAMS``, the published ones, and ``hparams`` in the working directory: what lies where one
+    works fills a gap, and only who names a folder sets published values aside.
+    Raises ``ValueError`` for a file of another layout.
     """
-    name = Path(model_name).name.lower()
-    if name not in known_defaults():
-        return {}
-    return yaml.safe_load((resources.files("editkit") / "hparams" / f"{name}.yaml").read_text())
+    return _read(path) if (path := defaults_file(model_name)) else {}
+
+
+def published_defaults(model_name: str) -> dict[str, dict[str, Any]]:
+    """Return what :func:`load_defaults` does, of the published ones alone."""
+    return _read(path) if (path := defaults_file(model_name, [PUBLISHED])) else {}
+
+
+def defaults_name(model_name: str) -> str:
+    """Return the name of a model's file of defaults, without its ending."""
+    return Path(model_name).name.lower()
+
+
+def defaults_file(model_name: str, folders: Sequence[Path] | None = None) -> Path | None:
+    """Return the file of a model's defaults: the first in some folders, or in those of :func:`load_defaults`."""
+    name, folders = defaults_name(model_name), _folders() if folders is None else folders
+    files = (path for folder in folders for path in sorted(folder.glob("*.yaml")))
+    return next((path for path in files if path.stem.lower() == name), None)
+
+
+def _folders() -> list[Path]:
+    named = [tuned_folder()] if os.environ.get("EDITKIT_HPARAMS") else []
+    return [*named, PUBLISHED, Path(TUNED)]
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        stated = yaml.safe_load(decode(path.read_bytes(), path, "YAML"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split()):.300}") from None
+    sections = ("shared", *METHODS)
+    if not isinstance(stated, dict) or not all(isinstance(values, dict) for values in stated.values()):
+        raise ValueError(f"{path}: sections of 'key: value' lines are needed; they are called {', '.join(sections)}")
+    if odd := [section for section in stated if section not in sections]:
+        raise ValueError(f"{path} has a section {odd[0]!r}: allowed are {', '.join(sections)}")
+    return stated

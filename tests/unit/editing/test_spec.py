@@ -7,7 +7,7 @@ import pytest
 
 from editkit import METHODS, EditSpec
 from editkit.editing.budget import BudgetSpec
-from editkit.editing.spec import FAST_STOP, known_defaults, load_defaults
+from editkit.editing.spec import FAST_STOP, known_defaults, load_defaults, published_defaults
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,42 @@ def test_only_what_was_promised_is_listed():
     assert EditSpec(method="emmet").promised == {}
     given = EditSpec(method="emmet", text_budget=0.9, kept_budget=1.0, neighbour_budget=0.95)
     assert given.promised == {"kept": 1.0, "neighbour": 0.95, "text": 0.9}
+
+
+def written(folder, name: str, text: str):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_users_own_defaults_fill_gaps_where_one_works_and_set_others_aside_where_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published = load_defaults("gpt2-xl")
+    for name in ("Mine", "gpt2-xl"):
+        written(tmp_path / "hparams", name, "shared: {v_lr: 0.2}\n")
+        written(tmp_path / "named", name, "shared: {v_lr: 0.3}\n")
+    assert load_defaults("me/MINE") == {"shared": {"v_lr": 0.2}} and "mine" in known_defaults()
+    assert load_defaults("gpt2-xl") == published, "a file that lies about changes nothing that is published"
+    monkeypatch.setenv("EDITKIT_HPARAMS", str(tmp_path / "named"))
+    assert load_defaults("mine") == load_defaults("openai-community/gpt2-xl") == {"shared": {"v_lr": 0.3}}
+    assert load_defaults("gpt-j-6b") == published_defaults("gpt-j-6b") != {}
+    assert published_defaults("gpt2-xl") == published and published_defaults("mine") == {}
+    monkeypatch.setenv("EDITKIT_HPARAMS", str(tmp_path / "nowhere"))
+    assert load_defaults("gpt2-xl") == published and load_defaults("mine") == {"shared": {"v_lr": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shared: {v_lr: [0.1", "mine.yaml is not YAML: "),
+        ("- v_lr", "mine.yaml: sections of 'key: value' lines are needed; they are called shared, rome, memit"),
+        ("v_lr: 0.1", "mine.yaml: sections of 'key: value' lines are needed"),
+        ("", "mine.yaml: sections of 'key: value' lines are needed"),
+        ("mend: {v_lr: 0.1}", "mine.yaml has a section 'mend': allowed are shared, rome, memit"),
+    ],
+)
+def test_a_users_file_of_another_layout_is_refused_by_name(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "hparams", "mine", text)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_defaults("mine")
+    assert len(str(refused.value).splitlines()) == 1
