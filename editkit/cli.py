@@ -36,6 +36,15 @@ def vit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tune(arguments: argparse.Namespace) -> int:
+    """Search for a model's hyperparameters and write them as its defaults."""
+    from editkit.report.tune import tune
+
+    for told in tune({name: value for name, value in vars(arguments).items() if name not in ("command", "run")}):
+        print(told, flush=True)
+    return 0
+
+
 def add_options(
     command: argparse.ArgumentParser, model: type[Parameters], also: Mapping[str, Sequence[str]], skip: Sequence[str]
 ) -> None:
@@ -68,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
     from editkit.report.vit import ALSO, VitOptions, files
     from editkit.studies.repair_spec import RepairSpec
+    from editkit.studies.tune import TuneParams
 
     top = Parser(prog="python -m editkit", description="Model editing, measured.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -98,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
     add_options(command, VitOptions, {}, ["resume"])
     add_options(command, RepairSpec, ALSO, [])
     command.set_defaults(run=vit)
+
+    command = commands.add_parser("tune", help="search for a model's hyperparameters and write them as its defaults")
+    add_options(command, TuneParams, {}, ["facts_part"])
+    command.set_defaults(run=tune)
     return top
 
 

@@ -47,7 +47,8 @@ class Look:
 class Method(Look):
     """An editing method.
 
-    ``cost`` and ``slack_formula`` are ``A`` and ``D⁻¹`` as the documentation prints them.
+    ``cost`` and ``slack_formula`` are ``A`` and ``D⁻¹`` as the documentation prints them, ``searched`` names the
+    hyperparameters of ``A`` that are worth a search.
     """
 
     cost: str
@@ -58,6 +59,7 @@ class Method(Look):
     one_at_a_time: bool = False  # every edit is a batch of its own
     equality: bool = False  # what an edit asks for is met, up to a slack that conditioning needs
     replay: str = "none"  # how earlier edits take part as published
+    searched: tuple[str, ...] = ()
 
 
 def _emmet(C: Tensor, spec: SolverSpec) -> Precision:
@@ -92,6 +94,7 @@ METHODS: dict[str, Method] = {
         source="arXiv 2210.07229, eq. 14",
         precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
         slack=lambda K, precision, spec: 1.0,
+        searched=("mom2_update_weight",),
     ),
     "emmet": Method(
         "EMMET",
@@ -103,6 +106,7 @@ METHODS: dict[str, Method] = {
         precision=_emmet,
         slack=lambda K, precision, spec: spec.emmet_lambda * mean_eigenvalue(K, precision),
         equality=True,
+        searched=("update_norm_lambda",),  # its slack is relative too, so that the weight enters by their ratio alone
     ),
     "alphaedit": Method(
         "AlphaEdit",
@@ -114,6 +118,7 @@ METHODS: dict[str, Method] = {
         precision=_alphaedit,
         slack=lambda K, precision, spec: 1.0,
         replay="hold",
+        searched=("nullspace_threshold", "l2"),
     ),
 }
 MethodName = Literal[*METHODS]

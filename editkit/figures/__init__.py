@@ -20,6 +20,7 @@ from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
 from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
+from editkit.figures.tune import sensitivity
 
 __all__ = [
     "INSTALL_BROWSER",
@@ -53,6 +54,7 @@ __all__ = [
     "scores_by_batch",
     "scores_by_tokens",
     "seconds_bars",
+    "sensitivity",
     "show",
     "spectrum",
     "speedups",

@@ -17,6 +17,7 @@ from editkit.cli import main
 from editkit.report.vit import VitOptions
 from editkit.studies.params import RunParams, read_values
 from editkit.studies.repair_spec import RepairSpec
+from editkit.studies.tune import TuneParams
 from tests.unit.studies.test_params import PARAMS, VALUES
 
 STATED = {path: read_values(path) for path in PARAMS}
@@ -58,12 +59,16 @@ def test_training_that_diverges_is_a_failure_in_one_line(run, capsys):
     assert "error: fine-tuning diverged in epoch" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_help_of_an_option_stands_alone(monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "options"), [("vit", RepairSpec), ("tune", TuneParams)])
+def test_the_help_of_an_option_stands_alone(command, options, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
-        main(["vit", "--help"])
+        main([command, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for name, field in RepairSpec.model_fields.items():
+    for name, field in options.model_fields.items():
+        if name == "facts_part":  # of a search it is always the part for tuning
+            assert "--facts-part" not in shown
+            continue
         assert f"--{name.replace('_', '-')}" in shown and " ".join(field.description.split()) in shown
         assert not re.match("(Its|Their|The same|Of|These|They)\\b", field.description), name
 
@@ -137,6 +142,18 @@ def test_a_repair_study_with_any_options_begins_or_is_refused_in_one_line(option
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("editkit.report.vit.run", begin)
         refusal(["vit", *words])
+
+
+TUNE_OPTIONS = sorted({*TuneParams.model_fields} - {"facts_part"})
+
+
+@settings(max_examples=200)  # 1,000 pass too
+@given(st.dictionaries(st.sampled_from(TUNE_OPTIONS), st.lists(WORDS, max_size=3), max_size=4))
+def test_a_search_with_any_options_begins_or_is_refused_in_one_line(options):
+    words = [word for name, given in options.items() for word in (f"--{name.replace('_', '-')}", *given)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("editkit.report.tune.prepare", begin)
+        refusal(["tune", *words])
 
 
 @settings(max_examples=200)  # 1,000 pass too

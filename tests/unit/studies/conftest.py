@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from editkit.studies.setting import Draw, Setting
+from editkit.studies.tune import TuneParams, Tuning, tuning_of
 from tests.conftest import TEXTS
 
 KINDS = ("rewrite", "paraphrase", "neighbourhood")
@@ -33,5 +34,31 @@ def setting(tiny, facts, full_spec, store):
         common = full_spec(**hyperparameters).model_dump(exclude={"method", "seed"}, exclude_unset=True)
         prefixes = dict.fromkeys(drawn, list(contexts))
         return Setting(lm or tiny(), "made up", drawn, prefixes, TEXTS, common, store, False, lambda: tune)
+
+    return build
+
+
+QUICK = {"n_contexts": 1, "context_length": 3, "mom2_n_tokens": 300, "v_num_grad_steps": 2}
+
+
+@pytest.fixture
+def tune_params(tmp_path):
+    """Parameters of a search of seconds; ``hyperparameters`` are held besides those that make it quick."""
+
+    def build(hyperparameters=None, **changes) -> TuneParams:
+        (text := tmp_path / "prose.txt").write_text("\n\n".join(TEXTS))
+        held = QUICK | (hyperparameters or {})
+        given = {"model": "tiny-llama", "text_path": str(text), "first_batch": 2, "hyperparameters": held}
+        return TuneParams(**(given | changes))
+
+    return build
+
+
+@pytest.fixture
+def tuning(tiny, facts, store, tune_params):
+    """A search on the made-up facts and a tiny random model."""
+
+    def build(hyperparameters=None, lm=None, facts=facts, store=store, **changes) -> Tuning:
+        return tuning_of(lm or tiny(), facts, tune_params(hyperparameters, **changes), store=store, progress=False)
 
     return build
