@@ -7,15 +7,18 @@
 Their names are rows of ``CONTROLS`` in :mod:`editkit.methods`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from editkit.editing.weights import State
 from editkit.facts.fact import Fact
+from editkit.language.domain import EditSession
 from editkit.language.incontext import Oracle
 from editkit.language.metrics import evaluate
 from editkit.methods import UNTOUCHED
@@ -27,7 +30,11 @@ class Control(Protocol):
 
     @property
     def name(self) -> str:
-        """Row of ``CONTROLS`` in :mod:`editkit.methods`."""
+        """Row of ``CONTROLS`` in :mod:`editkit.methods`, or of an editor."""
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model as it is without the control."""
 
     @property
     def seconds(self) -> float:
@@ -43,6 +50,42 @@ class Control(Protocol):
 
     def apply(self) -> AbstractContextManager[LanguageModel]:
         """Yield the model under the control, to be measured as any; afterwards the model is as it was."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An editor's own edits, to be measured as controls are."""
+
+    name: str
+    session: EditSession
+    state: State  # of the session with its edits, which are undone
+    seconds: float  # of targets, where these were found before, and of all else
+    delta_norm: float
+    parameters: int
+
+    @classmethod
+    def of(cls, name: str, session: EditSession, facts: Sequence[Fact]) -> Self:
+        """Edit facts, all in one call, in a session without edits, and undo them; raises as ``edit`` does."""
+        try:
+            result = session.edit(facts)
+            state, parameters = session.state_dict(), session.n_parameters
+        finally:
+            session.undo()
+        spent, norm = result.seconds, math.sqrt(sum(item.norm**2 for item in result.updates))
+        return cls(name, session, state, spent["targets"] + spent["keys"] + spent["solve"], norm, parameters)
+
+    @property
+    def lm(self) -> LanguageModel:
+        return self.session.model
+
+    @contextmanager
+    def apply(self) -> Iterator[LanguageModel]:
+        """Yield the model with the edits; afterwards it is as it was, bit for bit."""
+        self.session.load_state_dict(self.state)
+        try:
+            yield self.session.model
+        finally:
+            self.session.undo()
 
 
 @dataclass(frozen=True)

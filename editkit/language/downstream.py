@@ -67,7 +67,7 @@ def measure_downstream(
 
     Args:
         step: number of edits in the model, for the column of that name.
-        store: where a task's scores are kept, by the model's fingerprint and the items; default the user's cache.
+        store: where a task's scores are kept, by the model's fingerprint and the items; not kept where not given.
 
     Returns one row a task and metric: ``task``, ``metric`` (``acc`` accuracy, ``acc_norm`` with log-probabilities per
     character, ``f1``, ``mcc`` Matthews' correlation), ``value``, ``stderr`` (the harness's: of a mean for accuracies,
@@ -78,8 +78,7 @@ def measure_downstream(
     cannot be reached; of no task is then anything measured.
     """
     asked = {name: _prepare(name, params) for name in dict.fromkeys(params.downstream_tasks)}
-    store = store or Store()
-    of_model = entry_key(__name__, lm, harness=version("lm_eval")) if asked else {}
+    of_model = entry_key(__name__, lm, harness=version("lm_eval")) if asked and store else {}
     rows = []
     bar = tqdm(asked.items(), desc="general ability", unit="task", disable=not progress)
     for name, (config, shots, tests, source) in bar:
@@ -87,8 +86,15 @@ def measure_downstream(
         items = digest([shots, tests])
         key = of_model | {"task": name, "items": items}
         about = {"few_shots": len(shots), "step": step, "source": source, "items": items[:12]}
-        rows += [one | about for one in _once(store, key, partial(_ask, lm, name, config, tests, shots))]
+        ask = partial(_ask, lm, name, config, tests, shots)
+        rows += [one | about for one in (_once(store, key, ask) if store else ask())]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def asked_of(params: DownstreamParams) -> str:
+    """Hash what tasks ask, items and all, without asking it; raises as :func:`measure_downstream`."""
+    asked = {name: _prepare(name, params) for name in dict.fromkeys(params.downstream_tasks)}
+    return digest([[name, shots, tests] for name, (_, shots, tests, _) in asked.items()])
 
 
 def _prepare(name: str, params: DownstreamParams) -> Asked:

@@ -97,16 +97,20 @@ def sample(
         max_out_len: tokens of a text, those of its prompt included and the start token not; a longer prompt is left
             as it is.
 
-    Returns texts that begin with their prompts, without special tokens. Raises ``ValueError`` for a length or ``top_k``
-    below 1 and a length beyond the model's positions; ``TypeError`` for a single text in place of prompts.
+    Returns texts that begin with their prompts, without special tokens and what a model is told before every text.
+    Raises ``ValueError`` for a length or ``top_k`` below 1 and a length beyond the model's positions; ``TypeError`` for
+    a single text in place of prompts.
     """
     prompts = _listed(prompts)
     at_least_one("max_out_len", max_out_len)
     at_least_one("top_k", 1 if top_k is None else top_k)
-    rows = [lm.encode(prompt)[0] for prompt in prompts]
+    rows, told = [], []  # tokens, and how many of them stand before a prompt
     for prompt in prompts:
-        lm.check_length(1 + max_out_len, prompt)
-    limits = [max(0, 1 + max_out_len - len(ids)) for ids in rows]
+        ids, spans = lm.encode(prompt)
+        rows.append(ids)
+        told.append(sum(end == 0 for _, end in spans))
+        lm.check_length(told[-1] + max_out_len, prompt)
+    limits = [max(0, first + max_out_len - len(ids)) for ids, first in zip(rows, told, strict=True)]
     uniform = _uniform(prompts, seed, max_out_len).to(lm.device)
 
     def drawn(logits: Tensor, numbers: list[int], step: int) -> Tensor:
@@ -116,7 +120,8 @@ def sample(
         return tokens.gather(1, place.clamp_max(total.shape[1] - 1))[:, 0]
 
     found = _continue(lm, rows, limits, drawn, lambda ids: False, progress)
-    return [_text(lm, [*ids[1:], *more]) for ids, more in zip(rows, found, strict=True)]
+    texts = [_text(lm, [*ids[first:], *more]) for ids, first, more in zip(rows, told, found, strict=True)]
+    return [text.removeprefix(" ") for text in texts] if lm.preface else texts  # a space parts it from the prompt
 
 
 def at_least_one(name: str, value: int) -> None:

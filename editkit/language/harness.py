@@ -33,7 +33,8 @@ class HarnessLM(TemplateLM):
 
     Which tokens are context and which continuation is the harness's own rule (``TemplateLM._encode_pair``). Two things
     differ from its class for transformers models (``lm_eval/models/huggingface.py``): every text begins with our start
-    token, and a context that is too long loses its beginning, but not the start token.
+    token, and with what the model is told before every text; and a context that is too long loses its beginning, but
+    not the start token.
     """
 
     def __init__(self, lm: LanguageModel):
@@ -46,9 +47,10 @@ class HarnessLM(TemplateLM):
         return self.lm.start_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
-        ids = self.lm.tokens(string)
-        started = add_special_tokens is False or ids[:1] == [self.lm.start_id]
-        return ids if started else [self.lm.start_id, *ids]
+        if add_special_tokens is False:
+            return self.lm.tokens(string)
+        ids = self.lm.tokens(self.lm.preface + string)
+        return ids if ids[:1] == [self.lm.start_id] else [self.lm.start_id, *ids]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs

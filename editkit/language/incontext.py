@@ -47,7 +47,7 @@ class Prefaced(LanguageModel):
 
     def __init__(self, lm: LanguageModel, preface: str):
         self.__dict__.update(lm.__dict__)  # the same model, not a copy
-        self._plain, self._preface = lm, preface
+        self._plain, self.preface = lm, preface
         length = 1 + len(lm.tokens(preface))
         if length >= lm.n_positions:
             raise ValueError(
@@ -57,12 +57,12 @@ class Prefaced(LanguageModel):
 
     def identity(self) -> dict[str, Any]:
         """Return :meth:`LanguageModel.identity` and the preface."""
-        return self._plain.identity() | {"preface": self._preface}
+        return self._plain.identity() | {"preface": self.preface}
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenize ``text`` after the start token and the preface, whose spans are (0, 0)."""
-        ids, spans = self._plain.encode(self._preface + text)
-        start = len(self._preface)
+        ids, spans = self._plain.encode(self.preface + text)
+        start = len(self.preface)
         return ids, [(max(0, begin - start), max(0, end - start)) for begin, end in spans]
 
     def forward(self, ids: Tensor, **options) -> Tensor:
@@ -87,7 +87,7 @@ class Prefaced(LanguageModel):
 
     @cached_property
     def _head_ids(self) -> list[int]:
-        return self._plain.encode(self._preface.rstrip())[0]
+        return self._plain.encode(self.preface.rstrip())[0]
 
     @cached_property
     def _head(self) -> Prefix:

@@ -62,6 +62,7 @@ class LanguageModel(EditableModel):
     """
 
     peft_task = "CAUSAL_LM"
+    preface = ""  # what it reads before every text, see editkit.language.incontext
 
     def __init__(self, name: str, model: nn.Module, tokenizer, start_token: str | None = None):
         super().__init__(name, model, FAMILIES)

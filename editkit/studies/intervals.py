@@ -30,6 +30,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, t
 
 from editkit.language.metrics import LETTER, harmonic
+from editkit.studies.protocol import check_one
 
 RESOLVED = 0.05  # a comparison is resolved by a p, adjusted over its family, below this
 RESAMPLES = 1000
@@ -54,6 +55,7 @@ def interval(prompts: pd.DataFrame, moment: str = "final", seed: int = 0) -> pd.
 
     Returns columns value, low, high, n (facts), seeds and clusters (of the coarsest grouping), index ES, PS, NS, S.
     """
+    check_one(prompts)
     scores = fact_scores(prompts, moment)
     return _table(scores, scores.to_numpy(float)[:, None], _groupings(prompts, moment, scores), seed)
 
@@ -67,8 +69,9 @@ def paired_difference(
 
     Returns the columns of :func:`interval` and p, two-sided, of no difference; p is below 0.05 where the interval
     excludes 0. Where several runs are compared, :func:`holm` adjusts it. Raises ``ValueError`` where the runs do not
-    hold the same facts.
+    hold the same facts, or were measured by other protocols.
     """
+    check_one(prompts, reference)
     ours, theirs = fact_scores(prompts, moment), fact_scores(reference, moment)
     if not ours.index.equals(theirs.index):
         raise ValueError("a paired difference needs the same facts and seeds in both runs")

@@ -7,10 +7,13 @@ for tuning: a layer that was chosen on facts must not be reported on them.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from editkit.config import Count
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact
 from editkit.facts.fact import part_of
@@ -25,6 +28,25 @@ AT_ONCE = 2**30  # bytes of second moments that are held while one pass over the
 MOMENT = "immediate"  # of a sweep's scores: right after the edit
 
 
+class LocateParams(TraceSpec):
+    """Where edits act: tracing beside a sweep, and which of them decides, if any."""
+
+    trace_samples: Count = 1
+    """Draws of the noise in causal tracing, over which every probability is averaged (published: 10)."""
+    trace_mode: Literal["exact", "fast"] = "fast"
+    """Matrix products of tracing: exact in the model's own type; fast in bfloat16 where that is clearly faster here."""
+    trace_facts: Count = 2
+    """Facts of the part for tuning, known to the model, that are traced, and edited in the layers of the sweep."""
+    sweep_layers: Annotated[int, Field(ge=0)] = 2
+    """Layers of the sweep, evenly over the depth: each alone is edited and scored; 0 leaves the sweep out."""
+    layer_selection: Literal["given", "traced", "swept"] = "given"
+    """What decides where all methods edit: hyperparameters, the best layer by tracing, or by the sweep's S."""
+
+    def swept(self, n_layers: int) -> list[int]:
+        """Return the layers of the sweep in a model of ``n_layers``; after the last of all, no attention comes."""
+        return sorted({round(place) for place in np.linspace(0, n_layers - 2, self.sweep_layers)})
+
+
 class Located(NamedTuple):
     """What is known of each layer."""
 
@@ -32,36 +54,53 @@ class Located(NamedTuple):
     effects: pd.DataFrame  # see indirect_effects
     scores: pd.DataFrame  # a row a layer, and one of the untouched model, see sweep
     prompts: pd.DataFrame  # the scores of every prompt behind them
-    layers: pd.DataFrame  # see side_by_side
+    layers: pd.DataFrame  # see side_by_side; these three are empty where nothing is swept
 
 
-def locate(
-    setting: Setting,
-    spec: EditSpec,
-    tracing: TraceSpec,
-    *,
-    n_facts: int,
-    batch_size: int,
-    layers: Sequence[int] | None = None,
-) -> Located:
-    """Trace facts of the part for tuning that the model knows, and edit them in each single layer.
+def locate(setting: Setting, params: LocateParams) -> Located:
+    """Trace facts of the part for tuning that the model knows, and edit them, by MEMIT, in single layers.
 
     Every fact's trace and every layer's scores are kept in the setting's store as soon as they are there, so an
     interrupted call goes on where it was.
 
-    Args:
-        spec: what is edited with, but for its layers.
-        layers: those to sweep, all of them where not given.
-
     Raises ``ValueError`` where the model knows fewer facts than asked for, and what :func:`sweep` raises.
     """
-    facts, tried = known_facts(setting.lm, setting.tune, n_facts)
-    if len(facts) < n_facts:
-        raise ValueError(f"n_facts = {n_facts}: the model knows {len(facts)} of {tried} facts of the tune part")
+    facts, tried = known_facts(setting.lm, setting.tune, params.trace_facts)
+    if len(facts) < params.trace_facts:
+        raise ValueError(
+            f"trace_facts = {params.trace_facts}: the model knows {len(facts)} of {tried} facts of the tune part"
+        )
+    tracing = TraceSpec(**{name: getattr(params, name) for name in TraceSpec.model_fields})
     traces = trace(setting.lm, facts, tracing, store=setting.store, progress=setting.progress)
-    scores, prompts = sweep(setting, spec, facts, batch_size, layers)
-    effects = indirect_effects(traces)
+    effects, empty = indirect_effects(traces), pd.DataFrame()
+    if not params.sweep_layers:
+        return Located(traces, effects, empty, empty, empty)
+    layers = params.swept(setting.lm.n_layers)
+    scores, prompts = sweep(setting, setting.spec("memit"), facts, len(facts), layers)
     return Located(traces, effects, scores, prompts, side_by_side(effects, prompts))
+
+
+def choose_layers(setting: Setting, params: LocateParams) -> Setting:
+    """Return the setting in which all methods edit the layer that tracing or the sweep finds best, if one decides.
+
+    Raises ``ValueError`` where hyperparameters give layers too, where a sweep of no layers decides, and what
+    :func:`locate` raises.
+    """
+    if params.layer_selection == "given":
+        return setting
+    said = f"layer_selection = {params.layer_selection!r}"
+    if "layers" in setting.hyperparameters:
+        raise ValueError(f"{said}: hyperparameters give layers = {setting.hyperparameters['layers']} too")
+    if params.layer_selection == "swept" and not params.sweep_layers:
+        raise ValueError(f"{said}: sweep_layers = 0 leaves nothing to choose from")
+    if params.layer_selection == "traced":
+        effects = locate(setting, params.model_copy(update={"sweep_layers": 0})).effects
+        found = effects[(effects.kind == "mlp") & (effects.position == "last subject")]
+        layer = found.layer[found.value.idxmax()]
+    else:
+        layers = locate(setting, params).layers
+        layer = layers.layer[layers.swept.idxmax()]
+    return replace(setting, hyperparameters={**setting.hyperparameters, "layers": [int(layer)]})
 
 
 def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:

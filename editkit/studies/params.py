@@ -11,6 +11,8 @@ from editkit.config import shown
 from editkit.editing.spec import EditSpec
 from editkit.plain import decode
 from editkit.studies import places
+from editkit.studies.evaluation import EvaluationParams
+from editkit.studies.locate import LocateParams
 from editkit.studies.lora import LoraParams
 from editkit.studies.repair_spec import ImageParams, RepairSpec
 from editkit.studies.runs import BaselineParams
@@ -20,7 +22,7 @@ from editkit.studies.setting import SettingParams
 BASE = "base.yaml"  # beside a parameter file: what it does not state
 
 
-class RunParams(ImageParams, LoraParams, SequenceParams, BaselineParams, SettingParams):
+class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, BaselineParams, LocateParams, SettingParams):
     """Every parameter of a report run; notebooks declare the ones they use.
 
     ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names. The defaults

@@ -92,6 +92,13 @@ def _file(value: str, folders: Folders) -> str:
     return found
 
 
+def _present_folder(value: str, folders: Folders) -> str:
+    found = _find(value, folders)
+    if found is None:
+        raise ValueError(f"there is no such folder{_in(value, folders)}")
+    return _folder(found, folders)
+
+
 def _folder(value: str, folders: Folders) -> str:
     """Return the absolute path of a folder; one that is not there will be made in the last of the folders."""
     found = _find(value, folders) or os.path.abspath(os.path.join(folders[-1], os.path.expanduser(value)))
@@ -140,6 +147,8 @@ def _in(value: str, folders: Folders) -> str:
 PLACES = {  # how each parameter that can be a path is read; an empty one names nothing
     "model": _model(language.WHEELS),
     "facts_path": _unless(r"https?://.+", _file),
+    "downstream_path": _unless("", _present_folder),
+    "snippets_path": _unless(r"https?://.+", _file),
     "text_path": _unless("|".join((SAMPLES, REFERENCE, WIKIPEDIA)), _file),
     "vit_model": _model(vision.WHEELS),
     "vit_data": _unless(r"\w+", _file),

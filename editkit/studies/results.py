@@ -30,7 +30,7 @@ class Results:
         path = self.folder / "results" / f"{name}.csv"
         if not path.is_file():
             raise ValueError(f"{path} does not exist: run the notebook that writes it, with the same run_dir")
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
     def figure(self, name: str) -> Path:
         """Return the path where the figure of that name belongs."""

@@ -21,6 +21,7 @@ from editkit.language.metrics import evaluate, summarize
 from editkit.language.targets import optimise_targets
 from editkit.methods import METHODS, UNTOUCHED, MethodName
 from editkit.models.peak import peak_mb, reset_peak
+from editkit.studies import protocol
 from editkit.studies.setting import Setting
 
 CONTROL = "memit_control"  # among the looks of methods
@@ -102,7 +103,7 @@ def run_baselines(
             bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
             row, frame = _edited(setting, seed, spec, size) if spec else untouched(setting, seed)
             where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
-            where |= {"batch_size": size, "seed": seed}
+            where |= {"batch_size": size, "seed": seed, **protocol.named(setting, seed)}
             rows.append(where | row)
             prompts.append(frame.assign(**where, moment=row["moment"]))
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)

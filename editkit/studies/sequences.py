@@ -21,6 +21,7 @@ from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, me
 from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
+from editkit.studies import protocol
 from editkit.studies.runs import check_batches, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 
@@ -333,7 +334,7 @@ class _Plan:
         spec = self.spec
         where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
         where |= {"model": self.setting.lm.name, "dataset": self.setting.dataset}
-        where |= {"batch_size": self.batch_size, "seed": spec.seed}
+        where |= {"batch_size": self.batch_size, "seed": spec.seed, **protocol.named(self.setting, spec.seed)}
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
         rows = [{"moment": moment} | summarize(part) for moment, part in prompts.groupby("moment", sort=False)]
         steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}

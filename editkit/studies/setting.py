@@ -14,7 +14,7 @@ import torch
 from editkit.cache import Store
 from editkit.config import Parameters, Seed
 from editkit.editing.spec import EditSpec, default_layers
-from editkit.facts import Fact, Part, data_hash
+from editkit.facts import SOURCES, Fact, Part, data_hash
 from editkit.facts.fact import fold
 from editkit.language.domain import EditSession
 from editkit.language.drift import PIECES, PROBE_TOKENS
@@ -38,7 +38,7 @@ class SettingParams(Parameters):
     """Type of the language model's weights."""
     quantization: Quantization = "none"
     """Bits of its weights that no edit touches: none, int8 (package torchao) or nf4 (4 bits, package bitsandbytes)."""
-    facts_source: Literal["worldfacts", "counterfact", "zsre"] = "worldfacts"
+    facts_source: Literal[*SOURCES] = "worldfacts"
     """Facts of every chapter: built from installed packages, or a published file."""
     facts_path: str = ""
     """Path or URL of that file; empty for worldfacts."""

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed here")
-
 from editkit.language.downstream import DownstreamParams, measure_downstream
 from editkit.language.downstream_items import POOL, load_items
 from tests.conftest import SHARED

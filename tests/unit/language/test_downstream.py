@@ -8,8 +8,6 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed here")
-
 from editkit import EditSession
 from editkit.language import harness
 from editkit.language.downstream import DownstreamParams, measure_downstream, track_downstream

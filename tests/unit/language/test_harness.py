@@ -4,13 +4,11 @@ import os
 
 import pytest
 import torch
-
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed here")
-
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from editkit.language.harness import HarnessLM, run_task
+from editkit.language.incontext import Prefaced
 from tests.conftest import FAMILIES, WORDS
 
 PAIRS = [
@@ -86,6 +84,14 @@ def test_what_is_too_long_loses_its_beginning_but_not_the_start_token(tiny):
     assert ours == pytest.approx(wanted, abs=2e-5)
     with pytest.raises(ValueError, match="12 positions"):
         ask(lm, [("a", " a b c d e f g a b c d e f g")])
+
+
+def test_what_a_model_is_told_stands_before_every_text(tiny):
+    lm, told = tiny(), "Rome lies in Italy . "
+    pairs = [pair for pair in PAIRS if pair[0]]
+    with_it = [(told + context, answer) for context, answer in pairs]
+    found, wanted = ask(Prefaced(lm, told), pairs), ask(lm, with_it)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=1e-5)
 
 
 def test_a_continuation_without_tokens_is_refused(tiny):

@@ -7,6 +7,7 @@ import torch
 
 from editkit import complete, evaluate
 from editkit.language.controls import measure
+from editkit.language.generation import sample
 from editkit.language.incontext import InContext, Oracle, Prefaced, preface, sentence
 from editkit.language.keys import locate
 from editkit.language.metrics import scored_prompts
@@ -38,6 +39,8 @@ def test_scores_are_those_of_the_prompt_that_was_built_by_hand(tiny, facts, fami
         assert of(frame) == pytest.approx(by_hand(lm, facts, TOLD), abs=1e-5)
         assert complete(model, [facts[0].text], 4) == complete(lm, [TOLD + facts[0].text], 4)
         assert model.identity() != lm.identity()
+        [text] = sample(model, ["Rome is"], len(lm.tokens(" Rome is")) + 3, top_k=1)
+        assert text == "Rome is" + complete(lm, [TOLD + "Rome is"], 3)[0]
     plain = evaluate(lm, facts)
     assert frame.prompt.tolist() == plain.prompt.tolist() and of(frame) != pytest.approx(of(plain), abs=1e-2)
 

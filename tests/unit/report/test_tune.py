@@ -198,7 +198,7 @@ def trained(told: list[str], seconds: float = 60) -> LanguageModel:
     bpe.train_from_iterator(told, trainers.BpeTrainer(vocab_size=1500, **options))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<s>", pad_token="<s>")
     torch.manual_seed(0)
-    shape = dict(n_embd=96, n_layer=6, n_head=4, n_positions=64, vocab_size=len(tokenizer))
+    shape = dict(n_embd=96, n_layer=6, n_head=4, n_positions=128, vocab_size=len(tokenizer))
     shape |= dict(bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     model = GPT2LMHeadModel(GPT2Config(**shape))
     batch = tokenizer([f"<s>{text}" for text in told], return_tensors="pt", padding=True, add_special_tokens=False)

@@ -1,6 +1,7 @@
 """Where to edit: averages of traces by hand, a sweep against single edits, and the two side by side."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,16 @@ from editkit.language import tracing
 from editkit.language.tracing import TraceSpec, trace
 from editkit.studies import runs
 from editkit.studies.intervals import interval, mean_interval, paired_difference
-from editkit.studies.locate import agreement, indirect_effects, locate, side_by_side, sweep, total_effect
+from editkit.studies.locate import (
+    LocateParams,
+    agreement,
+    choose_layers,
+    indirect_effects,
+    locate,
+    side_by_side,
+    sweep,
+    total_effect,
+)
 
 SPEC = TraceSpec(trace_samples=2, trace_window=1)
 
@@ -125,20 +135,45 @@ def test_known_facts_are_traced_and_swept_side_by_side(setting, tune, monkeypatc
     base = setting(layers=[2])
     known = tune(base.lm)
     here = setting(layers=[2], lm=base.lm, tune=known)
-    with pytest.raises(ValueError, match="n_facts = 9: the model knows 2 of 2 facts of the tune part"):
-        locate(here, here.spec("memit"), SPEC, n_facts=9, batch_size=1)
-    found = locate(here, here.spec("memit"), SPEC, n_facts=2, batch_size=2, layers=[1, 3])
+    params = LocateParams(**SPEC.model_dump() | {"trace_facts": 2, "sweep_layers": 2})
+    with pytest.raises(ValueError, match="trace_facts = 9: the model knows 2 of 2 facts of the tune part"):
+        locate(here, params.model_copy(update={"trace_facts": 9}))
+    found = locate(here, params)
     expected = trace(here.lm, known, SPEC, progress=False)
     pd.testing.assert_frame_equal(found.traces, expected)
     pd.testing.assert_frame_equal(found.effects, indirect_effects(expected))
-    assert found.layers.layer.tolist() == [1, 3] and found.layers.n.tolist() == [2, 2]
+    assert found.layers.layer.tolist() == [0, 2] and found.layers.n.tolist() == [2, 2]
     effects = found.effects[(found.effects.kind == "mlp") & (found.effects.position == "last subject")]
-    assert found.layers.traced.tolist() == effects.value[effects.layer.isin([1, 3])].tolist()
+    assert found.layers.traced.tolist() == effects.value[effects.layer.isin([0, 2])].tolist()
     assert found.layers.ES.tolist() == found.scores.ES[1:].tolist()
     monkeypatch.setattr(tracing, "_trace", lambda *_: pytest.fail("traced"))
     monkeypatch.setattr(runs, "_edit", lambda *_: pytest.fail("edited"))
-    again = locate(here, here.spec("memit"), SPEC, n_facts=2, batch_size=2, layers=[1, 3])
+    again = locate(here, params)
     pd.testing.assert_frame_equal(again.layers, found.layers)
+    assert locate(here, params.model_copy(update={"sweep_layers": 0})).layers.empty
+
+
+def test_tracing_or_the_sweep_chooses_the_layer_of_every_method(tiny, setting, tune):
+    lm = tiny()
+    here = setting(lm=lm, tune=tune(lm))
+    here = replace(here, hyperparameters={n: v for n, v in here.hyperparameters.items() if n != "layers"})
+    params = LocateParams(**SPEC.model_dump() | {"trace_facts": 2, "sweep_layers": 2})
+    assert choose_layers(here, params) is here
+    found = locate(replace(here, hyperparameters=here.hyperparameters | {"layers": [1]}), params)
+    mlp = found.effects[(found.effects.kind == "mlp") & (found.effects.position == "last subject")]
+    best = {
+        "traced": int(mlp.layer[mlp.value.idxmax()]),
+        "swept": int(found.layers.layer[found.layers.swept.idxmax()]),
+    }
+    for by, layer in best.items():
+        chosen = choose_layers(here, params.model_copy(update={"layer_selection": by}))
+        assert chosen.spec("rome").resolve(lm).layers == [layer] == chosen.spec("emmet").resolve(lm).layers
+    twice = replace(here, hyperparameters=here.hyperparameters | {"layers": [1]})
+    with pytest.raises(ValueError, match=r"layer_selection = 'traced': hyperparameters give layers = \[1\] too"):
+        choose_layers(twice, params.model_copy(update={"layer_selection": "traced"}))
+    nothing = params.model_copy(update={"layer_selection": "swept", "sweep_layers": 0})
+    with pytest.raises(ValueError, match="sweep_layers = 0 leaves nothing to choose from"):
+        choose_layers(here, nothing)
 
 
 def prompts_by_layer(*right: int) -> pd.DataFrame:

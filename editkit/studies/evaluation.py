@@ -1,0 +1,189 @@
+"""Editors and controls on the same facts, by all there is: every rung, free texts, consequences, other abilities.
+
+Each of them holds the first facts of a seed all at once, made in the untouched model. One cell, editor or control and
+seed, is stored as a whole, so that an interrupted study goes on where it was.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pandas as pd
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from editkit.cache import digest
+from editkit.config import Count
+from editkit.editing.spec import EditSpec
+from editkit.facts import KINDS, Fact, Probe, data_hash, read_probes, snippets
+from editkit.language.controls import Control, Edited, Untouched, measure
+from editkit.language.downstream import DownstreamParams, asked_of, measure_downstream
+from editkit.language.incontext import Oracle
+from editkit.language.metrics import RUNGS, evaluate, summarize
+from editkit.language.probes import evaluate_probes, known_probes
+from editkit.language.zsre import evaluate_tokens, summarize_tokens
+from editkit.methods import UNTOUCHED
+from editkit.models import LanguageModel
+from editkit.models.peak import peak_mb, reset_peak
+from editkit.studies import protocol
+from editkit.studies.controls import MAKERS, ControlParams, own_parameters
+from editkit.studies.runs import Cell, measurement_key, once
+from editkit.studies.setting import Setting, SettingParams
+
+MOMENT = "immediate"
+
+
+class EvaluationParams(DownstreamParams, ControlParams):
+    """Editors and controls, measured by everything there is."""
+
+    evaluation_facts: Count = 1
+    """Facts of each seed of the baselines, the first of them, that are held at once and measured by everything."""
+    fluency_facts: Annotated[int, Field(ge=0)] = 1
+    """Of these, the first whose generation prompts are written on for GE; 0 leaves it out."""
+    probe_kinds: list[Literal[*KINDS]] = list(KINDS)
+    """Consequences of edits that are asked for, where the untouched model knows what was right before."""
+    snippets_path: str = ""
+    """Path or URL of CounterFact's attribute_snippets.json, for RS; empty: no reference texts."""
+
+
+class Evaluation(NamedTuple):
+    """Tables with the columns method, seed, moment, protocol and facts."""
+
+    scores: pd.DataFrame  # a row an editor or control and seed: scores of every rung, GE, seconds, delta_norm, …
+    prompts: pd.DataFrame  # as of editkit.language.metrics.evaluate
+    probes: pd.DataFrame  # as of editkit.language.probes.evaluate_probes
+    downstream: pd.DataFrame  # as of editkit.language.downstream.measure_downstream
+
+
+def run_evaluation(
+    setting: Setting, params: EvaluationParams, specs: Mapping[str, EditSpec], where: SettingParams
+) -> Evaluation:
+    """Measure each spec and each control of the parameters on the first facts of each seed, and the untouched model.
+
+    Args:
+        specs: by the names of their rows.
+        where: says where the facts and probes are from.
+
+    Raises ``ValueError`` where a seed has fewer facts, and what reading of probes, snippets and tasks raises.
+    """
+    some = {seed: draw._replace(facts=draw.facts[: params.evaluation_facts]) for seed, draw in setting.draws.items()}
+    if few := [seed for seed, draw in some.items() if len(draw.facts) < params.evaluation_facts]:
+        has = len(some[few[0]].facts)
+        raise ValueError(f"evaluation_facts = {params.evaluation_facts}: seed {few[0]} has {has} facts to edit")
+    setting, tables = replace(setting, draws=some), ([], [], [], [])
+    for seed in setting.draws:
+        asked = Asked.of(setting, seed, params, where)
+        makers: dict[str, Callable[[], Control | Oracle]] = {UNTOUCHED: lambda: Untouched(setting.lm)}
+        makers |= {name: partial(_edited, setting, seed, name, spec) for name, spec in specs.items()}
+        makers |= {name: partial(MAKERS[name], setting, seed, asked.facts, params) for name in params.controls}
+        bar = tqdm(makers.items(), desc=f"by everything, seed {seed}", unit="cell", disable=not setting.progress)
+        for name, make in bar:
+            bar.set_postfix_str(name)
+            key = asked.key | {"name": name, **_determines(setting, seed, name, specs, params)}
+            row, prompts = once(setting.store, key, partial(_measure, asked, make, setting.progress))
+            about = {"method": name, "model": setting.lm.name, "dataset": setting.dataset, "seed": seed}
+            about |= {"moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **protocol.named(setting, seed)}
+            parts = pd.DataFrame([row["scores"]]), prompts, pd.DataFrame(row["probes"]), pd.DataFrame(row["downstream"])
+            for table, part in zip(tables, parts, strict=True):
+                table.append(part.assign(**about))
+    return Evaluation(*(_joined(parts) for parts in tables))
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.astype({name: "boolean" for name in ("success", "accuracy") if name in frame and "known" in frame})
+
+
+def _edited(setting: Setting, seed: int, name: str, spec: EditSpec) -> Control:
+    return Edited.of(name, setting.session(spec.model_copy(update={"seed": seed}), seed), setting.draws[seed].facts)
+
+
+def _determines(
+    setting: Setting, seed: int, name: str, specs: Mapping[str, EditSpec], params: ControlParams
+) -> dict[str, Any]:
+    """Return what an editor or control depends on, besides what all of them do."""
+    spec = specs.get(name) or setting.spec("memit")  # controls take layers and targets from it
+    promised = {"tune": data_hash(setting.tune)} if spec.neighbour_budget is not None else {}
+    seeded = spec.model_copy(update={"seed": seed}).resolve(setting.lm)
+    return {"spec": seeded.model_dump(), "own": {} if name in specs else own_parameters(name, params), **promised}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about the facts of one seed."""
+
+    facts: Sequence[Fact]
+    probes: Sequence[Probe]
+    known: Sequence[bool]  # which of them the untouched model answers
+    references: Mapping[str, Sequence[str]]
+    params: EvaluationParams
+    key: dict[str, Any]  # what determines the answers of a model
+    published: bool  # whether zsRE's own scores are taken too
+
+    @classmethod
+    def of(cls, setting: Setting, seed: int, params: EvaluationParams, where: SettingParams) -> "Asked":
+        facts, path = setting.draws[seed].facts, where.facts_path or None
+        probes = read_probes(where.facts_source, facts, path=path, kinds=params.probe_kinds)
+        known = known_probes(setting.lm, probes, store=setting.store, progress=setting.progress)
+        references = snippets.references(path, snippets.read(params.snippets_path)) if params.snippets_path else {}
+        own = {fact.id: references[fact.id] for fact in facts if fact.id in references}
+        key = measurement_key(setting, seed, __name__) | {
+            "probes": digest([repr(probes), known]),
+            "references": digest(own),
+            "fluency_facts": params.fluency_facts,
+            "downstream": asked_of(params),
+        }
+        return cls(facts, probes, known, own, params, key, where.facts_source == "zsre")
+
+    @cached_property
+    def written(self) -> list[Fact]:
+        """The facts whose generation prompts are written on."""
+        return [fact for fact in self.facts[: self.params.fluency_facts] if fact.generation]
+
+    def of_prompts(self, control: Control | Oracle, progress: bool) -> tuple[pd.DataFrame, dict[str, float]]:
+        """Score the facts' own prompts, and free texts on them; returns every prompt's scores, and their averages."""
+        from editkit.language.fluency import fit_vectorizer, fluency  # NLTK, which nothing else needs, takes a second
+
+        prompts, texts = measure(control, self.facts, partial(evaluate, rungs=RUNGS), progress=progress), None
+        if self.written:
+            fitted = fit_vectorizer(self.references.values()) if self.references else None
+            how = partial(fluency, references=self.references, vectorizer=fitted)
+            texts = measure(control, self.written, how, progress=progress)
+        scores = summarize(prompts, texts)
+        if self.published:
+            tokens = summarize_tokens(measure(control, self.facts, evaluate_tokens, progress=progress))
+            scores |= {f"zsRE {name}": value for name, value in tokens.items()}
+        return prompts, scores
+
+    def of_probes(self, control: Control | Oracle, progress: bool) -> dict[str, list]:
+        """Score the probes, in plain values."""
+        own = {probe.fact for probe in self.probes}
+        facts = [fact for fact in self.facts if fact.id in own]
+        if not facts:
+            return {}
+
+        def score(model: LanguageModel, some: Sequence[Fact]) -> pd.DataFrame:
+            names = {fact.id for fact in some}
+            both = [pair for pair in zip(self.probes, self.known, strict=True) if pair[0].fact in names]
+            return evaluate_probes(model, *zip(*both, strict=True))
+
+        frame = measure(control, facts, score, progress=progress)
+        return frame.astype(object).where(frame.notna(), None).to_dict(orient="list")
+
+
+def _measure(asked: Asked, make: Callable[[], Control | Oracle], progress: bool) -> Cell:
+    """Make a control and measure the model under it."""
+    control = make()
+    reset_peak(control.lm.device)
+    start = time.perf_counter()
+    prompts, scores = asked.of_prompts(control, progress)
+    probes = asked.of_probes(control, progress)
+    # An oracle is told nothing where no fact is asked for.
+    with (Untouched(control.lm) if isinstance(control, Oracle) else control).apply() as model:
+        downstream = measure_downstream(model, asked.params, step=len(asked.facts), progress=False)
+    row = {"n_facts": len(asked.facts), "n_texts": len(asked.written), **scores}
+    row |= {"seconds": control.seconds, "delta_norm": control.delta_norm, "parameters": control.parameters}
+    row |= {"seconds_scoring": time.perf_counter() - start, "peak_memory_mb": peak_mb(control.lm.device)}
+    return {"scores": row, "probes": probes, "downstream": downstream.to_dict(orient="list")}, prompts
