@@ -22,13 +22,16 @@ import pandas as pd
 
 from editkit.config import shown
 from editkit.facts.fact import Fact
+from editkit.facts.probe import KINDS, Probe
 from editkit.language.forward.scoring import score
 from editkit.language.generation import generate
+from editkit.language.probes import evaluate_probes
 from editkit.language.said import is_exactly, names
 from editkit.models import LanguageModel
 
 LETTER = {"rewrite": "E", "paraphrase": "P", "neighbourhood": "N"}
 RUNGS = ("success", "accuracy", "magnitude", "said")
+TEXTS = "GE"  # what may be asked for beside the rungs: of free texts, not of prompts
 ENDING = {"success": "S", "accuracy": "A", "magnitude": "M", "said": "Said", "exact": "Exact", "judged": "Judged"}
 MAX_NEW_TOKENS = 24  # of a sentence that answers a prompt
 Judge = Callable[[str, str, Fact], bool]  # prompt, what the model wrote after it, fact → whether that is right
@@ -40,6 +43,7 @@ def evaluate(
     facts: Sequence[Fact],
     *,
     rungs: Sequence[str] = ("success", "accuracy"),
+    probes: Sequence[Probe] = (),
     judge: Judge | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: bool = False,
@@ -47,14 +51,20 @@ def evaluate(
     """Score every prompt of every fact on the model as it stands.
 
     Args:
-        rungs: of ``RUNGS``, what is measured. ``said`` writes a sentence after every prompt, which takes longer.
+        rungs: of ``RUNGS``, what is measured. ``said`` writes a sentence after every prompt, which takes longer;
+            ``GE`` writes texts of 100 tokens from the facts' generation prompts
+            (:mod:`editkit.language.fluency`), which takes longest.
+        probes: those of :func:`editkit.facts.read_probes` that count, since the untouched model answers them
+            (:func:`editkit.language.probes.known_probes`).
         judge: called with prompt, sentence and fact, where ``said`` is measured.
         max_new_tokens: of a sentence that finds no end before.
 
     Returns one row a prompt: ``fact`` (id), ``relation``, ``kind`` (rewrite, paraphrase, neighbourhood),
     ``prompt``, ``logprob_new``, ``logprob_true`` (mean per token, nats), and the rungs; with ``said`` also ``exact``,
     ``judged`` where there is a judge, and ``text``, the sentence. The rows are in the order of the facts, see
-    :func:`places`. Raises ``ValueError`` for no facts, different facts of one id, no rung or an unknown one, a judge
+    :func:`places`. Below them come a row a probe, whose ``kind`` is the probe's, new its answer and true its rival, and
+    with ``GE`` a row a fact of kind ``generation`` with columns ``GE`` and ``RS``; what a row lacks is missing there.
+    Raises ``ValueError`` for no facts, different facts of one id, no rung or an unknown one, a judge
     without ``said``, one that answers anything but yes or no, and what :func:`generate` raises.
     """
     _check(facts, rungs, judge)
@@ -65,7 +75,12 @@ def evaluate(
         frame = frame.join(_forced(lm, prompts, progress)[["logprob_new", "logprob_true", *forced]])
     if "said" in rungs:
         frame = frame.join(_said(lm, prompts, judge, max_new_tokens, progress))
-    return frame
+    more = [_probed(lm, probes, progress)] if probes else []
+    more += [_written(lm, facts, progress)] if TEXTS in rungs else []
+    if not more:
+        return frame
+    optional = {name: "boolean" for name in frame if frame[name].dtype == bool}
+    return pd.concat([frame.astype(optional), *more], ignore_index=True)
 
 
 def _check(facts: Sequence[Fact], rungs: Sequence[str], judge: Judge | None) -> None:
@@ -74,8 +89,10 @@ def _check(facts: Sequence[Fact], rungs: Sequence[str], judge: Judge | None) -> 
     named = {fact.id: fact for fact in facts}
     if other := [fact for fact in facts if named[fact.id] != fact]:
         raise ValueError(f"two facts are called {other[0].id!r}, but scores go by names: give each one of its own")
-    if isinstance(rungs, str) or not rungs or not set(rungs) <= set(RUNGS):
-        raise ValueError(f"rungs = {shown(rungs)}: a list of some of {', '.join(RUNGS)} is needed")
+    if isinstance(rungs, str) or not set(rungs) & set(RUNGS) or not set(rungs) <= {*RUNGS, TEXTS}:
+        raise ValueError(
+            f"rungs = {shown(rungs)}: a list of some of {', '.join(RUNGS)} is needed, and {TEXTS} if wanted"
+        )
     if judge is not None and "said" not in rungs:
         raise ValueError(f"a judge reads what is said, and rungs = {shown(rungs)} leaves that out: add 'said'")
 
@@ -120,31 +137,48 @@ def _answer(judge: Judge, prompt: str, text: str, fact: Fact) -> bool:
     return bool(answer)
 
 
+def _probed(lm: LanguageModel, probes: Sequence[Probe], progress: bool) -> pd.DataFrame:
+    frame = evaluate_probes(lm, probes, [True] * len(probes), progress=progress)
+    names = {"logprob_answer": "logprob_new", "logprob_rival": "logprob_true"}
+    return frame.drop(columns=["changes", "known"]).rename(columns=names)
+
+
+def _written(lm: LanguageModel, facts: Sequence[Fact], progress: bool) -> pd.DataFrame:
+    from editkit.language.fluency import fluency  # NLTK, which nothing else needs, takes a second
+
+    return fluency(lm, facts, progress=progress).drop(columns="texts").assign(kind="generation")
+
+
 def places(facts: Sequence[Fact]) -> np.ndarray:
     """Return for each row of :func:`evaluate` the place of its fact, from 0; a fact that comes twice has two."""
     return np.repeat(np.arange(len(facts)), [len(scored_prompts(fact)) for fact in facts])
 
 
-def summarize(frame: pd.DataFrame, texts: pd.DataFrame | None = None) -> dict[str, float]:
+def summarize(frame: pd.DataFrame) -> dict[str, float]:
     """Average an :func:`evaluate` frame over facts, each weighing the same: ES, PS, NS, S, and the other rungs' scores.
+
+    Where there are texts GE (bits) and RS follow, and where there are probes success and accuracy by their kinds, under
+    names like "two_hop accuracy".
 
     Those of shares are in [0, 1], magnitudes in [−1, 1]; the names are told above. A frame of several seeds (column
     ``seed``) is pooled: a fact of each seed counts for itself. The scores of a kind of prompt that no fact has are nan,
     and S is nan then too.
-
-    Args:
-        texts: a frame of :func:`editkit.language.fluency.fluency`, whose GE (bits) and RS are averaged too.
     """
     fact = [*(["seed"] if "seed" in frame else []), "fact"]
     rungs = [rung for rung in ENDING if rung in frame]
-    per_fact = frame.groupby(["kind", *fact])[rungs].mean().groupby("kind").mean().reindex(list(LETTER))
+    own = frame[frame.kind.isin(LETTER)]
+    per_fact = own.groupby(["kind", *fact])[rungs].mean().groupby("kind").mean().reindex(list(LETTER))
     scores: dict[str, float] = {}
     for rung in rungs:
         scores |= {f"{letter}{ENDING[rung]}": float(per_fact[rung][kind]) for kind, letter in LETTER.items()}
         if rung == "success":
             scores["S"] = float(harmonic(list(scores.values())))
-    if texts is not None:
-        scores |= {name: float(texts[name].mean()) for name in ("GE", "RS")}
+    if TEXTS in frame:
+        scores |= {name: float(frame[name].mean()) for name in (TEXTS, "RS")}
+    of_probes = frame[frame.kind.isin(KINDS)]
+    if len(of_probes):
+        means = of_probes.groupby(["kind", *fact])[["success", "accuracy"]].mean().groupby("kind").mean()
+        scores |= {f"{kind} {rung}": float(value) for (kind, rung), value in means.stack().items()}
     return scores
 
 

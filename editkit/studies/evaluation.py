@@ -151,7 +151,8 @@ class Asked:
             fitted = fit_vectorizer(self.references.values()) if self.references else None
             how = partial(fluency, references=self.references, vectorizer=fitted)
             texts = measure(control, self.written, how, progress=progress)
-        scores = summarize(prompts, texts)
+        scores = summarize(prompts)
+        scores |= {name: float(texts[name].mean()) for name in ("GE", "RS")} if texts is not None else {}
         if self.published:
             tokens = summarize_tokens(measure(control, self.facts, evaluate_tokens, progress=progress))
             scores |= {f"zsRE {name}": value for name, value in tokens.items()}

@@ -3,13 +3,15 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from editkit import evaluate, summarize
+from editkit.facts import read_probes
+from editkit.language.fluency import fluency
 from editkit.language.generation import generate
 from editkit.language.metrics import places, scored_prompts
+from editkit.language.probes import evaluate_probes, summarize_probes
 from editkit.language.said import normalised
 
 COLUMNS = ["fact", "relation", "kind", "prompt"]
@@ -100,7 +102,19 @@ def test_unknown_rungs_are_refused(tiny, facts, rungs):
         evaluate(tiny(), facts, rungs=rungs)
 
 
-def test_texts_of_facts_are_averaged_beside_the_scores(tiny, facts):
-    texts = pd.DataFrame({"fact": ["a", "b"], "GE": [5.0, 6.0], "RS": [0.5, np.nan]})
-    told = summarize(evaluate(tiny(), facts), texts)
-    assert (told["GE"], told["RS"]) == (5.5, 0.5)
+def test_free_texts_and_probes_are_rows_of_their_own(tiny, facts):
+    lm = tiny()
+    facts = [replace(fact, generation=(f"{fact.subject} is",)) for fact in facts[:3]] + [facts[3]]
+    probes = read_probes("counterfact", facts, path="not read")
+    plain, frame = evaluate(lm, facts), evaluate(lm, facts, rungs=("success", "accuracy", "GE"), probes=probes)
+    own = frame[frame.kind.isin(["rewrite", "paraphrase", "neighbourhood"])]
+    assert own.prompt.tolist() == plain.prompt.tolist() and own.success.tolist() == plain.success.tolist()
+    texts, told = fluency(lm, facts), summarize(frame)
+    assert frame.GE.dropna().tolist() == texts.GE.tolist() and told["GE"] == pytest.approx(texts.GE.mean())
+    assert math.isnan(told["RS"]) and {**told, **summarize(plain)} == pytest.approx(told, nan_ok=True)
+    asked = summarize_probes(evaluate_probes(lm, probes, [True] * len(probes)))
+    for kind, row in asked.iterrows():
+        assert told[f"{kind} accuracy"] == pytest.approx(row.accuracy)
+        assert told[f"{kind} success"] == pytest.approx(row.success)
+    with pytest.raises(ValueError, match="and GE if wanted"):
+        evaluate(lm, facts, rungs=["GE"])
