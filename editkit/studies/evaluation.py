@@ -42,8 +42,8 @@ class EvaluationParams(DownstreamParams, ControlParams):
     """Facts of each seed of the baselines, the first of them, that are held at once and measured by everything."""
     fluency_facts: Annotated[int, Field(ge=0)] = 1
     """Of these, the first whose generation prompts are written on for GE; 0 leaves it out."""
-    probe_kinds: list[Literal[*KINDS]] = list(KINDS)
-    """Consequences of edits that are asked for, where the untouched model knows what was right before."""
+    probe_kinds: list[Literal[*KINDS]] | None = None
+    """Consequences of edits that are asked for, where the untouched model knows what was right before; null: all."""
     snippets_path: str = ""
     """Path or URL of CounterFact's attribute_snippets.json, for RS; empty: no reference texts."""
 
@@ -125,7 +125,9 @@ class Asked:
     @classmethod
     def of(cls, setting: Setting, seed: int, params: EvaluationParams, where: SettingParams) -> "Asked":
         facts, path = setting.draws[seed].facts, where.facts_path or None
-        probes = read_probes(where.facts_source, facts, path=path, kinds=params.probe_kinds)
+        probes = read_probes(
+            where.facts_source, facts, path=path, kinds=KINDS if params.probe_kinds is None else params.probe_kinds
+        )
         known = known_probes(setting.lm, probes, store=setting.store, progress=setting.progress)
         references = snippets.references(path, snippets.read(params.snippets_path)) if params.snippets_path else {}
         own = {fact.id: references[fact.id] for fact in facts if fact.id in references}

@@ -191,8 +191,8 @@ def _on_logits(value: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndar
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = half / (value * (1 - value))
         low, high = expit(logit(value) - reach), expit(logit(value) + reach)
-    flat = half < TINY
-    return np.where(flat, value, low), np.where(flat, value, high)
+    flat, unknown = half < TINY, np.isinf(half) & np.isfinite(value)  # of one cluster
+    return np.where(flat, value, np.where(unknown, 0, low)), np.where(flat, value, np.where(unknown, 1, high))
 
 
 def _at_borders(

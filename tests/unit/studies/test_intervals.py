@@ -178,6 +178,8 @@ def test_one_cluster_says_nothing_and_a_missing_kind_is_not_a_number():
     one = pd.concat([one, one.assign(success=~one.success)])  # two prompts of each kind, one right
     table = interval(one)
     assert (table.value == 0.5).all() and (table.low == 0).all() and (table.high == 1).all()
+    right = interval(prompts_of(np.array([[1, 1, 1]])))
+    assert (right.value == 1).all() and (right.low == 0).all() and (right.high == 1).all()
     gap = paired_difference(one, one.assign(success=True))
     assert (gap.value == -0.5).all() and (gap.p == 1).all()
     without = interval(prompts_of(np.eye(3)[[0, 1, 2, 0]].astype(bool)).query("kind != 'neighbourhood'"))
