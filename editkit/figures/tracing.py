@@ -101,7 +101,8 @@ def traced_and_swept(layers: pd.DataFrame, found: Mapping[str, Any], score: str 
     figure.update_yaxes(title_text="probability", zeroline=True, zerolinecolor=RULE, row=1)
     figure.update_yaxes(title_text=score, range=[-0.03, 1.03], tickformat=".1f", row=2)
     lost = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]".replace("-", "−")
-    subtitle = f"rank correlation {found['rank_correlation']:+.2f}".replace("-", "−")
+    rho = found["rank_correlation"]
+    subtitle = f"rank correlation {f'{rho:+.2f}' if rho == rho else 'not defined'}".replace("-", "−")
     subtitle += f"; {score} in the traced layer less that in the best: {lost}; {count(int(layers.n.max()), 'fact')}"
     return finish(figure, "Does tracing say where to edit?", subtitle, 560, legend=False)
 

@@ -120,6 +120,7 @@ def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:
         for place, part in places
     ]
     frame = pd.DataFrame(rows, columns=["kind", "position", "layer", "value", "low", "high", "n", "clusters"])
+    frame = frame.assign(low=frame.low.clip(-1), high=frame.high.clip(upper=1))  # of probabilities
     order = {name: number for number, name in enumerate(POSITIONS)}
     return frame.sort_values("position", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
