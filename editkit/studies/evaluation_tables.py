@@ -48,8 +48,8 @@ def rank_changes(ladder: pd.DataFrame) -> pd.DataFrame:
     Args:
         ladder: of :func:`evaluation_ladder`; the untouched model is left out.
 
-    Returns columns kind, rung, order (best first), correlation (Spearman's, with the order by success; nan where all
-    are equal) and swapped, the pairs of methods whose order by success this rung turns round.
+    Returns columns kind, rung, order (best first, "=" between equals), correlation (Spearman's, with the order by
+    success; nan where all are equal) and swapped, the pairs of methods whose order by success this rung turns round.
     """
     rows, edited = [], ladder[ladder.method != UNTOUCHED]
     for (kind, rung), part in edited.groupby(["kind", "rung"], sort=False):
@@ -60,7 +60,8 @@ def rank_changes(ladder: pd.DataFrame) -> pd.DataFrame:
             for a, b in combinations(values.index, 2)
             if (success[a] - success[b]) * (values[a] - values[b]) < 0
         ]
-        order = " > ".join(label(name) for name in values.sort_values(ascending=False, kind="stable").index)
+        ranked = values.groupby(values, sort=False).groups  # those that are equal together
+        order = " > ".join(" = ".join(map(label, ranked[value])) for value in sorted(ranked, reverse=True))
         varied = values.nunique() > 1 < success.nunique()
         correlation = values.rank().corr(success.rank()) if varied else float("nan")
         rows.append(

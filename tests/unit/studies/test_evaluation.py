@@ -105,7 +105,9 @@ def test_a_rung_that_turns_an_order_round_names_the_pair(here):
     changes = rank_changes(pd.concat(table)).set_index(["kind", "rung"])
     assert changes.loc[("rewrite", "accuracy"), "swapped"] == "MEMIT / ROME"
     assert changes.loc[("rewrite", "accuracy"), "correlation"] == pytest.approx(-1)
+    assert changes.loc[("rewrite", "accuracy"), "order"] == "ROME > MEMIT"
     alike = changes.loc[("rewrite", "said")]
+    assert alike.order == "MEMIT = ROME"
     assert alike.swapped == "" and math.isnan(alike.correlation)
 
 
