@@ -1,5 +1,6 @@
 """What an edit did."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -48,6 +49,11 @@ class EditResult:
         for item in self.updates:
             total[item.layer] = total.get(item.layer, 0) + item.update.delta
         return total
+
+    @property
+    def delta_norm(self) -> float:
+        """‖ΔW‖ (Frobenius) over all layers; of edits one after another that of their sum."""
+        return math.sqrt(sum(delta.norm().item() ** 2 for delta in self.deltas.values()))
 
     def diagnostics(self) -> pd.DataFrame:
         """Return a table with one row per weight update.

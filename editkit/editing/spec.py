@@ -129,8 +129,8 @@ def load_defaults(model_name: str) -> dict[str, dict[str, Any]]:
     """Return the default hyperparameters of a model, ``{"shared": {…}, "rome": {…}, …}``; empty where it has none.
 
     A hub id or folder is matched by its last part, so ``EleutherAI/gpt-j-6b`` finds ``gpt-j-6b``. The first file counts
-    of those in ``$EDITKIT_HPARAMS``, the published ones, and ``hparams`` in the working directory: what lies where one
-    works fills a gap, and only who names a folder sets published values aside.
+    of those in ``$EDITKIT_HPARAMS``, the published ones, and ``hparams`` in or beside the working directory: what lies
+    there fills a gap, and only who names a folder sets published values aside.
     Raises ``ValueError`` for a file of another layout.
     """
     return _read(path) if (path := defaults_file(model_name)) else {}
@@ -155,7 +155,7 @@ def defaults_file(model_name: str, folders: Sequence[Path] | None = None) -> Pat
 
 def _folders() -> list[Path]:
     named = [tuned_folder()] if os.environ.get("EDITKIT_HPARAMS") else []
-    return [*named, PUBLISHED, Path(TUNED)]
+    return [*named, PUBLISHED, Path(TUNED), Path("..", TUNED)]  # a chapter works in a folder beside it
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

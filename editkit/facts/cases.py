@@ -12,9 +12,6 @@ from editkit.facts.files import convert_records, field
 from editkit.facts.probe import Probe
 
 T = TypeVar("T")
-# What stands where a source names no earlier object, in ROME's and EasyEdit's code as here. Success compares with it
-# and says little then, unlike accuracy; and no model knows such a fact beforehand.
-NO_OBJECT = "<|endoftext|>"
 
 
 class Case(NamedTuple):

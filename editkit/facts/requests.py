@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from editkit.config import shown
-from editkit.facts.cases import NO_OBJECT, Case, one_text, optional, texts_in
-from editkit.facts.fact import Fact, clean, template_of
+from editkit.facts.cases import Case, one_text, optional, texts_in
+from editkit.facts.fact import NO_OBJECT, Fact, clean, template_of
 from editkit.facts.files import field
 from editkit.facts.probe import Condition, Probe
 

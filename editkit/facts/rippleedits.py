@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from editkit.config import shown
-from editkit.facts.cases import NO_OBJECT, Case, optional, texts_in, to_case
-from editkit.facts.fact import Fact, clean, template_of
+from editkit.facts.cases import Case, optional, texts_in, to_case
+from editkit.facts.fact import NO_OBJECT, Fact, clean, template_of
 from editkit.facts.files import field, read_records
 from editkit.facts.probe import Condition, Probe
 

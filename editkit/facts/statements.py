@@ -12,23 +12,26 @@ not become the answer about another.
 import re
 from collections.abc import Iterator
 
-from editkit.facts.fact import SLOT, Fact
+from editkit.facts.fact import NO_OBJECT, SLOT, Fact
 from editkit.facts.probe import Probe
+from editkit.models.language import continued
 
 VERB = re.compile(r"\b(?:is|are|was|were)\b")
 NOT_TRUE = "It is not true that"
 
 
 def statement_probes(fact: Fact) -> list[Probe]:
-    """Make the probes of one fact that take nothing but its own texts."""
+    """Make the probes of one fact that take nothing but its own texts; of a question, none that take a statement."""
     about = {"fact": fact.id, "relation": fact.relation}
+    becomes_true, becomes_false = (continued(fact.text, target) for target in (fact.target_new, fact.target_true))
+    is_statement = not fact.text.endswith("?") and fact.target_true != NO_OBJECT
     return [
-        *(Probe(prompt=prompt, **about, **rest) for prompt, rest in _negated(fact)),
-        *judged("true_false", fact, f"{fact.text} {fact.target_new}", f"{fact.text} {fact.target_true}"),
+        *(Probe(prompt=prompt, **about, **rest) for prompt, rest in _negated(fact) if is_statement),
+        *(judged("true_false", fact, becomes_true, becomes_false) if is_statement else []),
         *(
             Probe(
                 kind="distracting_neighbourhood",
-                prompt=f"{fact.text} {fact.target_new}. {neighbour}",
+                prompt=f"{_ended(becomes_true)} {neighbour}",
                 answer=fact.neighbour_answer,
                 before=fact.neighbour_answer,
                 rival=fact.target_new,
@@ -46,7 +49,7 @@ def judged(kind: str, fact: Fact, becomes_true: str, becomes_false: str) -> list
         Probe(
             kind=kind,
             fact=fact.id,
-            prompt=f"True or false? {statement}.\nAnswer:",
+            prompt=f"True or false? {_ended(statement)}\nAnswer:",
             answer="True" if turns else "False",
             before="False" if turns else "True",
             relation=fact.relation,
@@ -57,14 +60,16 @@ def judged(kind: str, fact: Fact, becomes_true: str, becomes_false: str) -> list
 
 def _negated(fact: Fact) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the fact's prompt negated from outside and, where it has a verb after its subject, inside."""
-    if fact.text.endswith("?"):
-        return
     turned = {"answer": fact.target_true, "before": fact.target_new}
     yield f"{NOT_TRUE} {_inside_a_sentence(fact.prompt).replace(SLOT, fact.subject)}", {"kind": "negation"} | turned
     before, after = fact.prompt.split(SLOT)
     if verb := VERB.search(after):
         prompt = f"{before}{fact.subject}{after[: verb.end()]} not{after[verb.end() :]}"
         yield prompt, {"kind": "negation_inside"} | turned
+
+
+def _ended(statement: str) -> str:
+    return statement if statement.endswith(".") else f"{statement}."
 
 
 def _inside_a_sentence(template: str) -> str:

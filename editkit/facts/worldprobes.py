@@ -38,6 +38,7 @@ SHORTEST_ALIAS = 4  # letters; what is shorter is a code or an abbreviation
 SAME_NAME = 0.75  # likeness from which on another spelling is the same name
 RIVALS = 30  # a false answer is drawn from a relation's so many most frequent ones
 PREFIX = "worldfacts:"
+Topics = tuple[tuple[str, str], ...]  # subject and relation of statements
 
 
 def world_probes(facts: Sequence[Fact]) -> list[Probe]:
@@ -114,7 +115,8 @@ class _World:
             answer, before = self._hop(hop, fact.target_new), self._hop(hop, fact.target_true)
             itself = fact.relation == "capital_of" and hop == "capital"
             if answer and before and answer != before and not itself:
-                yield _probe("two_hop", fact, _capitalised(template.format(o=through)), answer, before)
+                prompt, rests = _capitalised(template.format(o=through)), self._rests_on(hop, fact.target_new)
+                yield _probe("two_hop", fact, prompt, answer, before, rests_on=rests)
 
     def _hop(self, hop: str, target: str) -> str:
         """Look up an object's capital, currency, continent or script; empty where it has none, or no clear one."""
@@ -125,6 +127,15 @@ class _World:
             return ""
         return {"capital": country.capital, "currency": country.currency, "continent": country.continent}[hop]
 
+    def _rests_on(self, hop: str, target: str) -> Topics:
+        """List the statements that say what an object's hop leads to; another edit may be about one of them."""
+        if hop == "script":
+            return ((target, "language_script"),)
+        country = self._countries[target]
+        if hop == "capital":
+            return ((country.capital, "capital_of"),)
+        return ((country.name, f"country_{hop}"),)
+
     def kept(self, fact: Fact) -> Iterator[Probe]:
         """Ask for other relations of the subject, against a false answer."""
         known = self._rows[RELATIONS[fact.relation].kind, fact.subject]
@@ -133,11 +144,14 @@ class _World:
                 prompt = RELATIONS[relation].prompt.replace(SLOT, row.article + row.subject)
                 false = [other for other in self._common[relation] if other not in (row.answer, *row.also_true)]
                 rival = min(false, key=lambda other: digest(relation, row.subject, other), default=None)
-                yield _probe("relation", fact, prompt, row.answer, row.answer, rival)
+                rests = ((row.subject, relation),)
+                yield _probe("relation", fact, prompt, row.answer, row.answer, rival, rests)
 
 
-def _probe(kind: str, fact: Fact, prompt: str, answer: str, before: str, rival: str | None = None) -> Probe:
-    return Probe(kind, fact.id, prompt, answer, before, rival, relation=fact.relation)
+def _probe(
+    kind: str, fact: Fact, prompt: str, answer: str, before: str, rival: str | None = None, rests_on: Topics = ()
+) -> Probe:
+    return Probe(kind, fact.id, prompt, answer, before, rival, relation=fact.relation, rests_on=rests_on)
 
 
 def _article(fact: Fact) -> str:

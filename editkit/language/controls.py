@@ -7,8 +7,7 @@
 Their names are rows of ``CONTROLS`` in :mod:`editkit.methods`.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -71,8 +70,8 @@ class Edited:
             state, parameters = session.state_dict(), session.n_parameters
         finally:
             session.undo()
-        spent, norm = result.seconds, math.sqrt(sum(item.norm**2 for item in result.updates))
-        return cls(name, session, state, spent["targets"] + spent["keys"] + spent["solve"], norm, parameters)
+        seconds = sum(result.seconds[stage] for stage in ("targets", "keys", "solve"))
+        return cls(name, session, state, seconds, result.delta_norm, parameters)
 
     @property
     def lm(self) -> LanguageModel:
@@ -105,14 +104,22 @@ Measure = Callable[[LanguageModel, Sequence[Fact]], pd.DataFrame]  # tidy, a row
 
 
 def measure(
-    control: Control | Oracle, facts: Sequence[Fact], how: Measure = evaluate, *, progress: bool = False
+    control: Control | Oracle,
+    facts: Sequence[Fact],
+    how: Measure = evaluate,
+    *,
+    besides: Mapping[str, Sequence[Fact]] | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure facts under a control, all at once; an oracle is told of each fact that it is asked for.
 
+    Args:
+        besides: further facts of which an oracle is told, by the id of the one that it is asked for.
+
     Returns what ``how`` returns, facts in their order.
     """
-    told = isinstance(control, Oracle)
-    parts = [(control.about(fact), [fact]) for fact in facts] if told else [(control, facts)]
+    told, besides = isinstance(control, Oracle), besides or {}
+    parts = [(control.about(f, *besides.get(f.id, ())), [f]) for f in facts] if told else [(control, facts)]
     frames = []
     for part, asked in tqdm(parts, desc=control.name, unit="fact", disable=not (progress and told)):
         with part.apply() as model:

@@ -15,7 +15,7 @@ each, no shots, before the first and after every k batches of edits). It differs
 - ``downstream_eval_steps`` counts its batches; here it counts edits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -32,7 +32,7 @@ from editkit.models import LanguageModel
 
 TaskName = Literal[*TASKS]
 COLUMNS = ["task", "metric", "value", "stderr", "n", "few_shots", "step", "source", "items"]
-Asked = tuple[dict[str, Any], list[Item], list[Item], str]  # how, examples, tests, and where they are from
+Task = tuple[dict[str, Any], list[Item], list[Item], str]  # how it is asked, examples, tests, where they are from
 
 
 class DownstreamParams(Parameters):
@@ -59,6 +59,7 @@ def measure_downstream(
     lm: LanguageModel,
     params: DownstreamParams,
     *,
+    tasks: Mapping[str, Task] | None = None,
     step: int = 0,
     store: Store | None = None,
     progress: bool = True,
@@ -66,6 +67,7 @@ def measure_downstream(
     """Measure the model as it stands on every task.
 
     Args:
+        tasks: what :func:`prepare` returns, where they were read before.
         step: number of edits in the model, for the column of that name.
         store: where a task's scores are kept, by the model's fingerprint and the items; not kept where not given.
 
@@ -77,7 +79,7 @@ def measure_downstream(
     Raises ``ValueError`` for items that do not fit or are too few, ``ConnectionError`` where the hub is needed and
     cannot be reached; of no task is then anything measured.
     """
-    asked = {name: _prepare(name, params) for name in dict.fromkeys(params.downstream_tasks)}
+    asked = prepare(params) if tasks is None else tasks
     of_model = entry_key(__name__, lm, harness=version("lm_eval")) if asked and store else {}
     rows = []
     bar = tqdm(asked.items(), desc="general ability", unit="task", disable=not progress)
@@ -91,17 +93,16 @@ def measure_downstream(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def asked_of(params: DownstreamParams) -> str:
-    """Hash what tasks ask, items and all, without asking it; raises as :func:`measure_downstream`."""
-    asked = {name: _prepare(name, params) for name in dict.fromkeys(params.downstream_tasks)}
-    return digest([[name, shots, tests] for name, (_, shots, tests, _) in asked.items()])
+def prepare(params: DownstreamParams) -> dict[str, Task]:
+    """Read what the tasks ask, by their names; raises as :func:`measure_downstream`."""
+    return {name: _prepare(name, params) for name in dict.fromkeys(params.downstream_tasks)}
 
 
-def _prepare(name: str, params: DownstreamParams) -> Asked:
+def _prepare(name: str, params: DownstreamParams) -> Task:
     from editkit.language.harness import read_config  # imports the harness, which nothing else needs
 
-    task = TASKS[name]
-    config = (read_config(task.harness) if task.harness else {}) | dict(task.changes) | {"task": name}
+    stated = TASKS[name]
+    config = (read_config(stated.harness) if stated.harness else {}) | dict(stated.changes) | {"task": name}
     items, source = load_items(name, config, params.downstream_path)
     return config, *divide(name, items, params.number_of_few_shots, params.number_of_tests), source
 
@@ -144,7 +145,7 @@ def track_downstream(
     Returns the rows of :func:`measure_downstream`, ``step`` being the number of edits made; raises what it and ``edit``
     raise.
     """
-    how = {"store": store, "progress": progress}
+    how = {"tasks": prepare(params), "store": store, "progress": progress}
     frames, made = [measure_downstream(lm, params, step=0, **how)], 0
     for number, batch in enumerate(batches, start=1):
         edit(batch)

@@ -121,6 +121,7 @@ class Oracle:
     facts: Sequence[Fact]
     seconds, delta_norm, parameters = 0.0, math.nan, 0
 
-    def about(self, fact: Fact) -> InContext:
-        """Return the control for all that is asked in order to judge one fact, its neighbours included."""
-        return InContext(self.lm, [known for known in self.facts if fold(known.subject) == fold(fact.subject)])
+    def about(self, *facts: Fact) -> InContext:
+        """Return the control for all that is asked in order to judge these facts, their neighbours included."""
+        subjects = {fold(fact.subject) for fact in facts}
+        return InContext(self.lm, [known for known in self.facts if fold(known.subject) in subjects])

@@ -165,9 +165,10 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
     and S is nan then too.
     """
     fact = [*(["seed"] if "seed" in frame else []), "fact"]
-    rungs = [rung for rung in ENDING if rung in frame]
     own = frame[frame.kind.isin(LETTER)]
-    per_fact = own.groupby(["kind", *fact])[rungs].mean().groupby("kind").mean().reindex(list(LETTER))
+    rungs = [rung for rung in ENDING if rung in own and own[rung].notna().any()]
+    per_fact = own.groupby(["kind", *fact])[rungs].mean().astype(float)  # where missing: nan
+    per_fact = per_fact.groupby("kind").mean().reindex(list(LETTER))
     scores: dict[str, float] = {}
     for rung in rungs:
         scores |= {f"{letter}{ENDING[rung]}": float(per_fact[rung][kind]) for kind, letter in LETTER.items()}
@@ -177,7 +178,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         scores |= {name: float(frame[name].mean()) for name in (TEXTS, "RS")}
     of_probes = frame[frame.kind.isin(KINDS)]
     if len(of_probes):
-        means = of_probes.groupby(["kind", *fact])[["success", "accuracy"]].mean().groupby("kind").mean()
+        means = of_probes.groupby(["kind", *fact])[["success", "accuracy"]].mean().astype(float).groupby("kind").mean()
         scores |= {f"{kind} {rung}": float(value) for (kind, rung), value in means.stack().items()}
     return scores
 

@@ -7,9 +7,10 @@ window of layers around it. The probability that returns is the *indirect effect
 What is put back, and at how many draws and which strength of the noise, is that of ``calculate_hidden_flow`` in
 ``experiments/causal_trace.py`` of kmeng01/rome, whose defaults are those here. Three things differ. Texts have their
 start token, the windows' width grows with the model's depth (there 10 layers, whatever the model), and each fact has a
-noise of its own, which depends on neither the other facts nor their order (there all facts share one). The work is
-less: attention is causal, so the tokens before a restored one are those of the noisy run, whose keys and values are
-kept, the layers below the first restored one are not run, and all tokens and all kinds of a layer share a pass.
+noise of its own, whose draws depend on neither the other facts nor their order (there all facts share one); its size
+is that of all subjects' embeddings. The work is less: attention is causal, so the tokens before a restored one are
+those of the noisy run, whose keys and values are kept, the layers below the first restored one are not run, and all
+tokens and all kinds of a layer share a pass.
 """
 
 import math

@@ -166,6 +166,8 @@ def execute(chapter: Chapter, values: dict[str, Any], stated: dict[str, Any], la
     """
     passed, said = ({n: given[n] for n in chapter.declared if n in given} for given in (values, stated))
     chapter.parameters = chapter.declared | passed | said
+    if folder := os.environ.get("EDITKIT_HPARAMS"):  # a chapter works in another folder
+        os.environ["EDITKIT_HPARAMS"] = os.path.abspath(os.path.expanduser(folder))
     # The kernel's debugger warns about frozen modules on every start otherwise.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     begun = time.monotonic()

@@ -22,19 +22,25 @@ def tune(texts: Mapping[str, Any]) -> Iterator[str]:
     """
     begun, params = time.monotonic(), TuneParams.from_texts(texts)
     path, methods = yaml_path(params), list(dict.fromkeys(params.method))
-    tuning = prepare(params)
+    tuning, failed = prepare(params), []
     yield f"study {tuning.file}; once stopped, the same command goes on with it"
     for place, method in enumerate(methods, start=1):
         until = begun + 60 * params.minutes * place / len(methods)
-        yield tell(method, search(tuning, method, until=until, trials=params.trials))
-    found = studies(tuning)
+        try:
+            yield tell(method, search(tuning, method, until=until, trials=params.trials))
+        except ValueError as problem:  # what the other methods found is written all the same
+            failed.append(str(problem))
+    if not (found := studies(tuning)):
+        raise ValueError("; ".join(failed))
     write(path, tuning, found, params)
-    for method in methods:
+    for method in [method for method in methods if method in found]:
         table, name = trial_table(found[method]), f"{path.stem}-{method}"
         write_atomic(path.with_name(f"{name}.csv"), table.to_csv(index=False).encode())
         figure = figures.sensitivity(table, importances(found[method]), title=label(method), subtitle=params.model)
         figures.save(figure, path.with_name(f"{name}.png"))
     yield f"written to {path}; {_found_by(params.model, path)}"
+    if failed:
+        raise ValueError("; ".join(failed))
 
 
 def _found_by(model: str, path: Path) -> str:
@@ -42,4 +48,4 @@ def _found_by(model: str, path: Path) -> str:
     taken = defaults_file(model)
     if taken and taken.resolve() == path.resolve():
         return "edits of this model take their defaults from it" + " when they are made here" * (not path.is_absolute())
-    return f"set EDITKIT_HPARAMS={path.parent} for edits to take their defaults from it"
+    return f"set EDITKIT_HPARAMS={path.parent.resolve()} for edits to take their defaults from it"

@@ -28,7 +28,8 @@ def run_abilities(
         label, replay = identify(setting, spec, batch_size).label, spec.resolve(setting.lm).replay
         for seed, draw in setting.draws.items():
             seeded = spec.model_copy(update={"seed": seed})
-            warm_targets(setting, seed, [seeded])
+            if seeded.targets_from == "base":
+                warm_targets(setting, seed, [seeded])
             session = setting.session(seeded, seed)
             batches = [draw.facts[begin : begin + batch_size] for begin in range(0, len(draw.facts), batch_size)]
             try:

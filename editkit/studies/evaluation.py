@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib.metadata import version
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
+import torch
 from pydantic import Field
 from tqdm.auto import tqdm
 
 from editkit.cache import digest
-from editkit.config import Count
+from editkit.config import Count, shown
 from editkit.editing.spec import EditSpec
 from editkit.facts import KINDS, Fact, Probe, data_hash, read_probes, snippets
 from editkit.language.controls import Control, Edited, Untouched, measure
-from editkit.language.downstream import DownstreamParams, asked_of, measure_downstream
+from editkit.language.downstream import DownstreamParams, Task, measure_downstream, prepare
 from editkit.language.incontext import Oracle
 from editkit.language.metrics import RUNGS, evaluate, summarize
 from editkit.language.probes import evaluate_probes, known_probes
@@ -66,15 +68,22 @@ def run_evaluation(
         specs: by the names of their rows.
         where: says where the facts and probes are from.
 
-    Raises ``ValueError`` where a seed has fewer facts, and what reading of probes, snippets and tasks raises.
+    Raises ``ValueError`` where a seed has fewer facts, for snippets beside another source than CounterFact, and what
+    reading of probes, snippets and tasks raises.
     """
+    if params.snippets_path and where.facts_source != "counterfact":
+        raise ValueError(
+            f"snippets_path = {shown(params.snippets_path)}: reference texts are of CounterFact's facts, and "
+            f"facts_source is {where.facts_source}"
+        )
+    read = Read.of(params, where)
     some = {seed: draw._replace(facts=draw.facts[: params.evaluation_facts]) for seed, draw in setting.draws.items()}
     if few := [seed for seed, draw in some.items() if len(draw.facts) < params.evaluation_facts]:
         has = len(some[few[0]].facts)
         raise ValueError(f"evaluation_facts = {params.evaluation_facts}: seed {few[0]} has {has} facts to edit")
     setting, tables = replace(setting, draws=some), ([], [], [], [])
     for seed in setting.draws:
-        asked = Asked.of(setting, seed, params, where)
+        asked = Asked.of(setting, seed, params, where, read)
         makers: dict[str, Callable[[], Control | Oracle]] = {UNTOUCHED: lambda: Untouched(setting.lm)}
         makers |= {name: partial(_edited, setting, seed, name, spec) for name, spec in specs.items()}
         makers |= {name: partial(MAKERS[name], setting, seed, asked.facts, params) for name in params.controls}
@@ -110,6 +119,20 @@ def _determines(
     return {"spec": seeded.model_dump(), "own": {} if name in specs else own_parameters(name, params), **promised}
 
 
+class Read(NamedTuple):
+    """What is read once for all seeds."""
+
+    references: Mapping[str, Sequence[str]]  # by the id of a fact
+    collection: Sequence[Sequence[str]]  # all reference texts there are, of which words get their weights
+    tasks: Mapping[str, Task]
+
+    @classmethod
+    def of(cls, params: EvaluationParams, where: SettingParams) -> "Read":
+        texts = snippets.read(params.snippets_path) if params.snippets_path else {}
+        references = snippets.references(where.facts_path, texts) if texts else {}
+        return cls(references, [texts[about] for about in sorted(texts)], prepare(params))
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is asked about the facts of one seed."""
@@ -118,26 +141,28 @@ class Asked:
     probes: Sequence[Probe]
     known: Sequence[bool]  # which of them the untouched model answers
     references: Mapping[str, Sequence[str]]
+    read: Read
     params: EvaluationParams
     key: dict[str, Any]  # what determines the answers of a model
     published: bool  # whether zsRE's own scores are taken too
+    device: torch.device
 
     @classmethod
-    def of(cls, setting: Setting, seed: int, params: EvaluationParams, where: SettingParams) -> "Asked":
-        facts, path = setting.draws[seed].facts, where.facts_path or None
-        probes = read_probes(
-            where.facts_source, facts, path=path, kinds=KINDS if params.probe_kinds is None else params.probe_kinds
-        )
+    def of(cls, setting: Setting, seed: int, params: EvaluationParams, where: SettingParams, read: Read) -> "Asked":
+        facts, kinds = setting.draws[seed].facts, KINDS if params.probe_kinds is None else params.probe_kinds
+        probes = read_probes(where.facts_source, facts, path=where.facts_path or None, kinds=kinds)
         known = known_probes(setting.lm, probes, store=setting.store, progress=setting.progress)
-        references = snippets.references(path, snippets.read(params.snippets_path)) if params.snippets_path else {}
-        own = {fact.id: references[fact.id] for fact in facts if fact.id in references}
+        own = {fact.id: read.references[fact.id] for fact in facts if fact.id in read.references}
+        tasks = [[name, shots, tests] for name, (_, shots, tests, _) in read.tasks.items()]
         key = measurement_key(setting, seed, __name__) | {
             "probes": digest([repr(probes), known]),
-            "references": digest(own),
+            "references": digest([own, read.collection]),
             "fluency_facts": params.fluency_facts,
-            "downstream": asked_of(params),
+            "downstream": digest(tasks),
+            "packages": {name: version(name) for name in ("lm_eval", "nltk", "scikit-learn")},
         }
-        return cls(facts, probes, known, own, params, key, where.facts_source == "zsre")
+        published = where.facts_source == "zsre"
+        return cls(facts, probes, known, own, read, params, key, published, setting.device)
 
     @cached_property
     def written(self) -> list[Fact]:
@@ -150,7 +175,7 @@ class Asked:
 
         prompts, texts = measure(control, self.facts, partial(evaluate, rungs=RUNGS), progress=progress), None
         if self.written:
-            fitted = fit_vectorizer(self.references.values()) if self.references else None
+            fitted = fit_vectorizer(self.read.collection) if self.references else None
             how = partial(fluency, references=self.references, vectorizer=fitted)
             texts = measure(control, self.written, how, progress=progress)
         scores = summarize(prompts)
@@ -172,21 +197,25 @@ class Asked:
             both = [pair for pair in zip(self.probes, self.known, strict=True) if pair[0].fact in names]
             return evaluate_probes(model, *zip(*both, strict=True))
 
-        frame = measure(control, facts, score, progress=progress)
+        named = {fact.id: fact for fact in self.facts}
+        needed = {probe.fact: [named[name] for name in probe.needs] for probe in self.probes if probe.needs}
+        frame = measure(control, facts, score, besides=needed, progress=progress)
         return frame.astype(object).where(frame.notna(), None).to_dict(orient="list")
 
 
 def _measure(asked: Asked, make: Callable[[], Control | Oracle], progress: bool) -> Cell:
     """Make a control and measure the model under it."""
+    reset_peak(asked.device)
     control = make()
-    reset_peak(control.lm.device)
-    start = time.perf_counter()
+    memory, start = peak_mb(asked.device), time.perf_counter()
     prompts, scores = asked.of_prompts(control, progress)
     probes = asked.of_probes(control, progress)
     # An oracle is told nothing where no fact is asked for.
-    with (Untouched(control.lm) if isinstance(control, Oracle) else control).apply() as model:
-        downstream = measure_downstream(model, asked.params, step=len(asked.facts), progress=False)
+    plain = isinstance(control, Oracle | Untouched)
+    with (Untouched(control.lm) if plain else control).apply() as model:
+        step = 0 if plain else len(asked.facts)
+        downstream = measure_downstream(model, asked.params, tasks=asked.read.tasks, step=step, progress=False)
     row = {"n_facts": len(asked.facts), "n_texts": len(asked.written), **scores}
     row |= {"seconds": control.seconds, "delta_norm": control.delta_norm, "parameters": control.parameters}
-    row |= {"seconds_scoring": time.perf_counter() - start, "peak_memory_mb": peak_mb(control.lm.device)}
+    row |= {"seconds_scoring": time.perf_counter() - start, "peak_memory_mb": memory}
     return {"scores": row, "probes": probes, "downstream": downstream.to_dict(orient="list")}, prompts

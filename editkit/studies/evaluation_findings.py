@@ -13,14 +13,17 @@ MOVED = 2.0  # standard errors of a difference between two runs on the same item
 
 
 def locating_findings(
-    effects: pd.DataFrame, total: Mapping[str, float], layers: pd.DataFrame, agreed: Mapping[str, Any]
+    effects: pd.DataFrame, total: Mapping[str, float], layers: pd.DataFrame, agreed: Mapping[str, Any], score: str = "S"
 ) -> list[str]:
-    """Say where tracing finds facts, and whether edits do best there.
+    """Say where tracing finds facts, and whether edits do best there; nothing where nothing was traced.
 
     Args:
         effects, total: see :func:`editkit.studies.locate.indirect_effects` and ``total_effect``.
         layers, agreed: see :func:`editkit.studies.locate.side_by_side` and ``agreement``; may be empty.
+        score: the score that was swept.
     """
+    if effects.empty:
+        return []
     sentences = [
         f"Noise on the subject takes the answer from P = {total['clean']:.2f} to {total['corrupted']:.2f} "
         f"({int(total['n'])} facts of the tune part)."
@@ -34,7 +37,9 @@ def locating_findings(
         )
     if len(layers):
         found, same = agreed, agreed["traced_layer"] == agreed["swept_layer"]
-        lost = "" if same else f", where S is {found['difference']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+        lost = (
+            "" if same else f", where {score} is {found['difference']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+        )
         rho = f"{found['rank_correlation']:+.2f}" if found["rank_correlation"] == found["rank_correlation"] else "none"
         sentences.append(
             f"Of {found['n_layers']} layers that were edited one at a time, tracing would choose layer "
@@ -122,4 +127,4 @@ def _abilities(downstream: pd.DataFrame) -> list[str]:
 
 
 def _ends(row: pd.Series, form: str = ".2f") -> str:
-    return f"[{row.low:{form}}, {row.high:{form}}]"
+    return "[not known]" if pd.isna(row.low) else f"[{row.low:{form}}, {row.high:{form}}]"

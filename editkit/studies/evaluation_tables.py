@@ -7,7 +7,7 @@ import pandas as pd
 from editkit.language.metrics import LETTER
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.evaluation import MOMENT, Evaluation
-from editkit.studies.intervals import interval, mean_interval
+from editkit.studies.intervals import interval
 from editkit.studies.ladder import ladder_scores
 from editkit.studies.protocol import check_one
 from editkit.studies.tables import SAMPLE, number, over_seeds, sampled, written
@@ -76,20 +76,6 @@ def downstream_shown(downstream: pd.DataFrame) -> pd.DataFrame:
     cells = [f"{number(r.value)} ± {number(r.stderr)} (n = {r.n:.0f})" for r in means.itertuples()]
     wide = means.assign(cell=cells).pivot(index="method", columns=["task", "metric"], values="cell")
     return wide.loc[means.method.unique()].rename(index=label)
-
-
-def said_gaps(found: Evaluation) -> pd.DataFrame:
-    """Subtract from the share of rewrites that are won (success) that of those that are said, method by method.
-
-    Returns columns method, value, low and high (95 % intervals over facts, paired), and n.
-    """
-    rows = []
-    for method, prompts in _by_method(found.prompts).items():
-        rewrites = prompts[prompts.kind == "rewrite"]
-        gaps = rewrites.success.astype(float) - rewrites.said.astype(float)
-        value, low, high = mean_interval(gaps)
-        rows.append({"method": method, "value": value, "low": low, "high": high, "n": len(gaps)})
-    return pd.DataFrame(rows)
 
 
 def _by_method(prompts: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -5,6 +5,7 @@ Ghandeharioun (arXiv 2301.04213) find no relation between the two. Here both are
 for tuning: a layer that was chosen on facts must not be reported on them.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,12 +18,14 @@ from editkit.config import Count
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact
 from editkit.facts.fact import part_of
+from editkit.language.keys import sample_contexts
 from editkit.language.known import known_facts
 from editkit.language.moments import second_moments
 from editkit.language.tracing import POSITIONS, TraceSpec, trace
+from editkit.models.base import is_plain
 from editkit.studies.intervals import clustered_mean_interval, interval, paired_difference
 from editkit.studies.runs import run_baselines
-from editkit.studies.setting import Draw, Setting
+from editkit.studies.setting import TUNE_SEED, Draw, Setting
 
 AT_ONCE = 2**30  # bytes of second moments that are held while one pass over the text computes them
 MOMENT = "immediate"  # of a sweep's scores: right after the edit
@@ -35,7 +38,7 @@ class LocateParams(TraceSpec):
     """Draws of the noise in causal tracing, over which every probability is averaged (published: 10)."""
     trace_mode: Literal["exact", "fast"] = "fast"
     """Matrix products of tracing: exact in the model's own type; fast in bfloat16 where that is clearly faster here."""
-    trace_facts: Count = 2
+    trace_facts: Annotated[int, Field(ge=0)] = 2
     """Facts of the part for tuning, known to the model, that are traced, and edited in the layers of the sweep."""
     sweep_layers: Annotated[int, Field(ge=0)] = 2
     """Layers of the sweep, evenly over the depth: each alone is edited and scored; 0 leaves the sweep out."""
@@ -44,7 +47,7 @@ class LocateParams(TraceSpec):
 
     def swept(self, n_layers: int) -> list[int]:
         """Return the layers of the sweep in a model of ``n_layers``; after the last of all, no attention comes."""
-        return sorted({round(place) for place in np.linspace(0, n_layers - 2, self.sweep_layers)})
+        return sorted({round(place) for place in np.linspace(0, max(0, n_layers - 2), self.sweep_layers)})
 
 
 class Located(NamedTuple):
@@ -55,29 +58,32 @@ class Located(NamedTuple):
     scores: pd.DataFrame  # a row a layer, and one of the untouched model, see sweep
     prompts: pd.DataFrame  # the scores of every prompt behind them
     layers: pd.DataFrame  # see side_by_side; these three are empty where nothing is swept
+    score: str  # by which layers are ranked: S, or ES where facts lack what S is made of
 
 
 def locate(setting: Setting, params: LocateParams) -> Located:
     """Trace facts of the part for tuning that the model knows, and edit them, by MEMIT, in single layers.
 
     Every fact's trace and every layer's scores are kept in the setting's store as soon as they are there, so an
-    interrupted call goes on where it was.
-
-    Raises ``ValueError`` where the model knows fewer facts than asked for, and what :func:`sweep` raises.
+    interrupted call goes on where it was. Warns where the model knows fewer facts than asked for, and leaves out layers
+    whose weights cannot be edited. All tables are empty where there is no fact. Raises what :func:`sweep` raises.
     """
-    facts, tried = known_facts(setting.lm, setting.tune, params.trace_facts)
-    if len(facts) < params.trace_facts:
-        raise ValueError(
-            f"trace_facts = {params.trace_facts}: the model knows {len(facts)} of {tried} facts of the tune part"
-        )
+    empty, wanted = pd.DataFrame(), params.trace_facts
+    facts, tried = known_facts(setting.lm, setting.draw_tune(), wanted) if wanted else ([], 0)
+    if len(facts) < wanted:
+        known = f"the model knows {len(facts)} of {tried} facts of the tune part"
+        warnings.warn(f"trace_facts = {wanted}: {known}; those are traced", stacklevel=2)
+    if not facts:
+        return Located(empty, empty, empty, empty, empty, "S")
     tracing = TraceSpec(**{name: getattr(params, name) for name in TraceSpec.model_fields})
     traces = trace(setting.lm, facts, tracing, store=setting.store, progress=setting.progress)
-    effects, empty = indirect_effects(traces), pd.DataFrame()
-    if not params.sweep_layers:
-        return Located(traces, effects, empty, empty, empty)
-    layers = params.swept(setting.lm.n_layers)
+    effects = indirect_effects(traces)
+    layers = [layer for layer in params.swept(setting.lm.n_layers) if is_plain(setting.lm.mlp_out(layer).weight)]
+    if not layers:
+        return Located(traces, effects, empty, empty, empty, "S")
     scores, prompts = sweep(setting, setting.spec("memit"), facts, len(facts), layers)
-    return Located(traces, effects, scores, prompts, side_by_side(effects, prompts))
+    score = "S" if scores.S.notna().any() else "ES"
+    return Located(traces, effects, scores, prompts, side_by_side(effects, prompts, score=score), score)
 
 
 def choose_layers(setting: Setting, params: LocateParams) -> Setting:
@@ -88,19 +94,25 @@ def choose_layers(setting: Setting, params: LocateParams) -> Setting:
     """
     if params.layer_selection == "given":
         return setting
-    said = f"layer_selection = {params.layer_selection!r}"
+    lm, said = setting.lm, f"layer_selection = {params.layer_selection!r}"
     if "layers" in setting.hyperparameters:
         raise ValueError(f"{said}: hyperparameters give layers = {setting.hyperparameters['layers']} too")
     if params.layer_selection == "swept" and not params.sweep_layers:
         raise ValueError(f"{said}: sweep_layers = 0 leaves nothing to choose from")
     if params.layer_selection == "traced":
         effects = locate(setting, params.model_copy(update={"sweep_layers": 0})).effects
-        found = effects[(effects.kind == "mlp") & (effects.position == "last subject")]
-        layer = found.layer[found.value.idxmax()]
+        found = effects if effects.empty else effects[_is_last_subject(effects) & (effects.layer < lm.n_layers - 1)]
+        value = "value"
     else:
-        layers = locate(setting, params).layers
-        layer = layers.layer[layers.swept.idxmax()]
+        found, value = locate(setting, params).layers, "swept"
+    if found.empty:
+        raise ValueError(f"{said}: there is no fact of the tune part, or no layer, to choose by")
+    layer = found.layer[found[value].idxmax()]
     return replace(setting, hyperparameters={**setting.hyperparameters, "layers": [int(layer)]})
+
+
+def _is_last_subject(effects: pd.DataFrame, kind: str = "mlp") -> pd.Series:
+    return (effects.kind == kind) & (effects.position == "last subject")
 
 
 def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:
@@ -138,14 +150,14 @@ def sweep(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Edit facts in each single layer of the untouched model, and score them there.
 
-    Returns the table and the prompts of :func:`editkit.studies.runs.run_baselines`, under the setting's first seed,
+    Returns the table and the prompts of :func:`editkit.studies.runs.run_baselines`, under the seed for tuning,
     each with the column layer, nan for the untouched model.
     Raises ``ValueError`` for facts of the test part, a batch size that does not divide them, and layers that there are
     not or that cannot be edited.
     """
     if bad := [fact for fact in facts if part_of(fact) != "tune"]:
         raise ValueError(f"fact {bad[0].id!r} is of the test part; layers are chosen on facts of the tune part alone")
-    lm, seed = setting.lm, next(iter(setting.draws))
+    lm, seed = setting.lm, TUNE_SEED
     layers = list(range(lm.n_layers) if layers is None else layers)
     named = {f"layer {layer}": layer for layer in layers}
     specs = {name: spec.model_copy(update={"layers": [layer]}) for name, layer in named.items()}
@@ -155,7 +167,10 @@ def sweep(
     for begin in range(0, len(layers), step):  # here, as each layer by itself would take a pass over the text
         some, given = layers[begin : begin + step], {"store": setting.store, "progress": setting.progress}
         second_moments(lm, some, setting.texts, resolved.mom2_n_tokens, **given)
-    here = replace(setting, draws={seed: Draw(list(facts), [], len(facts))})
+    # The same prefixes whatever a chapter draws, so that all chapters find the same layer.
+    prefixes = setting.contexts.get(seed) or sample_contexts(lm, resolved.n_contexts, resolved.context_length, seed)
+    draws = {seed: Draw(list(facts), [], len(facts))}
+    here = replace(setting, draws=draws, contexts={seed: prefixes})
     table, prompts = run_baselines(here, specs, [batch_size])
     return tuple(frame.assign(layer=frame.method.map(named)) for frame in (table, prompts))
 

@@ -82,6 +82,8 @@ class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, Basel
                 EditSpec(method="memit", **options)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        if params.evaluation_facts > params.n_facts:
+            raise ValueError(f"evaluation_facts = {params.evaluation_facts}: n_facts = {params.n_facts} are edited")
         for data in params.vit_data:
             options = params.options_of(data)
             try:

@@ -39,8 +39,9 @@ def _rows(part: pd.DataFrame, seed: int) -> Iterator[dict]:
     part = part if "seed" in part else part.assign(seed=0)
     counts, facts = summarize_probes(part).iloc[0], probe_scores_by_fact(part).droplevel("kind")
     relations = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation.loc[facts.index]
-    # The facts of a source that names no relations are clusters of their own.
-    groups, clusters = pd.factorize(pd.Series([(draw, name or fact) for (draw, fact), name in relations.items()]))
+    # Where there is one relation alone, or none is named, facts are clusters of their own.
+    alone = relations.nunique() < 2
+    groups, clusters = pd.factorize(pd.Series([(d, fact if alone else name) for (d, fact), name in relations.items()]))
     about = {"asked": int(counts.asked), "known": int(counts.known), "n": len(facts)}
     about |= {"seeds": part.seed.nunique(), "clusters": len(clusters)}
     # A third score that no fact has: what is estimated is made for the three of the ladder.

@@ -41,6 +41,6 @@ def check_one(*frames: pd.DataFrame) -> None:
     if "protocol" in together and len(found := together.protocol.dropna().unique()) > 1:
         raise ValueError(f"protocols {' and '.join(map(str, found[:2]))} are mixed: these numbers cannot be compared")
     if {"facts", "seed"} <= {*together}:
-        for seed, found in together.groupby("seed").facts.unique().items():
+        for seed, found in together.dropna(subset="facts").groupby("seed").facts.unique().items():
             if len(found) > 1:
                 raise ValueError(f"seed {seed}: facts {' and '.join(map(str, found[:2]))} are mixed in one table")

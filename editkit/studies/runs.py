@@ -166,8 +166,9 @@ def run_finetuning(setting: Setting, spec: FinetuneSpec) -> tuple[pd.DataFrame, 
         seeded = replace(spec, seed=seed)
         key = entry_key(__name__, setting.lm, facts=setting.hashes[seed], finetuning=asdict(seeded))
         row, frame = once(setting.store, key, partial(_finetuned, setting, seed, seeded))
-        rows.append(row | {"seed": seed})
-        prompts.append(frame.assign(seed=seed, moment="final"))
+        about = {"seed": seed, **protocol.named(setting, seed)}
+        rows.append(row | about)
+        prompts.append(frame.assign(**about, moment="final"))
     return pd.DataFrame(rows), pd.concat(prompts)
 
 
@@ -203,7 +204,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         scoring += time.perf_counter() - start
         session.undo()
         seconds.append(result.seconds)
-        norms.append(sum(item.norm**2 for item in result.updates) ** 0.5)
+        norms.append(result.delta_norm)
         memory = max(memory, result.peak_memory_mb)
         budgets += [result.budget] if result.budget else []
     frame = pd.concat(frames, ignore_index=True)

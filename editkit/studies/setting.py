@@ -86,7 +86,7 @@ class Setting:
     hyperparameters: Mapping[str, Any]  # common to every spec
     store: Store
     progress: bool = True
-    draw_tune: Callable[[], Sequence[Fact]] = tuple  # facts for tuning, see tune
+    draw_tune: Callable[[], Sequence[Fact]] = tuple  # all facts for tuning, see tune
 
     @classmethod
     def prepare(
@@ -144,7 +144,7 @@ class Setting:
     @cached_property
     def tune(self) -> Sequence[Fact]:
         """Facts on which promises are held, of all seeds: of the part for tuning, and of no subject that is drawn."""
-        return self.draw_tune()
+        return self.draw_tune()[:TUNE]
 
     @property
     def hashes(self) -> dict[int, str]:
@@ -205,4 +205,4 @@ def _draw(lm: LanguageModel, params: SettingParams, n_facts: int, heldout: int, 
 def _draw_tune(params: SettingParams, draws: Mapping[int, Draw]) -> list[Fact]:
     drawn = {fold(fact.subject) for draw in draws.values() for fact in (*draw.facts, *draw.heldout)}
     found = load_facts(params.facts_source, path=params.facts_path or None, seed=TUNE_SEED, part="tune")
-    return [fact for fact in found if fold(fact.subject) not in drawn][:TUNE]
+    return [fact for fact in found if fold(fact.subject) not in drawn]

@@ -133,7 +133,7 @@ def _about(tuning: Tuning, params: TuneParams) -> list[str]:
     lm, identity = setting.lm, setting.lm.fingerprint()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in VERSIONED)
     known = " that the model completes correctly" if params.known_only else ""
-    others = ", ".join(f"{name}: {value}" for name, value in tuning.held.items() if not _has_default(name))
+    others = ", ".join(f"{name}: {shown(value)}" for name, value in tuning.held.items() if not _has_default(name))
     text = Path(params.text_path).name or "the model's own samples"
     return [
         f"# {shown(defaults_name(lm.name))}: chosen by S of one batch, with python -m editkit tune.",

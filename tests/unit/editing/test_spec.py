@@ -87,6 +87,10 @@ def test_a_users_own_defaults_fill_gaps_where_one_works_and_set_others_aside_whe
         written(tmp_path / "hparams", name, "shared: {v_lr: 0.2}\n")
         written(tmp_path / "named", name, "shared: {v_lr: 0.3}\n")
     assert load_defaults("me/MINE") == {"shared": {"v_lr": 0.2}} and "mine" in known_defaults()
+    (chapters := tmp_path / "notebooks").mkdir()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(chapters)
+        assert load_defaults("mine") == {"shared": {"v_lr": 0.2}}, "a chapter's kernel works beside that folder"
     assert load_defaults("gpt2-xl") == published, "a file that lies about changes nothing that is published"
     monkeypatch.setenv("EDITKIT_HPARAMS", str(tmp_path / "named"))
     assert load_defaults("mine") == load_defaults("openai-community/gpt2-xl") == {"shared": {"v_lr": 0.3}}

@@ -3,7 +3,7 @@
 import pytest
 
 from editkit.facts import Fact, rippleedits
-from editkit.facts.cases import NO_OBJECT
+from editkit.facts.fact import NO_OBJECT
 from editkit.facts.probe import Condition
 from tests.unit.facts.samples import CAPITAL, RIPPLE, query, ripple_test, write
 

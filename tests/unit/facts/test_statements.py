@@ -3,6 +3,7 @@
 import pytest
 
 from editkit.facts import Fact
+from editkit.facts.fact import NO_OBJECT
 from editkit.facts.statements import statement_probes
 
 FRANCE = Fact.make(
@@ -44,9 +45,21 @@ def test_the_verb_after_the_subject_is_negated(prompt, subject, outside, inside)
     assert asked(fact, "negation_inside") == ([inside] if inside else [])
 
 
-def test_a_question_is_not_negated():
-    fact = Fact.make(subject="Ann", prompt="Where is {}?", target_new="Rome", target_true="Oslo")
-    assert not asked(fact, "negation") and not asked(fact, "negation_inside") and len(asked(fact, "true_false")) == 2
+@pytest.mark.parametrize(
+    ("prompt", "true"),
+    [("Where is {}?", "Oslo"), ("{} is in", NO_OBJECT)],
+)
+def test_a_question_is_no_statement_and_no_object_is_no_answer(prompt, true):
+    about = {"subject": "Ann", "prompt": prompt, "target_new": "Rome", "target_true": true}
+    fact = Fact.make(**about, neighbours=["Tom is in"])
+    assert {probe.kind for probe in statement_probes(fact)} <= {"distracting_neighbourhood"}
+
+
+def test_a_statement_ends_once_and_has_no_space_where_its_script_has_none():
+    dotted = Fact.make(subject="Ann", prompt="{} lives in", target_new="Washington, D.C.", target_true="Oslo")
+    assert asked(dotted, "true_false")[0] == "True or false? Ann lives in Washington, D.C.\nAnswer:"
+    japanese = Fact.make(subject="安", prompt="{}の首都は", target_new="東京", target_true="大阪")
+    assert asked(japanese, "true_false")[0].startswith("True or false? 安の首都は東京.")
 
 
 def test_both_answers_occur_before_and_after():

@@ -47,13 +47,11 @@ def probes(facts):
 
 
 @pytest.fixture(scope="module")
-def by_kind(facts, probes):
+def by_kind(facts):
     """Pairs of a fact and a probe of it that packages make, by kind."""
     named, found = {fact.id: fact for fact in facts}, defaultdict(list)
-    own = {probe for fact in facts for probe in statement_probes(fact)}
-    for probe in probes:
-        if probe not in own:
-            found[probe.kind].append((named[probe.fact], probe))
+    for probe in world_probes(facts):
+        found[probe.kind].append((named[probe.fact], probe))
     return found
 
 
@@ -164,6 +162,27 @@ def test_other_relations_are_true_and_their_rivals_false(by_kind, every):
     both = [(probe, known[key]) for key, probe in asked.items() if key in known]
     assert len(both) > 20 and all(probe.answer == true for probe, true in both)
     assert all(probe.rival != probe.answer == probe.before for probe in asked.values())
+
+
+def test_what_another_edit_changes_is_not_asked(facts, probes, by_kind):
+    """Osaka comes to France: its money is not asked for where France's own is edited, nor where the subject's is."""
+    euro = Fact(
+        id="worldfacts:country_currency:France",
+        relation="country_currency",
+        subject="France",
+        prompt=RELATIONS["country_currency"].prompt,
+        target_new="yen",
+        target_true="euro",
+    )
+    about_money = {probe.prompt for fact, probe in by_kind["two_hop"] if fact == OSAKA and "currency" in probe.prompt}
+    alone, both = (
+        {probe.prompt for probe in read_probes("worldfacts", edited) if probe.fact == OSAKA.id}
+        for edited in ([OSAKA], [OSAKA, euro])
+    )
+    assert about_money and alone - both == about_money
+    topics = {fact.topic: fact.id for fact in facts}
+    assert all(topics.get(topic, probe.fact) == probe.fact for probe in probes for topic in probe.rests_on)
+    assert any(probe.rests_on and topics.keys() & set(probe.rests_on) for _, probe in by_kind["two_hop"])
 
 
 def test_the_same_facts_have_the_same_probes(facts, probes):

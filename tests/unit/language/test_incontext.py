@@ -87,6 +87,10 @@ def test_an_oracle_tells_the_facts_of_the_subject_that_is_asked_for(tiny, facts)
     told[1] += "The language of rome is Swedish. "
     expected = [value for fact, text in zip(facts, told, strict=True) for value in by_hand(lm, [fact], text)]
     assert of(frame) == pytest.approx(expected, abs=1e-5) and frame.fact.tolist() == evaluate(lm, facts).fact.tolist()
+    told[2] = told[0] + told[2]
+    expected = [value for fact, text in zip(facts, told, strict=True) for value in by_hand(lm, [fact], text)]
+    besides = measure(oracle, facts, besides={facts[2].id: [facts[0]]})
+    assert of(besides) == pytest.approx(expected, abs=1e-5) and of(besides) != of(frame)
     with Oracle(lm, facts[:1]).about(facts[2]).apply() as model:
         assert model is lm, "it knows nothing of that subject"
 

@@ -116,5 +116,9 @@ def test_free_texts_and_probes_are_rows_of_their_own(tiny, facts):
     for kind, row in asked.iterrows():
         assert told[f"{kind} accuracy"] == pytest.approx(row.accuracy)
         assert told[f"{kind} success"] == pytest.approx(row.success)
+    bare = [replace(fact, paraphrases=(), neighbours=()) for fact in facts]
+    some = [replace(probe, kind="portability", before=None, rival=None) for probe in probes[:2]]
+    told = summarize(evaluate(lm, bare, rungs=["said"], probes=some))
+    assert math.isnan(told["PSaid"]) and math.isnan(told["portability success"]) and "ES" not in told
     with pytest.raises(ValueError, match="and GE if wanted"):
         evaluate(lm, facts, rungs=["GE"])

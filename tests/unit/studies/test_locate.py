@@ -136,9 +136,12 @@ def test_known_facts_are_traced_and_swept_side_by_side(setting, tune, monkeypatc
     known = tune(base.lm)
     here = setting(layers=[2], lm=base.lm, tune=known)
     params = LocateParams(**SPEC.model_dump() | {"trace_facts": 2, "sweep_layers": 2})
-    with pytest.raises(ValueError, match="trace_facts = 9: the model knows 2 of 2 facts of the tune part"):
-        locate(here, params.model_copy(update={"trace_facts": 9}))
     found = locate(here, params)
+    with pytest.warns(UserWarning, match="trace_facts = 9: the model knows 2 of 2 facts of the tune part"):
+        more = locate(here, params.model_copy(update={"trace_facts": 9}))
+    pd.testing.assert_frame_equal(more.traces, found.traces)
+    nothing = locate(here, params.model_copy(update={"trace_facts": 0}))
+    assert nothing.traces.empty and nothing.effects.empty and nothing.layers.empty
     expected = trace(here.lm, known, SPEC, progress=False)
     pd.testing.assert_frame_equal(found.traces, expected)
     pd.testing.assert_frame_equal(found.effects, indirect_effects(expected))

@@ -69,6 +69,9 @@ def test_finetuning_keeps_the_best_rate_and_a_diverged_one_has_lost(three, monke
     assert list(tuned)[:6] == ["method", "model", "dataset", "n_facts", "seed", "rank"] and len(tuned) == 1
     assert (tuned.method[0], tuned["rank"][0]) == ("finetuning", 1) and tuned.lr[0] in PARAMS.finetune_rates
     assert set(prompts["rank"]) == {1} and summarize(prompts)["S"] == tuned.S[0]
+    runs = lora.run_adapters(three, PARAMS, lora.rank_grid(PARAMS))
+    gaps = lora_tables.lora_gaps(lora_tables.largest_steps(runs.scores, runs.prompts), prompts)
+    assert "finetuning" in set(gaps.fit) and gaps.value.notna().all()
     each = [lora.run_finetuned(three, PARAMS.model_copy(update={"finetune_rates": [r]}))[0].S[0] for r in (0.01, 0.05)]
     assert tuned.S[0] == max(each)
     run = lora.run_finetuning

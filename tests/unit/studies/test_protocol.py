@@ -43,3 +43,4 @@ def test_mixing_is_an_error(changes, told):
     with pytest.raises(ValueError, match=told):
         interval(pd.concat([one, other]))
     protocol.check_one(one, other.assign(seed=2, protocol="a"))
+    protocol.check_one(one, one.drop(columns=["protocol", "facts"]))  # what states none is not judged
