@@ -58,7 +58,7 @@ def test_the_file_says_how_its_values_came_about(tuned, tune_params, facts):
     assert not [part for part in parts if part not in about]
     assert given.setting.lm.fingerprint() in about and "float32" in about and str(Path.cwd()) not in text
     values = yaml.safe_load(text)
-    assert "Edits were made with nullspace: kept" in about and "nullspace" not in values["shared"]
+    assert "Edits were made with nullspace: 'kept'" in about and "nullspace" not in values["shared"]
     assert values["shared"]["l2"] == 3.0 and "  l2: 3.0  # given\n" in text
     (rate,) = [line for line in text.splitlines() if line.startswith("  v_lr") and "tuned, 0.01 to 1" in line]
     assert values["memit"]["v_lr"] == yaml.safe_load(rate)["v_lr"]
