@@ -71,7 +71,9 @@ def test_effects_are_means_over_tokens_with_clusters_behind_them():
     assert list(found.index) == ["middle subject", "last"] and found.n.tolist() == [2, 2]
     assert found.value.tolist() == pytest.approx([(0.4 + 0.2 + 0.0) / 3, (0.1 + 0.4) / 2])
     assert found.clusters.tolist() == [2, 2], "one relation alone: each fact is a cluster"
-    assert tuple(found.loc["last", ["value", "low", "high"]]) == pytest.approx(np.clip(mean_interval([0.1, 0.4]), -1, 1))
+    assert tuple(found.loc["last", ["value", "low", "high"]]) == pytest.approx(
+        np.clip(mean_interval([0.1, 0.4]), -1, 1)
+    )
     several = pd.concat([TRACES, TRACES.assign(fact=lambda rows: rows.fact + "2", relation="s")])
     several = indirect_effects(several).set_index("position")
     assert several.n.tolist() == [4, 4] and several.clusters.tolist() == [2, 2]
