@@ -14,7 +14,7 @@ FOLDER = SHARED / "downstream"
 def test_sst2_on_100_items_is_what_full_passes_say(lm, store):
     if not FOLDER.is_dir():
         pytest.skip("needs the downstream samples in ../shared/data, which are absent here")
-    params = DownstreamParams(downstream_tasks=["sst2"], downstream_path=str(FOLDER))
+    params = DownstreamParams(downstream_tasks=["sst2"], downstream_path=str(FOLDER), number_of_tests=100)
     [row] = measure_downstream(lm, params, store=store, progress=False).itertuples()
     hits = 0
     for item in load_items("sst2", {}, str(FOLDER))[0][POOL : POOL + 100]:
