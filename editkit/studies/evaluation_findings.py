@@ -60,7 +60,8 @@ def evaluation_findings(
     """
     means = over_seeds(scores, "method")
     facts, seeds = int(scores.n_facts.iloc[0]), scores.seed.nunique()
-    sentences = [f"{facts} facts of each of {seeds} seed{'s' * (seeds > 1)}, held all at once by everyone."]
+    asked = f"{facts} fact{'s' * (facts > 1)} of each of {seeds} seed{'s' * (seeds > 1)}"
+    sentences = [f"{asked}, held all at once by everyone."]
     sentences += _rungs(ladder[ladder.kind == "rewrite"])
     sentences += _swaps(changes)
     if "GE" in means:

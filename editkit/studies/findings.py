@@ -28,9 +28,9 @@ def setup_findings(relations: pd.DataFrame, norms: pd.DataFrame, spaces: pd.Data
     others = norms[norms.position > 0].groupby(["start_token", "layer"]).norm.median()
     ratio = norms[norms.position == 0].set_index(["start_token", "layer"]).norm / others
     _, layer = ratio.idxmax()
+    several = f" in {len(relations)} relations; the largest, {relations.facts.idxmax()}, has {relations.facts.max():,}"
     sentences = [
-        f"There are {relations.facts.sum():,} facts in {len(relations)} relations; the largest, "
-        f"{relations.facts.idxmax()}, has {relations.facts.max():,}.",
+        f"There are {relations.facts.sum():,} facts{several if len(relations) > 1 else ''}.",
         f"After layer {layer} the hidden state at position 0 is {ratio[True, layer]:.0f} times as large as at the "
         f"other positions (median) where the start token stands there, and {ratio[False, layer]:.0f} times where a "
         "token of the text does.",

@@ -72,7 +72,7 @@ def locate(setting: Setting, params: LocateParams) -> Located:
     facts, tried = known_facts(setting.lm, setting.draw_tune(), wanted) if wanted else ([], 0)
     if len(facts) < wanted:
         known = f"the model knows {len(facts)} of {tried} facts of the tune part"
-        warnings.warn(f"trace_facts = {wanted}: {known}; those are traced", stacklevel=2)
+        warnings.warn(f"trace_facts = {wanted}: {known}; no more are traced", stacklevel=2)
     if not facts:
         return Located(empty, empty, empty, empty, empty, "S")
     tracing = TraceSpec(**{name: getattr(params, name) for name in TraceSpec.model_fields})
