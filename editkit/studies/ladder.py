@@ -34,6 +34,7 @@ def ladder_scores(prompts: Mapping[str, pd.DataFrame], moment: str = "final", se
         for rung in rungs[method]:
             found = interval(frame.assign(success=frame[rung].astype(float)), moment, seed).loc[list(kinds)]
             found = found.rename(index=kinds).rename_axis("kind").reset_index().dropna(subset="value")
-            rows.append(found.assign(method=method, rung=rung))
+            # Equal shares differ in their last digits, by the order in which they were added up.
+            rows.append(found.assign(method=method, rung=rung, value=found.value.round(9)))
     table = pd.concat(rows, ignore_index=True)
     return table[["method", "rung", "kind", "value", "low", "high", "n", "seeds", "clusters"]]
