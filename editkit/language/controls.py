@@ -100,6 +100,11 @@ class Untouched:
         yield self.lm
 
 
+def cost(control: Control | Oracle) -> dict[str, float]:
+    """Return what a control took: ``seconds``, ``delta_norm`` and ``parameters``."""
+    return {name: getattr(control, name) for name in ("seconds", "delta_norm", "parameters")}
+
+
 Measure = Callable[[LanguageModel, Sequence[Fact]], pd.DataFrame]  # tidy, a row a measurement
 
 

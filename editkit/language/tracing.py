@@ -33,6 +33,7 @@ from editkit.config import Count, Parameters, Positive, Seed
 from editkit.facts.fact import Fact
 from editkit.language.forward.precision import bfloat16_blocks, choose_precision, exact_products
 from editkit.language.forward.prefix import TRUNK, Prefix, run_rows
+from editkit.language.forward.scoring import VOCABULARY_ROWS
 from editkit.language.keys import subject_range
 from editkit.models import LanguageModel
 from editkit.models.hooks import capture, edit_output
@@ -50,7 +51,6 @@ POSITIONS = {  # of a token, as notebooks/average_causal_effects.ipynb of kmeng0
 PAPER = 10 / 48  # of the layers are in a window: GPT-2 XL has 48
 BATCH_TOKENS = 4096  # in one pass
 PACKED_TOKENS = 512  # in one row
-VOCABULARY_ROWS = 512  # rows of logits held at once
 
 
 class TraceSpec(Parameters):

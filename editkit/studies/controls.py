@@ -13,9 +13,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from editkit.config import Count, Parameters, Positive
+from editkit.editing.spec import EditSpec
 from editkit.facts import Fact
 from editkit.facts.fact import part_of
-from editkit.language.controls import Control, measure
+from editkit.language.controls import Control, cost, measure
 from editkit.language.finetune import FinetuneSpec, LocFTSpec, TunedAdapter, finetune_matrix
 from editkit.language.grace import LookUp
 from editkit.language.incontext import InContext, Oracle
@@ -52,26 +53,29 @@ class ControlParams(Parameters):
     """Largest radius of a stored key in the look-up, as a share of the key's norm."""
 
 
+def _editors(setting: Setting) -> EditSpec:
+    """Return what controls share with editors: the layers, and how v* is found."""
+    return setting.spec("memit").resolve(setting.lm)
+
+
 Maker = Callable[[Setting, int, Sequence[Fact], ControlParams], Control | Oracle]
 
 
 def _lora(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
-    layers = setting.spec("memit").resolve(setting.lm).layers
+    layers = _editors(setting).layers
     rank, lr, steps = params.lora_control_rank, params.lora_control_lr, params.lora_control_steps
     return TunedAdapter.train(setting.lm, facts, FinetuneSpec(layers, rank, lr, steps, seed), progress=setting.progress)
 
 
 def _locft(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
     how = {"lr": params.locft_lr, "batch_size": params.locft_batch_size, "num_steps": params.locft_epochs}
-    layer = setting.spec("memit").resolve(setting.lm).layers[-1]
-    spec = LocFTSpec(layer=layer, seed=seed, **how)
+    spec = LocFTSpec(layer=_editors(setting).layers[-1], seed=seed, **how)
     return finetune_matrix(setting.lm, facts, spec, progress=setting.progress)
 
 
 def _grace(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
-    spec = setting.spec("memit").resolve(setting.lm)
     where = {"store": setting.store, "progress": setting.progress}
-    return LookUp.of(setting.lm, facts, spec, setting.contexts[seed], eps=params.grace_eps, **where)
+    return LookUp.of(setting.lm, facts, _editors(setting), setting.contexts[seed], eps=params.grace_eps, **where)
 
 
 def own_parameters(name: str, params: ControlParams) -> dict[str, Any]:
@@ -128,13 +132,12 @@ def tune_control(
 def _tried(setting: Setting, seed: int, facts: Sequence[Fact], name: str, params: ControlParams) -> Cell:
     """Make a control of facts and score them under it, or read what was found before."""
     own = own_parameters(name, params)
-    spec = setting.spec("memit").resolve(setting.lm).model_dump()  # layers, and how v* is found
-    key = measurement_key(setting, seed, __name__) | {"control": name, "own": own, "spec": spec}
+    key = measurement_key(setting, seed, __name__) | {"control": name, "own": own}
+    key |= {"spec": _editors(setting).model_dump()}
 
     def measured() -> Cell:
         control = MAKERS[name](setting, seed, facts, params)
         frame = measure(control, facts, progress=setting.progress)
-        cost = {"seconds": control.seconds, "delta_norm": control.delta_norm, "parameters": control.parameters}
-        return {"n_facts": len(facts), **summarize(frame), **cost, **own}, frame
+        return {"n_facts": len(facts), **summarize(frame), **cost(control), **own}, frame
 
     return once(setting.store, key, measured)

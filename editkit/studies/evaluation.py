@@ -20,7 +20,7 @@ from editkit.cache import digest
 from editkit.config import Count, shown
 from editkit.editing.spec import EditSpec
 from editkit.facts import KINDS, Fact, Probe, data_hash, read_probes, snippets
-from editkit.language.controls import Control, Edited, Untouched, measure
+from editkit.language.controls import Control, Edited, Untouched, cost, measure
 from editkit.language.downstream import DownstreamParams, Task, measure_downstream, prepare
 from editkit.language.incontext import Oracle
 from editkit.language.metrics import RUNGS, evaluate, summarize
@@ -87,13 +87,14 @@ def run_evaluation(
         makers: dict[str, Callable[[], Control | Oracle]] = {UNTOUCHED: lambda: Untouched(setting.lm)}
         makers |= {name: partial(_edited, setting, seed, name, spec) for name, spec in specs.items()}
         makers |= {name: partial(MAKERS[name], setting, seed, asked.facts, params) for name in params.controls}
+        where_from = {"model": setting.lm.name, "dataset": setting.dataset, "seed": seed}
+        where_from |= protocol.named(setting, seed)
         bar = tqdm(makers.items(), desc=f"by everything, seed {seed}", unit="cell", disable=not setting.progress)
         for name, make in bar:
             bar.set_postfix_str(name)
             key = asked.key | {"name": name, **_determines(setting, seed, name, specs, params)}
             row, prompts = once(setting.store, key, partial(_measure, asked, make, setting.progress))
-            about = {"method": name, "model": setting.lm.name, "dataset": setting.dataset, "seed": seed}
-            about |= {"moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **protocol.named(setting, seed)}
+            about = {"method": name, "moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **where_from}
             parts = pd.DataFrame([row["scores"]]), prompts, pd.DataFrame(row["probes"]), pd.DataFrame(row["downstream"])
             for table, part in zip(tables, parts, strict=True):
                 table.append(part.assign(**about))
@@ -215,7 +216,6 @@ def _measure(asked: Asked, make: Callable[[], Control | Oracle], progress: bool)
     with (Untouched(control.lm) if plain else control).apply() as model:
         step = 0 if plain else len(asked.facts)
         downstream = measure_downstream(model, asked.params, tasks=asked.read.tasks, step=step, progress=False)
-    row = {"n_facts": len(asked.facts), "n_texts": len(asked.written), **scores}
-    row |= {"seconds": control.seconds, "delta_norm": control.delta_norm, "parameters": control.parameters}
+    row = {"n_facts": len(asked.facts), "n_texts": len(asked.written), **scores, **cost(control)}
     row |= {"seconds_scoring": time.perf_counter() - start, "peak_memory_mb": memory}
     return {"scores": row, "probes": probes, "downstream": downstream.to_dict(orient="list")}, prompts

@@ -220,12 +220,16 @@ def _at_borders(
     return found | {name: np.where(flat, column, found[name]) for name, column in new.items()}
 
 
+def clustered_by(facts: pd.DataFrame) -> str:
+    """Name the column of clusters within a draw: relation, or fact where there is one relation alone, or none named."""
+    return "relation" if facts.relation.nunique() > 1 else "fact"
+
+
 def _groupings(prompts: pd.DataFrame, moment: str, scores: pd.DataFrame) -> list[np.ndarray]:
     """Number the clusters of the facts, by relation × draw and by batch × draw."""
     part = prompts[prompts.moment == moment]
     of = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).loc[scores.index].reset_index()
-    relation = "relation" if of.relation.nunique() > 1 else "fact"  # a source without relations has no such clusters
-    found = [of.groupby(["seed", relation]).ngroup().to_numpy()]
+    found = [of.groupby(["seed", clustered_by(of)]).ngroup().to_numpy()]
     for column in BATCH:
         if column in of and of[column].notna().all():
             groups = of.groupby(["seed", column]).ngroup().to_numpy()

@@ -23,7 +23,7 @@ from editkit.language.known import known_facts
 from editkit.language.moments import second_moments
 from editkit.language.tracing import POSITIONS, TraceSpec, trace
 from editkit.models.base import is_plain
-from editkit.studies.intervals import clustered_mean_interval, interval, paired_difference
+from editkit.studies.intervals import clustered_by, clustered_mean_interval, interval, paired_difference
 from editkit.studies.runs import run_baselines
 from editkit.studies.setting import TUNE_SEED, Draw, Setting
 
@@ -69,7 +69,7 @@ def locate(setting: Setting, params: LocateParams) -> Located:
     whose weights cannot be edited. All tables are empty where there is no fact. Raises what :func:`sweep` raises.
     """
     empty, wanted = pd.DataFrame(), params.trace_facts
-    facts, tried = known_facts(setting.lm, setting.draw_tune(), wanted) if wanted else ([], 0)
+    facts, tried = known_facts(setting.lm, setting.tunable, wanted) if wanted else ([], 0)
     if len(facts) < wanted:
         known = f"the model knows {len(facts)} of {tried} facts of the tune part"
         warnings.warn(f"trace_facts = {wanted}: {known}; no more are traced", stacklevel=2)
@@ -101,7 +101,7 @@ def choose_layers(setting: Setting, params: LocateParams) -> Setting:
         raise ValueError(f"{said}: sweep_layers = 0 leaves nothing to choose from")
     if params.layer_selection == "traced":
         effects = locate(setting, params.model_copy(update={"sweep_layers": 0})).effects
-        found = effects if effects.empty else effects[_is_last_subject(effects) & (effects.layer < lm.n_layers - 1)]
+        found = effects if effects.empty else _effects_at(effects)[: lm.n_layers - 1]
         value = "value"
     else:
         found, value = locate(setting, params).layers, "swept"
@@ -109,10 +109,6 @@ def choose_layers(setting: Setting, params: LocateParams) -> Setting:
         raise ValueError(f"{said}: there is no fact of the tune part, or no layer, to choose by")
     layer = found.layer[found[value].idxmax()]
     return replace(setting, hyperparameters={**setting.hyperparameters, "layers": [int(layer)]})
-
-
-def _is_last_subject(effects: pd.DataFrame, kind: str = "mlp") -> pd.Series:
-    return (effects.kind == kind) & (effects.position == "last subject")
 
 
 def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +120,7 @@ def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:
 
     Returns columns kind, position, layer, value, low, high, n (facts) and clusters, in the order of ``POSITIONS``.
     """
-    cluster = "relation" if traces.relation.nunique() > 1 else "fact"
+    cluster = clustered_by(traces)
     effect = traces.assign(effect=traces.restored - traces.corrupted)
     places = effect[effect.position != "before"].groupby(["kind", "position", "layer"], sort=False)
     rows = [
@@ -140,8 +136,8 @@ def indirect_effects(traces: pd.DataFrame) -> pd.DataFrame:
 def total_effect(traces: pd.DataFrame) -> dict[str, float]:
     """Average clean − corrupted over facts (value) with its 95 % interval (low, high), both probabilities, and n."""
     facts = traces.drop_duplicates("fact")
-    cluster = facts.relation if facts.relation.nunique() > 1 else facts.fact
-    found = zip(("value", "low", "high"), clustered_mean_interval(facts.clean - facts.corrupted, cluster), strict=True)
+    ends = clustered_mean_interval(facts.clean - facts.corrupted, facts[clustered_by(facts)])
+    found = zip(("value", "low", "high"), ends, strict=True)
     return dict(found) | {"clean": facts.clean.mean(), "corrupted": facts.corrupted.mean(), "n": len(facts)}
 
 
@@ -189,7 +185,7 @@ def side_by_side(
     ES, PS, NS and S, n (facts swept), traced_rank and swept_rank (1 is the largest).
     Raises ``ValueError`` where nothing was traced at that kind and position, and where no layer has the score.
     """
-    of = effects[(effects.kind == kind) & (effects.position == position)].set_index("layer")
+    of = _effects_at(effects, kind, position).set_index("layer")
     if of.empty:
         raise ValueError(f"kind = {kind!r}, position = {position!r}: nothing was traced there")
     rows = []
@@ -204,6 +200,10 @@ def side_by_side(
         raise ValueError(f"score = {score!r}: the facts lack prompts for it")
     ranks = {f"{name}_rank": frame[name].rank(ascending=False, method="min") for name in ("traced", "swept")}
     return frame.assign(**ranks)
+
+
+def _effects_at(effects: pd.DataFrame, kind: str = "mlp", position: str = "last subject") -> pd.DataFrame:
+    return effects[(effects.kind == kind) & (effects.position == position)].sort_values("layer")
 
 
 def agreement(layers: pd.DataFrame, prompts: pd.DataFrame, score: str = "S") -> dict[str, Any]:

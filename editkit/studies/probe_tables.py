@@ -7,7 +7,7 @@ import pandas as pd
 
 from editkit.facts.probe import KINDS
 from editkit.language.probes import probe_scores_by_fact, summarize_probes
-from editkit.studies.intervals import estimate
+from editkit.studies.intervals import clustered_by, estimate
 
 SCORES = ("success", "accuracy")
 
@@ -38,12 +38,10 @@ def _rows(part: pd.DataFrame, seed: int) -> Iterator[dict]:
     """Yield success and accuracy of one method's probes of one kind."""
     part = part if "seed" in part else part.assign(seed=0)
     counts, facts = summarize_probes(part).iloc[0], probe_scores_by_fact(part).droplevel("kind")
-    relations = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation.loc[facts.index]
-    # Where there is one relation alone, or none is named, facts are clusters of their own.
-    alone = relations.nunique() < 2
-    groups, clusters = pd.factorize(pd.Series([(d, fact if alone else name) for (d, fact), name in relations.items()]))
+    of = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).loc[facts.index].reset_index()
+    groups = of.groupby(["seed", clustered_by(of)]).ngroup().to_numpy()
     about = {"asked": int(counts.asked), "known": int(counts.known), "n": len(facts)}
-    about |= {"seeds": part.seed.nunique(), "clusters": len(clusters)}
+    about |= {"seeds": part.seed.nunique(), "clusters": len(set(groups))}
     # A third score that no fact has: what is estimated is made for the three of the ladder.
     table = facts[list(SCORES)].assign(none=np.nan).to_numpy(float)[:, None]
     found = estimate(table, [groups], seed) if len(facts) else {}

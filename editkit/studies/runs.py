@@ -97,13 +97,14 @@ def run_baselines(
     for seed in setting.draws:
         seeded = {name: spec.model_copy(update={"seed": seed}) for name, spec in specs.items()}
         warm_targets(setting, seed, list(seeded.values()))
+        named = protocol.named(setting, seed)
         cells = [(UNTOUCHED, None, 0)] + [(name, spec, size) for name, spec in seeded.items() for size in batch_sizes]
         bar = tqdm(cells, desc=f"{setting.dataset}, seed {seed}", unit="cell", disable=not setting.progress)
         for method, spec, size in bar:
             bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
             row, frame = _edited(setting, seed, spec, size) if spec else untouched(setting, seed)
             where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
-            where |= {"batch_size": size, "seed": seed, **protocol.named(setting, seed)}
+            where |= {"batch_size": size, "seed": seed, **named}
             rows.append(where | row)
             prompts.append(frame.assign(**where, moment=row["moment"]))
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)

@@ -86,7 +86,7 @@ class Setting:
     hyperparameters: Mapping[str, Any]  # common to every spec
     store: Store
     progress: bool = True
-    draw_tune: Callable[[], Sequence[Fact]] = tuple  # all facts for tuning, see tune
+    draw_tune: Callable[[], Sequence[Fact]] = tuple  # see tunable
 
     @classmethod
     def prepare(
@@ -142,9 +142,14 @@ class Setting:
         return EditSession(self.lm, spec, **given, store=self.store, progress=False)
 
     @cached_property
+    def tunable(self) -> Sequence[Fact]:
+        """All facts of the part for tuning whose subject no seed draws."""
+        return self.draw_tune()
+
+    @cached_property
     def tune(self) -> Sequence[Fact]:
         """Facts on which promises are held, of all seeds: of the part for tuning, and of no subject that is drawn."""
-        return self.draw_tune()[:TUNE]
+        return self.tunable[:TUNE]
 
     @property
     def hashes(self) -> dict[int, str]:
