@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -189,6 +189,14 @@ class Store:
             warnings.warn(f"cache file {path} cannot be used ({problem}); computing it again", stacklevel=2)
             return None
         return tensors
+
+    def plain(self, kind: str, key: dict, compute: Callable[[], Any]) -> Any:
+        """Return an entry's plain values, or compute and store them, as JSON: nothing to unpickle."""
+        if (entry := self.get(kind, key)) is not None:
+            return from_json_tensor(entry["json"])
+        value = compute()
+        self.put(kind, key, {"json": json_tensor(value)})
+        return value
 
     def put(self, kind: str, key: dict, tensors: dict[str, Tensor]) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -24,7 +24,7 @@ import pandas as pd
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, digest, entry_key, from_json_tensor, json_tensor
+from editkit.cache import Store, digest, entry_key
 from editkit.config import Count, Parameters
 from editkit.facts.fact import Fact
 from editkit.language.downstream_items import POOL, TASKS, Item, divide, load_items
@@ -89,7 +89,7 @@ def measure_downstream(
         key = of_model | {"task": name, "items": items}
         about = {"few_shots": len(shots), "step": step, "source": source, "items": items[:12]}
         ask = partial(_ask, lm, name, config, tests, shots)
-        rows += [one | about for one in (_once(store, key, ask) if store else ask())]
+        rows += [one | about for one in (store.plain("downstream", key, ask) if store else ask())]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -117,15 +117,6 @@ def _ask(
         {"task": name, "metric": metric, "value": value, "stderr": stderr, "n": outcome.n}
         for metric, (value, stderr) in outcome.scores.items()
     ]
-
-
-def _once(store: Store, key: dict[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Read a task's scores from the store, or measure and store them."""
-    if (entry := store.get("downstream", key)) is not None:
-        return from_json_tensor(entry["json"])
-    rows = measure()
-    store.put("downstream", key, {"json": json_tensor(rows)})
-    return rows
 
 
 def track_downstream(

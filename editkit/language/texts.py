@@ -7,6 +7,7 @@ drawn from at random over the whole of it, with a seed.
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
+from editkit.cache import Store, entry_key
 from editkit.language.forward.precision import exact_products
 from editkit.models import LanguageModel
 from editkit.plain import decode, is_text, parse_lines
@@ -86,10 +87,7 @@ def _samples(lm: LanguageModel, n_tokens: int, seed: int, store: Store, progress
             if found >= n_tokens:
                 break
             key = entry_key(__name__, lm, seed=seed, batch=number)
-            if (kept := store.get("samples", key)) is None:
-                kept = {"texts": json_tensor(_sample(lm, seed, number))}
-                store.put("samples", key, kept)
-            batch = from_json_tensor(kept["texts"])
+            batch = store.plain("samples", key, partial(_sample, lm, seed, number))
             if not (count := sum(len(lm.tokens(text)) for text in batch)):
                 raise ValueError(f"{lm.name} wrote no text that could be read for the second moment: name a source")
             texts, found = texts + batch, found + count

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, digest, entry_key, from_json_tensor, json_tensor
+from editkit.cache import Store, digest, entry_key
 from editkit.config import Count, Parameters, Seed
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.budget import Budget
@@ -240,11 +240,11 @@ def _spent(budgets: Sequence[Budget]) -> dict[str, float]:
 
 
 def once(store: Store, key: dict[str, Any], compute: Callable[[], Cell]) -> Cell:
-    """Read a cell from the store, or compute and store it as JSON: no format of its own, nothing to unpickle."""
-    entry = store.get("cell", key)
-    if entry is not None:
-        cell = from_json_tensor(entry["json"])
-        return cell["row"], pd.DataFrame(cell["frame"])
-    row, frame = compute()
-    store.put("cell", key, {"json": json_tensor({"row": row, "frame": frame.to_dict(orient="list")})})
-    return row, frame
+    """Read a cell from the store, or compute and store it."""
+
+    def plain() -> dict[str, Any]:
+        row, frame = compute()
+        return {"row": row, "frame": frame.to_dict(orient="list")}
+
+    cell = store.plain("cell", key, plain)
+    return cell["row"], pd.DataFrame(cell["frame"])

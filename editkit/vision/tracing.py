@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, entry_key, from_json_tensor, json_tensor
+from editkit.cache import Store, entry_key
 from editkit.config import Count, Parameters, Positive
 from editkit.models import VisionModel
 from editkit.models.hooks import capture, run_from
@@ -79,11 +79,11 @@ def stored_trace(
     """Run :func:`trace` for the class that the model predicts, or read what was traced before."""
     store, part = store or Store(), part.select(drawn(len(part), spec.max_samples, spec.seed))
     key = entry_key(__name__, vit, images=part.hash(), spec=spec.model_dump())
-    if (found := store.get("trace", key)) is not None:
-        return pd.DataFrame(from_json_tensor(found["json"]))
-    frame = trace(vit, part, predict(vit, part).argmax(1), spec, progress=progress)
-    store.put("trace", key, {"json": json_tensor(frame.to_dict(orient="list"))})
-    return frame
+
+    def traced() -> dict[str, list]:
+        return trace(vit, part, predict(vit, part).argmax(1), spec, progress=progress).to_dict(orient="list")
+
+    return pd.DataFrame(store.plain("trace", key, traced))
 
 
 def heat_maps(

@@ -156,3 +156,16 @@ def test_a_download_names_what_is_missing_and_is_not_made_twice(tmp_path):
     (tmp_path / "deep").mkdir(exist_ok=True)
     (tmp_path / "deep" / "x.json").write_text("[]")
     assert download("http://127.0.0.1:9/x", tmp_path / "deep" / "x.json").read_text() == "[]"
+
+
+def test_plain_values_are_computed_once(tmp_path):
+    store, made = Store(tmp_path), []
+
+    def compute():
+        made.append(1)
+        return {"texts": ["Łódź", None], "n": 0.1}
+
+    first, again = (store.plain("kind", {"a": 1}, compute) for _ in range(2))
+    assert first == again == {"texts": ["Łódź", None], "n": 0.1} and len(made) == 1
+    store.plain("kind", {"a": 2}, compute)
+    assert len(made) == 2
