@@ -30,6 +30,11 @@ def stated(setting: Setting) -> dict[str, Any]:
     return {"dataset": setting.dataset, "part": " and ".join(sorted(parts)), **model, **MEASURED}
 
 
+def provenance(setting: Setting) -> dict[str, Any]:
+    """Return what stands beside a table of results: the hashes of the facts of each seed, and the protocol."""
+    return {"facts": setting.hashes, "protocol": stated(setting)}
+
+
 def named(setting: Setting, seed: int) -> dict[str, str]:
     """Return the columns ``protocol`` and ``facts`` of what is measured on the facts of a seed."""
     return {"protocol": digest(stated(setting))[:LENGTH], "facts": setting.hashes[seed][:LENGTH]}
