@@ -206,10 +206,8 @@ def search(tuning: Tuning, method: str, *, until: float, trials: int = 0) -> Stu
                     break
                 if done and (time.monotonic() >= until or 0 < trials <= len(done)):
                     break
-                _plan(study, tuning, method)
-                # A trial's draw depends on its place alone, so that a search in two runs is that in one.
-                place = len(study.get_trials(deepcopy=False))
-                study.sampler = TPESampler(seed=int(digest([tuning.seed, place])[:8], 16))
+                with _alone(tuning.file):
+                    _plan(study, tuning, method)
                 study.optimize(lambda trial: _measure(tuning, method, trial), n_trials=1)
         if not measured(study):
             problem = done[-1].user_attrs.get("problem", "")
@@ -235,11 +233,18 @@ def _storage(tuning: Tuning) -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     tuning.file.parent.mkdir(parents=True, exist_ok=True)
     url = URL.create("sqlite", database=str(tuning.file.absolute())).render_as_string()
-    lock = sqlite3.connect(tuning.file.with_name("lock"), timeout=WAIT, isolation_level=None)
-    with closing(lock), warnings.catch_warnings():
-        lock.execute("begin exclusive")  # two processes must not make the tables at once; ends with its process
+    with _alone(tuning.file), warnings.catch_warnings():  # two processes must not make the tables at once
         warnings.simplefilter("ignore", ExperimentalWarning)  # signs of life
         return RDBStorage(url, {"connect_args": {"timeout": WAIT}}, heartbeat_interval=BEAT)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other processes that search in a study's folder waiting; the lock ends with its process."""
+    lock = sqlite3.connect(file.with_name("lock"), timeout=WAIT, isolation_level=None)
+    with closing(lock):
+        lock.execute("begin exclusive")
+        yield
 
 
 def measured(study: Study) -> list[FrozenTrial]:
@@ -262,12 +267,12 @@ def _plan(study: Study, tuning: Tuning, method: str) -> None:
     space, trials = tuning.space(method), study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return
-    start, tried = starting_point(space, tuning.begin(method)), [trial.params for trial in trials]
-    if start not in tried:
-        return study.enqueue_trial(start)
+    if not any("start" in trial.user_attrs for trial in trials):
+        return study.enqueue_trial(starting_point(space, tuning.begin(method)), user_attrs={"start": True})
+    tried = [trial.params for trial in trials]
     for trial in trials:  # one that was stopped or killed is made up for, once
         if trial.state == TrialState.FAIL and trial.params.keys() == space.keys() and tried.count(trial.params) == 1:
-            return study.enqueue_trial(trial.params)
+            return study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     best = max(measured(study), key=lambda trial: trial.value, default=None)
     free = [name for name, values in space.items() if name not in TARGETS and isinstance(values.low, float)]
     if best and free and len(trials) % EVERY:
@@ -276,15 +281,15 @@ def _plan(study: Study, tuning: Tuning, method: str) -> None:
 
 def _measure(tuning: Tuning, method: str, trial: Trial) -> float:
     """Measure S of one batch; a trial that does worse than most on the first facts, or is refused, is pruned."""
-    begun, facts, space = time.perf_counter(), tuning.facts, tuning.space(method)
-    point = suggest(trial, space)
-    if is_start := point == starting_point(space, tuning.begin(method)):
-        trial.set_user_attr("start", True)
+    begun, facts = time.perf_counter(), tuning.facts
+    # A trial's draw depends on its number alone: a search in two runs is that in one, and two processes draw apart.
+    trial.study.sampler = TPESampler(seed=int(digest([tuning.seed, trial.number])[:8], 16))
+    point = suggest(trial, tuning.space(method))
     try:
         session = tuning.setting.session(tuning.spec(method, point), tuning.seed)
         if tuning.first < len(facts):
             trial.report(_scores(session, facts[: tuning.first])["S"], step=tuning.first)
-            if trial.should_prune() and not is_start:
+            if trial.should_prune() and "start" not in trial.user_attrs:
                 raise TrialPruned
         scores = _scores(session, facts)
     except (ValueError, FloatingPointError) as problem:
