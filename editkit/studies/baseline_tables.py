@@ -9,7 +9,18 @@ import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.intervals import holm, interval, paired_difference
-from editkit.studies.tables import SAMPLE, SCORES, adjusted, by_relation, number, over_seeds, sampled, shown, written
+from editkit.studies.tables import (
+    SAMPLE,
+    SCORES,
+    adjusted,
+    by_relation,
+    number,
+    over_seeds,
+    sampled,
+    scores_of,
+    shown,
+    written,
+)
 
 FIXED, BUDGET = "fixed λ", "budget"  # what decides how much more what is kept weighs than what is asked for
 
@@ -36,7 +47,7 @@ def baseline_shown(scores: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFram
     keys = ["method", "batch_size"]
     cells = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
     wide = cells.pivot(index=keys, columns="score", values="cell")[SCORES]
-    wide = wide.join(over_seeds(baselines, *keys)[["EA", "PA", "NA"]].round(3))
+    wide = wide.join(over_seeds(baselines, *keys)[["EA", "PA", "NA", *scores_of(baselines)[4:]]].round(3))
     samples = [part.loc[part.score == sampled(part.set_index("score"))] for _, part in scores.groupby(keys)]
     wide = wide.join(pd.concat(samples).set_index(keys)[SAMPLE])
     order = scores[keys].drop_duplicates().itertuples(index=False, name=None)
@@ -106,19 +117,19 @@ def budget_table(fixed: tuple[pd.DataFrame, pd.DataFrame], budget: tuple[pd.Data
         wanted = before.assign(moment="immediate", success=before.success * promised)
         for by, parts in ((FIXED, fixed), (BUDGET, budget)):
             scores, asked = (p[(p.method == method) & (p.batch_size == cells.batch_size.iloc[0])] for p in parts)
-            mean = over_seeds(scores, "method").loc[method, [*SCORES, "seconds"]].to_dict()
+            mean = over_seeds(scores, "method").loc[method, [*scores_of(budgeted), "seconds"]].to_dict()
             gap = paired_difference(asked, wanted, "immediate").loc["NS"].to_dict()
             rows.append({"method": method, "by": by, "promised": promised} | mean | {"NS_kept": mean["NS"] / pre} | gap)
         rows[-2] |= {"tune_kept": cells.neighbour_kept_unweighted.mean(), "unwritten": 0}
         rows[-1] |= {"tune_kept": cells.neighbour_kept.mean(), "unwritten": cells.unwritten.sum()}
         rows[-1] |= {"weight": cells.weight.median()}
-    columns = ["method", "by", "promised", "weight", "tune_kept", "unwritten", *SCORES, "NS_kept", "seconds"]
-    table = pd.DataFrame(rows, columns=[*columns, "value", "low", "high", "p", *SAMPLE])
+    columns = ["method", "by", "promised", "weight", "tune_kept", "unwritten", *scores_of(budgeted), "NS_kept"]
+    table = pd.DataFrame(rows, columns=[*columns, "seconds", "value", "low", "high", "p", *SAMPLE])
     return table.assign(p_holm=holm(table.p))
 
 
 def budgets_shown(table: pd.DataFrame) -> pd.DataFrame:
     """Write :func:`budget_table` for a chapter, with NS against the promise and its interval."""
     against = [written(r.value, r.low, r.high, "+") for r in table.itertuples()]
-    columns = ["method", "by", "weight", "promised", "tune_kept", *SCORES, "NS_kept", "NS against it", "seconds"]
-    return shown(table.assign(**{"NS against it": against})[columns], "method", "by")
+    columns = ["method", "by", "weight", "promised", "tune_kept", *scores_of(table), "NS_kept", "NS against it"]
+    return shown(table.assign(**{"NS against it": against})[[*columns, "seconds"]], "method", "by")

@@ -42,7 +42,7 @@ class EvaluationParams(DownstreamParams, ControlParams):
 
     evaluation_facts: Count = 1
     """Facts of each seed of the baselines, the first of them, that are held at once and measured by everything."""
-    fluency_facts: Annotated[int, Field(ge=0)] = 1
+    evaluation_texts: Annotated[int, Field(ge=0)] = 1
     """Of these, the first whose generation prompts are written on for GE; 0 leaves it out."""
     probe_kinds: list[Literal[*KINDS]] | None = None
     """Consequences of edits that are asked for, where the untouched model knows what was right before; null: all."""
@@ -158,7 +158,7 @@ class Asked:
         key = measurement_key(setting, seed, __name__) | {
             "probes": digest([repr(probes), known]),
             "references": digest([own, read.collection]),
-            "fluency_facts": params.fluency_facts,
+            "evaluation_texts": params.evaluation_texts,
             "downstream": digest(tasks),
             "packages": {name: version(name) for name in ("lm_eval", "nltk", "scikit-learn")},
         }
@@ -168,7 +168,7 @@ class Asked:
     @cached_property
     def written(self) -> list[Fact]:
         """The facts whose generation prompts are written on."""
-        return [fact for fact in self.facts[: self.params.fluency_facts] if fact.generation]
+        return [fact for fact in self.facts[: self.params.evaluation_texts] if fact.generation]
 
     def of_prompts(self, control: Control | Oracle, progress: bool) -> tuple[pd.DataFrame, dict[str, float]]:
         """Score the facts' own prompts, and free texts on them; returns every prompt's scores, and their averages."""

@@ -20,11 +20,12 @@ from editkit.models import LanguageModel
 from editkit.studies.runs import check_batches, run_finetuning
 from editkit.studies.sequences import Trajectory, run_all
 from editkit.studies.setting import Setting
+from editkit.studies.tables import SCORES, scores_of
 
 BATCHES = (1, 2, 3)  # of the adapters that are switched off in turn
 SENTENCE = "The capital of France is Paris, and that of Italy is Rome."
 AGREEMENT = 1e-5  # of two models' logits, relative to their norm
-FINETUNED = ["lr", "ES", "PS", "NS", "S", "steps", "parameters", "seconds", "peak_memory_mb"]
+FINETUNED = ["steps", "parameters", "seconds", "peak_memory_mb"]
 
 
 class LoraParams(Parameters):
@@ -108,8 +109,9 @@ def run_finetuned(setting: Setting, params: LoraParams) -> tuple[pd.DataFrame, p
             prompts.append(scored.assign(rank=rank))
     where = {"method": "finetuning", "model": setting.lm.name, "dataset": setting.dataset}
     where["n_facts"] = params.lora_facts
-    table = pd.concat(tables) if tables else pd.DataFrame(columns=["seed", "rank", *FINETUNED])
-    table = table.assign(**where)[[*where, "seed", "rank", *FINETUNED]].astype(dict.fromkeys(FINETUNED, float))
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["seed", "rank", "lr", *SCORES, *FINETUNED])
+    numbers = ["lr", *scores_of(table), *FINETUNED]
+    table = table.assign(**where)[[*where, "seed", "rank", *numbers]].astype(dict.fromkeys(numbers, float))
     return table, pd.concat(prompts) if prompts else pd.DataFrame(columns=["rank"])
 
 

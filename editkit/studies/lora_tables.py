@@ -8,7 +8,7 @@ import pandas as pd
 from editkit.language.metrics import summarize
 from editkit.methods import UNTOUCHED
 from editkit.studies.intervals import holm, interval, paired_difference
-from editkit.studies.tables import SAMPLE, SCORES, adjusted, over_seeds, shown, written
+from editkit.studies.tables import SAMPLE, adjusted, over_seeds, scores_of, shown, written
 
 
 def lora_ablation(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def lora_ablation(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     keys = ["run_id", "seed"]
     final, immediate = (scores[scores.moment == moment].set_index(keys) for moment in ("final", "immediate"))
     where = ["method", "model", "dataset", "n_facts", "edit_mode", "batch_size", "replay", "lora_rank", "lora_fit"]
-    table = final[where + SCORES].join(immediate[["ES", "S"]].add_prefix("immediate_"))
+    table = final[where + scores_of(final)].join(immediate[["ES", "S"]].add_prefix("immediate_"))
     table["retention"] = final.ES / immediate.ES.where(immediate.ES > 0)
     by_seed = steps.groupby(keys)
     table = table.join(by_seed[["residual", "fit_residual", "disturbance"]].max())
@@ -33,14 +33,14 @@ def lora_ablation(scores: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
 def lora_configurations(table: pd.DataFrame) -> pd.DataFrame:
     """Pool :func:`lora_ablation` over seeds, a row a configuration; of peak memory the highest seed counts."""
     keys = ["batch_size", "replay", "lora_fit", "lora_rank"]
-    by, columns = table.groupby(keys, sort=False), [*SCORES, "retention", "disturbance", "size_mb", "seconds"]
+    by, columns = table.groupby(keys, sort=False), [*scores_of(table), "retention", "disturbance", "size_mb", "seconds"]
     sample = {"n": by.n_facts.sum(), "seeds": by.seed.nunique()}
     return over_seeds(table, *keys)[columns].join(by.peak_memory_mb.max()).assign(**sample).round(3)
 
 
 def finetuning_by_rank(tuned: pd.DataFrame) -> pd.DataFrame:
     """Pool fine-tuning over seeds, a row a rank; of peak memory the highest seed counts."""
-    by, columns = tuned.groupby("rank", sort=False), ["lr", *SCORES, "steps", "parameters", "seconds"]
+    by, columns = tuned.groupby("rank", sort=False), ["lr", *scores_of(tuned), "steps", "parameters", "seconds"]
     sample = {"n": by.n_facts.sum(), "seeds": by.seed.nunique()}
     return over_seeds(tuned, "rank")[columns].join(by.peak_memory_mb.max()).assign(**sample).round(3)
 
@@ -153,7 +153,7 @@ def removal_shown(table: pd.DataFrame) -> pd.DataFrame:
 def lora_stacks(scores: pd.DataFrame) -> pd.DataFrame:
     """Select the final scores and the parameters of each way of stacking, a row a run and seed."""
     columns = ["run_id", "method", "model", "dataset", "seed", "n_facts", "batch_size", "replay"]
-    columns += [*SCORES, "parameters", "lora_stack", "lora_rank"]
+    columns += [*scores_of(scores), "parameters", "lora_stack", "lora_rank"]
     final = scores.loc[scores.moment == "final", columns]
     return final.rename(columns={"lora_stack": "stack"}).reset_index(drop=True)
 

@@ -15,11 +15,12 @@ from editkit.config import Count, Parameters, Seed
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.budget import Budget
 from editkit.editing.spec import EditSpec
-from editkit.facts import data_hash
+from editkit.facts import Fact, data_hash
 from editkit.language.finetune import FinetuneSpec, finetune
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.targets import optimise_targets
 from editkit.methods import METHODS, UNTOUCHED, MethodName
+from editkit.models import LanguageModel
 from editkit.models.peak import peak_mb, reset_peak
 from editkit.studies import protocol
 from editkit.studies.setting import Setting
@@ -120,9 +121,26 @@ def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[s
         code,
         setting.lm,
         facts=data_hash(setting.draws[seed].facts),
+        fluency_facts=setting.fluency_facts,
         texts=digest(list(setting.texts)),
         contexts=list(setting.contexts[seed]),
     )
+
+
+def entropies(setting: Setting, seed: int, model: LanguageModel, facts: Sequence[Fact]) -> list[float]:
+    """Let a model write on those of some facts that are among the first of a seed; returns GE of each."""
+    first = set(setting.draws[seed].facts[: setting.fluency_facts])
+    written = [fact for fact in facts if fact in first and fact.generation]
+    if not written:
+        return []
+    from editkit.language.fluency import fluency  # NLTK, which nothing else needs, takes a second
+
+    return fluency(model, written).GE.tolist()
+
+
+def averaged(entropies: Sequence[float]) -> dict[str, float]:
+    """Return GE of a row of a table, which has none where no text was written."""
+    return {"GE": sum(entropies) / len(entropies)} if entropies else {}
 
 
 def untouched(setting: Setting, seed: int) -> Cell:
@@ -132,8 +150,9 @@ def untouched(setting: Setting, seed: int) -> Cell:
     def measure() -> Cell:
         start = time.perf_counter()
         frame = evaluate(setting.lm, facts)
+        scores = summarize(frame) | averaged(entropies(setting, seed, setting.lm, facts))
         seconds = time.perf_counter() - start
-        return {"moment": UNTOUCHED, "n_facts": len(facts), **summarize(frame), "seconds_scoring": seconds}, frame
+        return {"moment": UNTOUCHED, "n_facts": len(facts), **scores, "seconds_scoring": seconds}, frame
 
     return once(setting.store, measurement_key(setting, seed) | {"spec": None}, measure)
 
@@ -165,7 +184,13 @@ def run_finetuning(setting: Setting, spec: FinetuneSpec) -> tuple[pd.DataFrame, 
     rows, prompts = [], []
     for seed in setting.draws:
         seeded = replace(spec, seed=seed)
-        key = entry_key(__name__, setting.lm, facts=setting.hashes[seed], finetuning=asdict(seeded))
+        key = entry_key(
+            __name__,
+            setting.lm,
+            facts=setting.hashes[seed],
+            finetuning=asdict(seeded),
+            fluency_facts=setting.fluency_facts,
+        )
         row, frame = once(setting.store, key, partial(_finetuned, setting, seed, seeded))
         about = {"seed": seed, **protocol.named(setting, seed)}
         rows.append(row | about)
@@ -181,10 +206,11 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
         history = finetune(stack, "finetuned", facts, spec, progress=setting.progress)
         memory, parameters = peak_mb(lm.device), stack["finetuned"].n_parameters
         frame = evaluate(lm, facts)
+        scores = summarize(frame) | averaged(entropies(setting, seed, lm, facts))
     finally:
         stack.close()
     cost = {"steps": len(history), "seconds": history.seconds.iloc[-1], "peak_memory_mb": memory}
-    return {"rank": spec.rank, "lr": spec.lr, **summarize(frame), "parameters": parameters, **cost}, frame
+    return {"rank": spec.rank, "lr": spec.lr, **scores, "parameters": parameters, **cost}, frame
 
 
 def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
@@ -196,12 +222,13 @@ def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     session, facts = setting.session(spec, seed), setting.draws[seed].facts
-    frames, seconds, norms, budgets, memory, scoring = [], [], [], [], 0.0, 0.0
+    frames, texts, seconds, norms, budgets, memory, scoring = [], [], [], [], [], 0.0, 0.0
     for begin in range(0, len(facts), size):
         batch = facts[begin : begin + size]
         result = session.edit(batch)
         start = time.perf_counter()
         frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
+        texts += entropies(setting, seed, setting.lm, batch)
         scoring += time.perf_counter() - start
         session.undo()
         seconds.append(result.seconds)
@@ -213,6 +240,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         "moment": "immediate",
         "n_facts": len(facts),
         **summarize(frame),
+        **averaged(texts),
         **{f"seconds_{stage}": sum(batch[stage] for batch in seconds) for stage in ("targets", "keys", "solve")},
         "seconds_scoring": scoring,
         "seconds": sum(batch["total"] for batch in seconds),

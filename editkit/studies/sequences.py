@@ -22,10 +22,11 @@ from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
 from editkit.studies import protocol
-from editkit.studies.runs import check_batches, measurement_key, untouched, warm_targets
+from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 
-Record = dict[str, list]  # steps, retention and prompts so far, as plain values
+RECORDED = ("steps", "retention", "prompts", "texts")  # of texts their GE
+Record = dict[str, list]  # these so far, as plain values
 
 
 class SequenceParams(Parameters):
@@ -284,12 +285,13 @@ class _Plan:
             "drift": self.drift,
             "prose": digest(self._prose()),
         }
-        pre = untouched(setting, seed)[1].assign(moment=UNTOUCHED)
+        before, prompts = untouched(setting, seed)
+        pre = prompts.assign(moment=UNTOUCHED)
         state = setting.store.get("sequence", key)
-        record = from_json_tensor(state["record"]) if state else {"steps": [], "retention": [], "prompts": []}
+        record = from_json_tensor(state["record"]) if state else {name: [] for name in RECORDED}
         if len(record["steps"]) < self.total:
             self._continue(key, state, record)
-        return self._tabulate(pre, record)
+        return self._tabulate(pre, before, record)
 
     def _continue(self, key: dict[str, Any], state: State | None, record: Record) -> None:
         """Make the steps that ``record`` does not hold yet, and store it with the session's state after each."""
@@ -330,13 +332,15 @@ class _Plan:
         enough = (self.spec.trust_heldout_samples + PIECES) * PROBE_TOKENS
         return other_prose(self.setting.texts, lm=self.setting.lm, n_tokens=enough, store=self.setting.store)
 
-    def _tabulate(self, pre: pd.DataFrame, record: Record) -> Trajectory:
+    def _tabulate(self, pre: pd.DataFrame, before: Mapping[str, Any], record: Record) -> Trajectory:
         spec = self.spec
         where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
         where |= {"model": self.setting.lm.name, "dataset": self.setting.dataset}
         where |= {"batch_size": self.batch_size, "seed": spec.seed, **protocol.named(self.setting, spec.seed)}
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
-        rows = [{"moment": moment} | summarize(part) for moment, part in prompts.groupby("moment", sort=False)]
+        texts = {UNTOUCHED: {"GE": before["GE"]} if "GE" in before else {}, "final": averaged(record["texts"])}
+        by_moment = prompts.groupby("moment", sort=False)
+        rows = [{"moment": moment} | summarize(part) | texts.get(moment, {}) for moment, part in by_moment]
         steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}
         costs = {
             "n_facts": len(self.facts),
@@ -365,6 +369,8 @@ def _step(session: EditSession, plan: _Plan, step: int, probes: Mapping[str, Tex
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
+    if end == len(facts):
+        record["texts"] = entropies(plan.setting, plan.spec.seed, session.model, facts)
     drift = measure_all(session.model, probes, measured)
     scoring = time.perf_counter() - start
     where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
+from pydantic import Field
 
 from editkit.cache import Store
 from editkit.config import Parameters, Seed
@@ -46,6 +47,8 @@ class SettingParams(Parameters):
     """Part of the facts, by a hash of the subject: test for what is reported, tune for choosing hyperparameters."""
     known_only: bool = True
     """Edit only facts that the model completes correctly before; of worldfacts alone, files are taken as they are."""
+    fluency_facts: Annotated[int, Field(ge=0)] = 0
+    """First facts of each seed whose generation prompts are written on for GE in every table; 0 leaves it out."""
     text_path: str = ""
     """Text behind the second moment: "wikipedia", "python-reference", a .txt or .jsonl file; empty: the model's own."""
     text_seed: Seed = 0
@@ -87,6 +90,7 @@ class Setting:
     store: Store
     progress: bool = True
     draw_tune: Callable[[], Sequence[Fact]] = tuple  # see tunable
+    fluency_facts: int = 0  # of a seed, the first, whose generation prompts are written on
 
     @classmethod
     def prepare(
@@ -129,6 +133,7 @@ class Setting:
             store,
             progress,
             partial(_draw_tune, params, draws),
+            params.fluency_facts,
         )
 
     def spec(self, method: str, **changes: Any) -> EditSpec:

@@ -18,6 +18,11 @@ SCORES = ["ES", "PS", "NS", "S"]
 SAMPLE = ["n", "seeds", "clusters"]  # what is behind an interval
 
 
+def scores_of(table: pd.DataFrame) -> list[str]:
+    """Name the scores that a table has: ES, PS, NS and S, and GE where free texts were written."""
+    return [*SCORES, *(["GE"] if "GE" in table else [])]
+
+
 def shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
     """Bring a table into the form in which a chapter shows it: methods by their labels, no ids, three decimals."""
     table = table.drop(columns="run_id", errors="ignore")
@@ -92,6 +97,7 @@ def final_scores(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
         found, immediate = interval(asked), over_seeds(part, "moment").S["immediate"]
         cells = {name: written(r.value, r.low, r.high) for name, r in found.iterrows()}
         sample = found.loc[sampled(found), SAMPLE].astype(int).to_dict()
+        cells |= {"GE": over_seeds(part, "moment").GE["final"]} if "GE" in part else {}
         rows.append(_named(part, "method", "replay") | {"immediate S": round(immediate, 3)} | cells | sample)
     return pd.DataFrame(rows)
 
@@ -165,7 +171,8 @@ def sizes(scores: pd.DataFrame) -> pd.DataFrame:
     for (part,) in _by_run(scores):
         moments = over_seeds(part, "moment")
         where = _named(part) | {"edits a step": part.batch_size.iloc[0], "replay": part.replay.iloc[0]}
-        where |= {"immediate S": moments.S["immediate"]} | {f"final {name}": moments[name]["final"] for name in SCORES}
+        where |= {"immediate S": moments.S["immediate"]}
+        where |= {f"final {name}": moments[name]["final"] for name in scores_of(part)}
         rows.append(where | {"n": part.n_facts.iloc[0] * part.seed.nunique(), "seeds": part.seed.nunique()})
     return pd.DataFrame(rows)
 

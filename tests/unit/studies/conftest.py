@@ -1,5 +1,7 @@
 """A setting on a tiny random model, and prompts of runs by hand."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -36,6 +38,12 @@ def setting(tiny, facts, full_spec, store):
         return Setting(lm or tiny(), "made up", drawn, prefixes, TEXTS, common, store, False, lambda: tune)
 
     return build
+
+
+@pytest.fixture
+def writers(facts):
+    """The made-up facts, of which all but the second have a prompt to write on."""
+    return [replace(fact, generation=() if n == 1 else (f"{fact.subject} is",)) for n, fact in enumerate(facts)]
 
 
 QUICK = {"n_contexts": 1, "context_length": 3, "mom2_n_tokens": 300, "v_num_grad_steps": 2}

@@ -57,6 +57,7 @@ def test_scores_are_shown_with_intervals_accuracies_and_sample(prompts):
         ES=1.0, PS=1.0, NS=1.0, EA=0.5, PA=0.25, NA=0.125
     )
     table = baseline_tables.baseline_shown(scores, cells)
+    assert "GE" not in table and set(baseline_tables.baseline_shown(scores, cells.assign(GE=5.5)).GE) == {5.5}
     assert table.index.tolist()[:3] == [("no edit", 0), ("MEMIT", 1), ("MEMIT", 8)]
     low, high = interval(prompts_of(6)).loc["PS", ["low", "high"]]
     assert table.PS[("EMMET", 8)] == f"0.750 [{low:.3f}, {high:.3f}]"

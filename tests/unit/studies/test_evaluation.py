@@ -24,7 +24,7 @@ from editkit.studies.evaluation_tables import (
 from editkit.studies.setting import SettingParams
 
 QUICK = {"lora_control_steps": 2, "locft_epochs": 3, "locft_lr": 0.01, "grace_eps": 0.01}
-QUICK |= {"evaluation_facts": 3, "fluency_facts": 2, "downstream_tasks": []}
+QUICK |= {"evaluation_facts": 3, "evaluation_texts": 2, "downstream_tasks": []}
 WHERE = SettingParams()
 
 
@@ -77,7 +77,7 @@ def test_a_cell_is_computed_once_and_again_where_what_it_depends_on_changes(here
     again = run_evaluation(here, params.model_copy(update={"grace_eps": 0.5}), {}, WHERE)
     assert all(one.equals(other) for one, other in zip(first, again, strict=True))
     with pytest.raises(pytest.fail.Exception):
-        run_evaluation(here, params.model_copy(update={"fluency_facts": 1}), {}, WHERE)
+        run_evaluation(here, params.model_copy(update={"evaluation_texts": 1}), {}, WHERE)
 
 
 def test_tables_tell_what_every_rung_says(here, written):

@@ -1,5 +1,7 @@
 """Edits as adapters: the runs of the chapter on low rank, on a tiny random model."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -46,6 +48,19 @@ def test_runs_of_every_rank_and_fit_make_the_tables(three):
         set(prompts.fit) == {"raw", "exact", "svd", "keys"}
         and lora_tables.lora_gaps(prompts, prompts[:0])["rank"].tolist() == [1] * 4
     )
+
+
+def test_tables_tell_ge_where_texts_are_written(setting, writers):
+    few = LoraParams(lora_facts=3, lora_batches=[3], finetune_rates=[0.01], finetune_steps=1)
+    here = setting({1: (writers[:3], [])}, layers=[2], mom2_n_tokens=100)
+    for texts, told in ((2, True), (0, False)):
+        here = replace(here, fluency_facts=texts)
+        runs = lora.run_adapters(here, few, list(lora.rank_grid(few))[:2])
+        ablation = lora_tables.lora_ablation(runs.scores, runs.steps)
+        tuned, _ = lora.run_finetuned(here, few)
+        stacks = lora_tables.lora_stacks(runs.scores)
+        shown = lora_tables.lora_configurations(ablation), lora_tables.finetuning_by_rank(tuned)
+        assert [("GE" in table and table.GE.notna().all()) for table in (ablation, tuned, stacks, *shown)] == [told] * 5
 
 
 def test_one_configuration_twice_and_steps_that_do_not_fit_are_refused(three):

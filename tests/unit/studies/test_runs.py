@@ -10,6 +10,7 @@ from editkit import Fact, evaluate, summarize
 from editkit.editing import spec as spec_module
 from editkit.editing.budget import Budget
 from editkit.language.finetune import FinetuneSpec
+from editkit.language.fluency import fluency
 from editkit.language.targets import optimise_targets
 from editkit.methods import look
 from editkit.studies import runs
@@ -58,6 +59,22 @@ def test_rows_are_cells_on_the_untouched_model(run, facts):
         batches = part.groupby("batch").fact.unique().map(list).tolist()
         own = [fact.id for fact in (facts if seed == 7 else facts[2:])]
         assert batches == [own[i : i + size] for i in range(0, len(own), size)] if size else not batches
+
+
+def test_rows_tell_ge_of_what_the_first_facts_of_a_seed_are_written_on(setting, writers):
+    here = replace(setting({7: (writers, [])}), fluency_facts=3)
+    spec, lm = here.spec("memit"), here.lm
+    table, _ = run_baselines(here, {"memit": spec}, [2])
+    ge, session = [], here.session(spec.model_copy(update={"seed": 7}), 7)
+    for batch, written in ((writers[:2], writers[:1]), (writers[2:], writers[2:3])):
+        session.edit(batch)
+        ge += fluency(lm, written).GE.tolist()
+        session.undo()
+    assert table.GE.tolist() == pytest.approx([fluency(lm, writers[:3]).GE.mean(), sum(ge) / 2]) and len(ge) == 2
+    tuned, _ = run_finetuning(here, FinetuneSpec(layers=(2,), rank=1, lr=0.01, steps=1))
+    assert tuned.GE.notna().all()
+    without, _ = run_baselines(replace(here, fluency_facts=0), {"memit": spec}, [2])
+    assert "GE" not in without
 
 
 def test_emmet_has_memit_at_its_layers_and_weight_beside_it(setting, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 from editkit import evaluate, summarize
 from editkit.language.drift import KINDS
+from editkit.language.fluency import fluency
 from editkit.studies import sequences, tables
 from editkit.studies.findings import sequence_findings
 from editkit.studies.intervals import interval
@@ -66,6 +67,25 @@ def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, set
     final = result.prompts[result.prompts.moment == "final"]
     assert summarize(final)["ES"] == rows.ES["final"] and set(final.edited_at) == {1, 2, 3, 4}
     assert untouched(setting(lm=lm, **SMALL), 1)[0]["ES"] == pre["ES"]
+
+
+def test_free_texts_are_written_before_any_edit_and_after_the_last(setting, writers, monkeypatch):
+    here = replace(setting({1: (writers, [])}, **SMALL), fluency_facts=3)
+    spec = here.spec("memit")
+    result = run_sequence(here, spec, 2, drift=False)
+    before = fluency(here.lm, writers[:3]).GE.mean()
+    session = here.session(spec.model_copy(update={"seed": 1}), 1)
+    for batch in (writers[:2], writers[2:]):
+        session.edit(batch)
+        session.settle()
+    after = fluency(session.model, writers[:3]).GE.mean()
+    session.undo()
+    ge = result.scores.set_index("moment").GE
+    assert ge[["pre", "final"]].tolist() == pytest.approx([before, after]) and pd.isna(ge["immediate"])
+    monkeypatch.setattr(sequences, "entropies", lambda *_: pytest.fail("written again"))
+    pd.testing.assert_frame_equal(run_sequence(here, spec, 2, drift=False).scores, result.scores)
+    assert tables.final_scores(result.scores, result.prompts).GE.tolist() == pytest.approx([after])
+    assert tables.sizes(result.scores)["final GE"].tolist() == pytest.approx([after])
 
 
 def test_a_fact_that_comes_twice_is_measured_for_each_of_its_steps(setting, tiny, facts):
