@@ -45,6 +45,14 @@ def tune(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    """Run the cells of a sweep that are not finished. Returns 1 where one failed."""
+    from editkit.report.sweep import sweep
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "run", "params")}
+    return 0 if sweep(arguments.params, given) else 1
+
+
 def add_options(
     command: argparse.ArgumentParser, model: type[Parameters], also: Mapping[str, Sequence[str]], skip: Sequence[str]
 ) -> None:
@@ -75,6 +83,7 @@ def add_options(
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
+    from editkit.report.sweep import SweepOptions
     from editkit.report.vit import ALSO, VitOptions, files
     from editkit.studies.repair_spec import RepairSpec
     from editkit.studies.tune import TuneParams
@@ -112,6 +121,11 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("tune", help="search for a model's hyperparameters and write them as its defaults")
     add_options(command, TuneParams, {}, ["facts_part"])
     command.set_defaults(run=tune)
+
+    command = commands.add_parser("sweep", help="run the matrix of methods, batches and memories on many workers")
+    command.add_argument("params", help="parameter file, such as params/full.yaml")
+    add_options(command, SweepOptions, {}, [])
+    command.set_defaults(run=sweep)
     return top
 
 

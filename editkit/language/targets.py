@@ -88,6 +88,14 @@ def optimise_targets(
     return Targets.of(found, lm.device, precision, len(facts) - len(missing))
 
 
+def stored_targets(
+    lm: LanguageModel, facts: Sequence[Fact], spec: "EditSpec", contexts: Sequence[str], store: Store
+) -> int:
+    """Count the facts of which :func:`optimise_targets` would find the target in the store."""
+    keys = _cache_keys(lm, choose_precision(lm, spec.target_mode), facts, spec, contexts)
+    return sum(store.path("target", key).exists() for key in keys)
+
+
 def _shifts(
     lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:

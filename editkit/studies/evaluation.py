@@ -71,33 +71,62 @@ def run_evaluation(
     Raises ``ValueError`` where a seed has fewer facts, for snippets beside another source than CounterFact, and what
     reading of probes, snippets and tasks raises.
     """
-    if params.snippets_path and where.facts_source != "counterfact":
-        raise ValueError(
-            f"snippets_path = {shown(params.snippets_path)}: reference texts are of CounterFact's facts, and "
-            f"facts_source is {where.facts_source}"
-        )
-    read = Read.of(params, where)
+    read, setting, tables = Read.of(params, where), first_facts(setting, params), ([], [], [], [])
+    for seed in setting.draws:
+        asked, whence = Asked.of(setting, seed, params, where, read), origin(setting, seed)
+        names, quiet = [UNTOUCHED, *specs, *params.controls], not setting.progress
+        bar = tqdm(names, desc=f"by everything, seed {seed}", unit="cell", disable=quiet)
+        for name in bar:
+            bar.set_postfix_str(name)
+            cell = measure_cell(setting, seed, asked, name, specs)
+            for table, part in zip(tables, placed(whence, name, cell), strict=True):
+                table.append(part)
+    return joined(tables)
+
+
+def first_facts(setting: Setting, params: EvaluationParams) -> Setting:
+    """Return the setting with the facts of each seed that are measured by everything, raising as that does."""
     some = {seed: draw._replace(facts=draw.facts[: params.evaluation_facts]) for seed, draw in setting.draws.items()}
     if few := [seed for seed, draw in some.items() if len(draw.facts) < params.evaluation_facts]:
         has = len(some[few[0]].facts)
         raise ValueError(f"evaluation_facts = {params.evaluation_facts}: seed {few[0]} has {has} facts to edit")
-    setting, tables = replace(setting, draws=some), ([], [], [], [])
-    for seed in setting.draws:
-        asked = Asked.of(setting, seed, params, where, read)
-        makers: dict[str, Callable[[], Control | Oracle]] = {UNTOUCHED: lambda: Untouched(setting.lm)}
-        makers |= {name: partial(_edited, setting, seed, name, spec) for name, spec in specs.items()}
-        makers |= {name: partial(MAKERS[name], setting, seed, asked.facts, params) for name in params.controls}
-        where_from = {"model": setting.lm.name, "dataset": setting.dataset, "seed": seed}
-        where_from |= protocol.named(setting, seed)
-        bar = tqdm(makers.items(), desc=f"by everything, seed {seed}", unit="cell", disable=not setting.progress)
-        for name, make in bar:
-            bar.set_postfix_str(name)
-            key = asked.key | {"name": name, **_determines(setting, seed, name, specs, params)}
-            row, prompts = once(setting.store, key, partial(_measure, asked, make, setting.progress))
-            about = {"method": name, "moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **where_from}
-            parts = pd.DataFrame([row["scores"]]), prompts, pd.DataFrame(row["probes"]), pd.DataFrame(row["downstream"])
-            for table, part in zip(tables, parts, strict=True):
-                table.append(part.assign(**about))
+    return replace(setting, draws=some)
+
+
+def cell_key(setting: Setting, seed: int, asked: "Asked", name: str, specs: Mapping[str, EditSpec]) -> dict[str, Any]:
+    """Return what determines the measurement of one editor or control by everything."""
+    return asked.key | {"name": name, **_determines(setting, seed, name, specs, asked.params)}
+
+
+def measure_cell(setting: Setting, seed: int, asked: "Asked", name: str, specs: Mapping[str, EditSpec]) -> Cell:
+    """Measure an editor (of ``specs``), a control or the untouched model by everything, or read what was found."""
+
+    def make() -> Control | Oracle:
+        if name == UNTOUCHED:
+            return Untouched(setting.lm)
+        if name in specs:
+            return _edited(setting, seed, name, specs[name])
+        return MAKERS[name](setting, seed, asked.facts, asked.params)
+
+    key = cell_key(setting, seed, asked, name, specs)
+    return once(setting.store, key, partial(_measure, asked, make, setting.progress))
+
+
+def origin(setting: Setting, seed: int) -> dict[str, Any]:
+    """Return the columns that say of what a seed's rows are: model, data, seed and protocol."""
+    return {"model": setting.lm.name, "dataset": setting.dataset, "seed": seed, **protocol.named(setting, seed)}
+
+
+def placed(whence: Mapping[str, Any], name: str, cell: Cell) -> Evaluation:
+    """Say of a measured cell where it belongs: its method, moment and :func:`origin`."""
+    row, prompts = cell
+    about = {"method": name, "moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **whence}
+    parts = pd.DataFrame([row["scores"]]), prompts, pd.DataFrame(row["probes"]), pd.DataFrame(row["downstream"])
+    return Evaluation(*(part.assign(**about) for part in parts))
+
+
+def joined(tables: Sequence[Sequence[pd.DataFrame]]) -> Evaluation:
+    """Put parts of each table under one another."""
     return Evaluation(*(_joined(parts) for parts in tables))
 
 
@@ -129,6 +158,12 @@ class Read(NamedTuple):
 
     @classmethod
     def of(cls, params: EvaluationParams, where: SettingParams) -> "Read":
+        """Read it. Raises ``ValueError`` for snippets beside another source than CounterFact, and what reading does."""
+        if params.snippets_path and where.facts_source != "counterfact":
+            raise ValueError(
+                f"snippets_path = {shown(params.snippets_path)}: reference texts are of CounterFact's facts, and "
+                f"facts_source is {where.facts_source}"
+            )
         texts = snippets.read(params.snippets_path) if params.snippets_path else {}
         references = snippets.references(where.facts_path, texts) if texts else {}
         return cls(references, [texts[about] for about in sorted(texts)], prepare(params))

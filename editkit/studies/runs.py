@@ -98,17 +98,28 @@ def run_baselines(
     for seed in setting.draws:
         seeded = {name: spec.model_copy(update={"seed": seed}) for name, spec in specs.items()}
         warm_targets(setting, seed, list(seeded.values()))
-        named = protocol.named(setting, seed)
+        named = {"seed": seed, **protocol.named(setting, seed)}
         cells = [(UNTOUCHED, None, 0)] + [(name, spec, size) for name, spec in seeded.items() for size in batch_sizes]
         bar = tqdm(cells, desc=f"{setting.dataset}, seed {seed}", unit="cell", disable=not setting.progress)
         for method, spec, size in bar:
             bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
-            row, frame = _edited(setting, seed, spec, size) if spec else untouched(setting, seed)
-            where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
-            where |= {"batch_size": size, "seed": seed, **named}
-            rows.append(where | row)
-            prompts.append(frame.assign(**where, moment=row["moment"]))
+            cell = measure_batches(setting, seed, spec, size) if spec else untouched(setting, seed)
+            row, frame = placed(setting, named, method, size, cell)
+            rows.append(row)
+            prompts.append(frame)
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
+
+
+def placed(setting: Setting, named: Mapping[str, Any], method: str, size: int, cell: Cell) -> Cell:
+    """Say of a measured cell, row and prompts, where it belongs: its method, model, data, batch size and protocol.
+
+    Args:
+        named: the seed, and :func:`editkit.studies.protocol.named` of it.
+    """
+    row, frame = cell
+    where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
+    where |= {"batch_size": size, **named}
+    return where | row, frame.assign(**where, moment=row["moment"])
 
 
 def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[str, Any]:
@@ -213,11 +224,15 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
     return {"rank": spec.rank, "lr": spec.lr, **scores, "parameters": parameters, **cost}, frame
 
 
-def _edited(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
-    """Measure batches of ``size`` edits, each made in the untouched model."""
+def batches_key(setting: Setting, seed: int, spec: EditSpec, size: int) -> dict[str, Any]:
+    """Return what determines a measurement of batches of ``size`` edits, each made in the untouched model."""
     key = measurement_key(setting, seed) | {"spec": spec.resolve(setting.lm).model_dump(), "batch_size": size}
-    key |= {"tune": data_hash(setting.tune)} if spec.neighbour_budget is not None else {}
-    return once(setting.store, key, partial(_edit, setting, seed, spec, size))
+    return key | ({"tune": data_hash(setting.tune)} if spec.neighbour_budget is not None else {})
+
+
+def measure_batches(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
+    """Measure batches of ``size`` edits, each made in the untouched model."""
+    return once(setting.store, batches_key(setting, seed, spec, size), partial(_edit, setting, seed, spec, size))
 
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:

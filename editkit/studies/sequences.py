@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
@@ -12,7 +13,6 @@ from tqdm.auto import tqdm
 
 from editkit.cache import digest, from_json_tensor, json_tensor
 from editkit.config import Count, Parameters, Positive, Seed
-from editkit.editing.result import EditResult
 from editkit.editing.spec import EditSpec, refreshes
 from editkit.editing.weights import State
 from editkit.facts import Fact, data_hash
@@ -24,6 +24,7 @@ from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
 from editkit.studies import protocol
 from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
+from editkit.studies.steps import described
 
 RECORDED = ("steps", "retention", "prompts", "texts")  # of texts their GE
 Record = dict[str, list]  # these so far, as plain values
@@ -143,8 +144,13 @@ def run_grid(
     anything is run, where two of the changes come to one configuration.
     """
     size = batch_size or params.sequence_batch
-    every = max(1, params.sequence_every * params.sequence_batch // size)
-    return run_all(setting, [(setting.spec(method, **changes), size) for changes in grid], every=every)
+    cells = [(setting.spec(method, **changes), size) for changes in grid]
+    return run_all(setting, cells, every=measured_every(params, size))
+
+
+def measured_every(params: SequenceParams, batch_size: int) -> int:
+    """Return the steps of a size from one measurement of all earlier edits to the next: as many edits at any size."""
+    return max(1, params.sequence_every * params.sequence_batch // batch_size)
 
 
 def run_all(setting: Setting, cells: Sequence[tuple[EditSpec, int]], **how: Any) -> Trajectory:
@@ -174,13 +180,18 @@ def run_sequence(
 
     Raises ``ValueError`` for a batch size that does not divide the facts, and for held-out facts that are edited.
     """
+    return stack([course.trajectory() for course in courses(setting, spec, batch_size, every=every, drift=drift)])
+
+
+def courses(setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True) -> list["Course"]:
+    """Plan what :func:`run_sequence` runs, seed by seed; raises as it does."""
     for draw in setting.draws.values():
         check_batches(len(draw.facts), [batch_size])
         if shared := {fact.id for fact in draw.facts} & {fact.id for fact in draw.heldout}:
             raise ValueError(f"held-out facts must not be edited, but {sorted(shared)[0]} is")
     run = identify(setting, spec, batch_size, every=every, drift=drift)
     seeded = [spec.resolve(setting.lm).model_copy(update={"seed": seed}) for seed in setting.draws]
-    return _stack([_Plan(setting, one, batch_size, every, drift, run).trajectory() for one in seeded])
+    return [Course(setting, one, batch_size, every, drift, run) for one in seeded]
 
 
 def identify(setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True) -> Run:
@@ -205,7 +216,7 @@ def join(trajectories: Sequence[Trajectory]) -> Trajectory:
     check_distinct(
         run for one in trajectories for run in dict.fromkeys(zip(one.scores.run_id, one.scores.run, strict=True))
     )
-    return _stack(trajectories)
+    return stack(trajectories)
 
 
 def check_distinct(runs: Iterable[tuple[str, str]]) -> None:
@@ -217,7 +228,8 @@ def check_distinct(runs: Iterable[tuple[str, str]]) -> None:
         seen.add(run_id)
 
 
-def _stack(trajectories: Sequence[Trajectory]) -> Trajectory:
+def stack(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Put the tables of trajectories under one another, whatever they are of."""
     return Trajectory(*(pd.concat(tables, ignore_index=True) for tables in zip(*trajectories, strict=True)))
 
 
@@ -252,7 +264,7 @@ def _describe_spec(spec: EditSpec) -> tuple[str, set[str]]:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Course:
     """The sequence of one seed: what is edited, in steps of which size, and what is measured when."""
 
     setting: Setting
@@ -274,10 +286,11 @@ class _Plan:
         """Say whether all edits so far are measured after this step."""
         return step % self.every == 0 or step == self.total
 
-    def trajectory(self) -> Trajectory:
-        """Read the sequence from the store, or go on with it from where it stands there."""
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """What determines all that is measured along the sequence."""
         setting, seed = self.setting, self.spec.seed
-        key = measurement_key(setting, seed, __name__) | {
+        return measurement_key(setting, seed, __name__) | {
             "spec": self.spec.model_dump(),
             "heldout": data_hash(setting.draws[seed].heldout),
             "batch_size": self.batch_size,
@@ -285,15 +298,21 @@ class _Plan:
             "drift": self.drift,
             "prose": digest(self._prose()),
         }
-        before, prompts = untouched(setting, seed)
-        pre = prompts.assign(moment=UNTOUCHED)
-        state = setting.store.get("sequence", key)
-        record = from_json_tensor(state["record"]) if state else {name: [] for name in RECORDED}
-        if len(record["steps"]) < self.total:
-            self._continue(key, state, record)
-        return self._tabulate(pre, before, record)
 
-    def _continue(self, key: dict[str, Any], state: State | None, record: Record) -> None:
+    def stored(self) -> tuple[State | None, Record]:
+        """Read how far the sequence has come: the session's state after the last step, and what was measured."""
+        state = self.setting.store.get("sequence", self.key)
+        return state, from_json_tensor(state["record"]) if state else {name: [] for name in RECORDED}
+
+    def trajectory(self) -> Trajectory:
+        """Read the sequence from the store, or go on with it from where it stands there."""
+        before, prompts = untouched(self.setting, self.spec.seed)
+        state, record = self.stored()
+        if len(record["steps"]) < self.total:
+            self._continue(state, record)
+        return self._tabulate(prompts.assign(moment=UNTOUCHED), before, record)
+
+    def _continue(self, state: State | None, record: Record) -> None:
         """Make the steps that ``record`` does not hold yet, and store it with the session's state after each."""
         setting, spec, done = self.setting, self.spec, len(record["steps"])
         if spec.targets_from == "base":
@@ -311,7 +330,7 @@ class _Plan:
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
                     kept = state if step < self.total else {}
-                    setting.store.put("sequence", key, {"record": json_tensor(record)} | kept)
+                    setting.store.put("sequence", self.key, {"record": json_tensor(record)} | kept)
                     bar.update()
         finally:
             session.undo()
@@ -356,7 +375,7 @@ class _Plan:
         )
 
 
-def _step(session: EditSession, plan: _Plan, step: int, probes: Mapping[str, TextProbe], record: Record) -> None:
+def _step(session: EditSession, plan: Course, step: int, probes: Mapping[str, TextProbe], record: Record) -> None:
     """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
     facts, size, measured = plan.facts, plan.batch_size, plan.measured(step)
     end = step * size
@@ -374,26 +393,5 @@ def _step(session: EditSession, plan: _Plan, step: int, probes: Mapping[str, Tex
     drift = measure_all(session.model, probes, measured)
     scoring = time.perf_counter() - start
     where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
-    record["steps"].append(where | _describe(result) | drift | {"seconds_scoring": scoring})
+    record["steps"].append(where | described(result) | drift | {"seconds_scoring": scoring})
     session.settle()
-
-
-def _describe(result: EditResult) -> dict[str, Any]:
-    """Note of a step what its solver, its trust score and its clock said; of several layers the worst."""
-    table, trust = result.diagnostics(), result.trust
-    worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
-    worst += ("rank", "fit_residual", "disturbance")
-    return {
-        "replayed": int(table.replayed.max()) if len(table) else 0,
-        "stale": int(table.stale.max()) if len(table) else 0,
-        "old_residual": result.old_residual,
-        **{name: float(table[name].max()) if len(table) else float("nan") for name in worst},
-        "delta_norm": float(table.delta_norm.pow(2).sum() ** 0.5) if len(table) else 0.0,
-        "trust": trust.score if trust else float("nan"),
-        "action": trust.action if trust else "",
-        "reasons": "; ".join(trust.reasons) if trust else "",
-        "target_precision": result.targets.precision,
-        "seconds": result.seconds["total"],
-        **{f"seconds_{stage}": result.seconds[stage] for stage in ("targets", "keys", "solve")},
-        "peak_memory_mb": result.peak_memory_mb,
-    }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pooch import HTTPDownloader
 
 from editkit.cli import main
+from editkit.report.sweep import SweepOptions
 from editkit.report.vit import VitOptions
 from editkit.studies.params import RunParams, read_values
 from editkit.studies.repair_spec import RepairSpec
@@ -59,7 +60,7 @@ def test_training_that_diverges_is_a_failure_in_one_line(run, capsys):
     assert "error: fine-tuning diverged in epoch" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("command", "options"), [("vit", RepairSpec), ("tune", TuneParams)])
+@pytest.mark.parametrize(("command", "options"), [("vit", RepairSpec), ("tune", TuneParams), ("sweep", SweepOptions)])
 def test_the_help_of_an_option_stands_alone(command, options, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):

@@ -1,4 +1,6 @@
-"""A setting on a tiny random model, and prompts of runs by hand."""
+"""A setting on a tiny random model, prompts of runs by hand, and a small sweep."""
+
+import json
 
 from dataclasses import replace
 
@@ -6,6 +8,7 @@ import pandas as pd
 import pytest
 
 from editkit.studies.setting import Draw, Setting
+from editkit.studies.sweep import SweepParams
 from editkit.studies.tune import TuneParams, Tuning, tuning_of
 from tests.conftest import TEXTS
 
@@ -68,5 +71,41 @@ def tuning(tiny, facts, store, tune_params):
 
     def build(hyperparameters=None, lm=None, facts=facts, store=store, **changes) -> Tuning:
         return tuning_of(lm or tiny(), facts, tune_params(hyperparameters, **changes), store=store, progress=False)
+
+    return build
+
+
+SWEPT = {"methods": ["memit", "alphaedit"], "sweep_replays": ["none", "hold"], "batch_sizes": [4], "n_facts": 4}
+SWEPT |= {"seeds": [1, 2], "sequence_methods": ["memit"], "sequence_facts": 4, "sequence_batch": 2, "sequence_every": 2}
+SWEPT |= {"sequence_seeds": [1, 2]}
+
+
+@pytest.fixture
+def sweep_values(tiny, full_spec, tmp_path):
+    """``sweep_values(methods=["rome"])``: parameters of 24 cells on a tiny random model in a folder."""
+    folder = tmp_path / "tiny-llama"
+    if not folder.exists():
+        lm = tiny()
+        lm.model.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+    place = {"rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"], "loc": "who", "loc_ans": "Ada"}
+    records = [place | {"subject": f"Town {i}", "src": f"Where does Town {i} lie?"} for i in range(60)]
+    (path := tmp_path / "zsre.json").write_text(json.dumps(records))
+    (text := tmp_path / "text.txt").write_text("\n\n".join(TEXTS))
+    changes = {"layers": [2], "v_num_grad_steps": 2, "mom2_n_tokens": 100, "n_contexts": 1, "trust_heldout_samples": 2}
+    hyperparameters = full_spec(nullspace_threshold=0.5, **changes).model_dump(exclude={"method"}, exclude_unset=True)
+    given = {"model": str(folder), "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
+    given |= {"text_path": str(text)}
+
+    def build(hyperparameters=hyperparameters, **values) -> dict:
+        return given | {"hyperparameters": hyperparameters} | SWEPT | values
+
+    return build
+
+
+@pytest.fixture
+def sweep_params(sweep_values):
+    def build(**values) -> SweepParams:
+        return SweepParams(**sweep_values(**values))
 
     return build

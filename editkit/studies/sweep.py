@@ -1,0 +1,195 @@
+"""The grid of a sweep: every method in every way of arriving, with every memory and rank, and what is left out of it.
+
+Three parts share the parameters of the chapters: *batches*, each made in the untouched model
+(:func:`editkit.studies.runs.run_baselines`); *sequences* of single edits, of batches, and of one batch of the same
+facts (:func:`editkit.studies.sequences.run_sequence`); and *evaluation* of editors and controls by everything
+(:func:`editkit.studies.evaluation.run_evaluation`). Cells are stored by these, under their keys: what a sweep has
+found a notebook with the same parameters reads, and the other way round.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from editkit.config import Seed
+from editkit.editing.replay import ROUNDING
+from editkit.methods import METHODS, UNTOUCHED, label
+from editkit.studies.evaluation import EvaluationParams
+from editkit.studies.locate import LocateParams
+from editkit.studies.lora import LoraParams, adapter
+from editkit.studies.runs import CONTROL, BaselineParams
+from editkit.studies.sequences import SequenceParams, ablation_grid
+from editkit.studies.setting import SettingParams
+
+Part = Literal["batches", "sequences", "evaluation"]
+Changes = dict[str, Any]  # of a method's spec
+
+
+class SweepParams(LoraParams, SequenceParams, EvaluationParams, BaselineParams, LocateParams, SettingParams):
+    """The whole matrix; the axes are those of the chapters."""
+
+    sweep_parts: Annotated[list[Part], Field(min_length=1)] = ["batches", "sequences"]
+    """What is swept: batches in the untouched model, sequences of edits, evaluation of editors and controls."""
+    sweep_replays: Annotated[list[Literal["none", "buffer", "hold", "history"]], Field(min_length=1)] = [
+        "none",
+        "buffer",
+        "hold",
+        "history",
+    ]
+    """Ways of remembering in sequences."""
+    sweep_edit_modes: Annotated[list[Literal["raw", "lora"]], Field(min_length=1)] = ["raw"]
+    """Edits of the weights themselves (raw), as adapters of every rank and fit (lora), or both."""
+    sweep_orders: Annotated[list[Seed], Field(min_length=1)] = [0]
+    """Orders in which the facts of a seed arrive: 0 as drawn, others shuffled."""
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """One measurement: what is edited how, on the facts of one seed."""
+
+    part: Part
+    method: str  # an editor; in evaluation also a control or "pre", in batches also memit's control
+    batch_size: int
+    seed: int
+    changes: tuple[tuple[str, Any], ...] = ()  # of the method's spec
+    order: int = 0
+
+    @property
+    def like(self) -> tuple[str | int, ...]:
+        """What decides how long it takes, the most decisive first: cells of which this is equal take about as long."""
+        changed = dict(self.changes)
+        mode = changed.get("edit_mode", "raw")
+        return self.part, self.batch_size, self.method, changed.get("replay", ""), mode, changed.get("lora_fit", "")
+
+    def __str__(self) -> str:
+        told = [f"{name} = {value}" for name, value in self.changes if (name, value) != ("replay", "none")]
+        told += [f"order {self.order}"] * bool(self.order)
+        return ", ".join([self.part, label(self.method), f"{self.batch_size} at once", *told, f"seed {self.seed}"])
+
+
+class LeftOut(NamedTuple):
+    """A cell of the product of all axes that is not run."""
+
+    cell: SweepCell
+    reason: str
+
+
+def grid(params: SweepParams) -> tuple[list[SweepCell], list[LeftOut]]:
+    """List the cells of a sweep, and those that are impossible or redundant with the reason.
+
+    What a model's hyperparameters refuse is found where they are known, see :func:`editkit.studies.sweep_plan.survey`.
+    """
+    cells, left = [], []
+    for part in dict.fromkeys(params.sweep_parts):
+        for cell in dict.fromkeys(_product(params, part)):
+            if reason := _reason(params, cell):
+                left.append(LeftOut(cell, reason))
+            else:
+                cells.append(cell)
+    return cells, left
+
+
+def facts_of(params: SweepParams, part: Part) -> int:
+    """Return how many facts of a seed a part edits."""
+    return {"batches": params.n_facts, "sequences": params.sequence_facts, "evaluation": params.evaluation_facts}[part]
+
+
+def seeds_of(params: SweepParams, part: Part) -> list[int]:
+    """Return the seeds of a part, each once."""
+    return list(dict.fromkeys(params.sequence_seeds if part == "sequences" else params.seeds))
+
+
+def _product(params: SweepParams, part: Part) -> Iterator[SweepCell]:
+    """Yield every combination of a part's axes, seeds last, so that a comparison of all methods is complete early."""
+    orders = [0] if part == "evaluation" else list(dict.fromkeys(params.sweep_orders))
+    for seed in seeds_of(params, part):
+        for order in orders:
+            for method in _names(params, part):
+                for size in _sizes(params, part):
+                    for changes in _changes(params, part, method, size):
+                        yield SweepCell(part, method, size, seed, tuple(changes.items()), order)
+
+
+def _names(params: SweepParams, part: Part) -> list[str]:
+    names = [name for method in params.methods for name in ([method, CONTROL] if method == "emmet" else [method])]
+    if part == "sequences":
+        names = [*params.sequence_methods, *params.methods]
+    if part == "evaluation":
+        names = [UNTOUCHED, *params.methods, *params.controls]
+    return list(dict.fromkeys(names))
+
+
+def _sizes(params: SweepParams, part: Part) -> list[int]:
+    if part == "sequences":
+        return sorted({1, params.sequence_batch, params.sequence_facts})
+    return list(dict.fromkeys(params.batch_sizes)) if part == "batches" else [params.evaluation_facts]
+
+
+def _changes(params: SweepParams, part: Part, method: str, size: int) -> Iterator[Changes]:
+    """Yield the ways of remembering of a method, each with every form of its updates."""
+    if part == "evaluation" or method == CONTROL:
+        yield {}
+        return
+    for memory in _memories(params, part, method):
+        for form in _forms(params, size, memory):
+            yield memory | form
+
+
+def _memories(params: SweepParams, part: Part, method: str) -> list[Changes]:
+    own = params.model_copy(update={"sequence_methods": [method]})
+    found = [changes for changes in ablation_grid(own) if changes["replay"] in params.sweep_replays]
+    if "buffer" in params.sweep_replays and 0 in params.replay_rates:
+        found.append({"replay": "buffer", "replay_rate": 0.0})
+    if part == "batches":  # one that has nothing to remember is as published
+        found = [{}, *(changes for changes in found if changes["replay"] != "none")]
+    return found
+
+
+def _forms(params: SweepParams, size: int, memory: Changes) -> list[Changes]:
+    """List the forms of an update; a rank of at least its columns needs no fit, and is run once, as *exact*."""
+    forms: list[Changes] = [{}] if "raw" in params.sweep_edit_modes else []
+    if "lora" in params.sweep_edit_modes:
+        forms.append(adapter(_columns(params, size, memory), "exact"))
+        forms += [adapter(rank, fit) for rank in params.lora_ranks for fit in params.lora_fits]
+    return forms
+
+
+def _columns(params: SweepParams, size: int, memory: Changes) -> int:
+    """Return the largest number of edits that a step corrects: new ones, and earlier ones that are pulled back."""
+    most = max(size, params.sequence_facts)
+    if memory.get("replay") == "history":
+        return most
+    again = math.ceil(memory.get("replay_rate", 0.0) * size - ROUNDING)
+    return min(size + again, most)
+
+
+def _reason(params: SweepParams, cell: SweepCell) -> str:
+    """Say why a cell is not run; empty where it is."""
+    facts, size, changed = facts_of(params, cell.part), cell.batch_size, dict(cell.changes)
+    replay, rank = changed.get("replay", "none"), changed.get("lora_rank", 0)
+    if cell.part == "evaluation":
+        few = size > params.n_facts
+        return f"evaluation_facts = {size} are more than n_facts = {params.n_facts}" if few else ""
+    alone = cell.method in METHODS and METHODS[cell.method].one_at_a_time
+    columns, batches = _columns(params, size, changed), cell.part == "batches"
+    fitted = changed.get("lora_fit") not in (None, "exact")
+    reasons = [
+        (facts % size, f"{size} does not divide {facts} facts"),
+        (alone and replay != "none", f"{cell.method} replays nothing: emmet is its batched form"),
+        (alone and size > 1 and not batches, f"{cell.method} knows no batches: steps of {size} are its single edits"),
+        (replay != "none" and batches, "every batch is made in the untouched model: there is nothing to replay"),
+        (replay != "none" and size == facts, "one batch has nothing to replay"),
+        (replay == "buffer" and not changed.get("replay_rate"), "a replay rate of 0 is no replay"),
+        (cell.order and batches, "every batch is made in the untouched model: there is no order"),
+        (cell.order and size == facts, "one batch has no order"),
+        (fitted and rank >= columns, f"rank {rank} holds all {columns} edits of a step: exact is that"),
+    ]
+    return next((reason for holds, reason in reasons if holds), "")
+
+
+def of_all_seeds(cell: SweepCell) -> SweepCell:
+    """Return what a cell is, whatever its seed and order: what reasons and costs are told of."""
+    return replace(cell, seed=0, order=0)

@@ -1,0 +1,165 @@
+"""Where the cells of a sweep run: workers of this machine, of a Dask scheduler somewhere, or jobs of Slurm."""
+
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import psutil
+import torch
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from editkit.models import pick_device
+from editkit.studies.sweep import SweepParams
+from editkit.studies.sweep_cells import Outcome
+from editkit.studies.sweep_plan import Plan, survey, tell
+from editkit.studies.sweep_run import SchedulerLost, result_of, run
+
+LOCAL, SLURM = "local", "slurm"
+ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[^/\s]+:\d+")
+ANSWER = 10  # seconds within which a scheduler has to answer
+PATIENCE = 120  # seconds that a lost scheduler has to come back
+
+
+def check_scheduler(scheduler: str, workers: int) -> None:
+    """Raise ``ValueError`` for what is no scheduler or not there, and for workers where it has its own."""
+    if scheduler == SLURM:
+        if not find_spec("dask_jobqueue"):
+            raise ValueError("scheduler = 'slurm': needs the package dask-jobqueue (pip install dask-jobqueue)")
+        if not shutil.which("sbatch"):
+            raise ValueError("scheduler = 'slurm': there is no sbatch here; call this where jobs are submitted")
+    elif scheduler != LOCAL:
+        if not ADDRESS.fullmatch(scheduler):
+            raise ValueError(
+                f"scheduler = {scheduler!r}: must be {LOCAL}, {SLURM} or the address of a Dask scheduler such as "
+                "tcp://host:8786"
+            )
+        if workers:
+            raise ValueError(f"workers = {workers}: the scheduler at {scheduler} has workers of its own")
+
+
+def sweep(
+    params: SweepParams,
+    scheduler: str = LOCAL,
+    workers: int = 0,
+    *,
+    only_plan: bool = False,
+    say: Callable[[str], None] = print,
+    patience: float = PATIENCE,
+    progress: bool = True,
+) -> tuple[Plan, dict[str, Outcome]]:
+    """Plan a sweep, say what it will do, and run the cells that are not finished.
+
+    Args:
+        scheduler: "local", "slurm" or a Dask scheduler's address. Unless it is local, a worker makes the plan, on
+            whose device and packages the results depend.
+        workers: processes on this machine (0: as many as it has GPUs, or cores and memory for) or jobs of Slurm (0: 1).
+        only_plan: run nothing.
+        patience: seconds in which a scheduler that was lost may come back; what was in flight is then sent again.
+
+    Returns the plan, and what became of each cell that was run, by its name. Raises ``ValueError`` as
+    :func:`check_scheduler` and :func:`editkit.studies.sweep_plan.survey` do, ``OSError`` where there is no
+    scheduler, or none any more.
+    """
+    check_scheduler(scheduler, workers)
+    how, found, plan, wait = {"probe": only_plan, "progress": progress}, {}, None, ANSWER
+    if scheduler == LOCAL:
+        plan = survey(params, **how)
+        torch.cuda.empty_cache()  # the model is no longer needed here
+        workers = workers or default_workers(plan)
+        _say_all(say, plan, workers)
+        if only_plan or not plan.pending:
+            return plan, found
+    while True:
+        with _connected(scheduler, max(workers, 1), wait) as client:
+            try:
+                if plan is None:
+                    plan = result_of(client.submit(survey, params, pure=False, **how))
+                    _say_all(say, plan, max(1, sum(client.nthreads().values())))
+                if not only_plan:
+                    run(plan, client, found, progress=progress)
+                return plan, found
+            except SchedulerLost:
+                if not ADDRESS.fullmatch(scheduler):
+                    raise ConnectionError("the scheduler is lost; the same command goes on from here") from None
+                say(f"the scheduler at {scheduler} is lost, not what is finished; it has {patience:g} s to return")
+        wait = patience
+
+
+def _say_all(say: Callable[[str], None], plan: Plan, workers: int) -> None:
+    for line in tell(plan, workers):
+        say(line)
+
+
+def default_workers(plan: Plan) -> int:
+    """Return how many workers this machine has room for: GPUs, or cores as far as its memory goes."""
+    cells = max(1, len(plan.pending))
+    if pick_device(plan.bench.params.device).type == "cuda":
+        return min(torch.cuda.device_count(), cells)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
+    room = psutil.virtual_memory().available / 2**20 / max(plan.memory_mb, 1)
+    return max(1, min(cores, int(room), cells))
+
+
+@contextmanager
+def _connected(scheduler: str, workers: int, wait: float) -> Iterator[Client]:
+    if scheduler == LOCAL:
+        with local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+    elif scheduler == SLURM:
+        with slurm_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+    else:
+        try:
+            client = Client(scheduler, timeout=wait, set_as_default=False)
+        except OSError as problem:
+            raise ConnectionError(
+                f"no Dask scheduler answers at {scheduler} ({' '.join(str(problem).split()):.100}); start one with "
+                f"'dask scheduler', and workers with 'dask worker {scheduler} --nthreads 1'"
+            ) from None
+        with client:
+            yield client
+
+
+def local_cluster(workers: int) -> SpecCluster:
+    """Start workers on this machine, a process and a thread each, with a GPU of its own where there are GPUs.
+
+    A worker that dies is started again.
+    """
+    gpus = _visible_gpus()
+    common = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": 0, "silence_logs": logging.CRITICAL}
+    each = [{"env": {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]}} if gpus else {} for i in range(workers)]
+    return SpecCluster(
+        workers={number: {"cls": Nanny, "options": common | own} for number, own in enumerate(each)},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+        silence_logs=logging.CRITICAL,
+        name="sweep",
+    )
+
+
+def _visible_gpus() -> list[str]:
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]
+
+
+def slurm_cluster(workers: int):
+    """Ask Slurm for jobs, a worker each, as Dask's configuration says (jobqueue.slurm: queue, memory, walltime, …).
+
+    Raises ``ValueError`` where the configuration does not say how much memory a job gets.
+    """
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        cluster = SLURMCluster(cores=1, processes=1, python=sys.executable)
+    except ValueError:
+        raise ValueError(
+            "scheduler = 'slurm': say in ~/.config/dask/jobqueue.yaml what a job gets, at least jobqueue.slurm.memory; "
+            "a GPU by job-extra-directives: ['--gres=gpu:1']"
+        ) from None
+    cluster.scale(jobs=workers)
+    return cluster

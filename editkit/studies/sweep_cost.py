@@ -1,0 +1,97 @@
+"""What a sweep costs: seconds by what was measured, of cells that are alike; memory by what a worker holds."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from editkit.editing.moments import STATISTIC_BYTES
+from editkit.language.metrics import evaluate
+from editkit.language.targets import optimise_targets
+from editkit.studies.sequences import measured_every
+from editkit.studies.setting import Setting
+from editkit.studies.sweep import SweepCell, SweepParams, facts_of
+
+TRIED = 4  # facts by which scoring and v* are timed before anything has been measured
+ALIKE = 2  # what cells must share at least, part and batch size, for one to say how long another takes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds of the pieces that cells consist of, as timed on a few facts."""
+
+    score: float  # of scoring a fact
+    target: float  # of optimising v* of a fact
+
+    @classmethod
+    def take(cls, setting: Setting) -> "Probe":
+        """Time both on the first facts of a setting; the targets are kept, for cells that want them."""
+        seed, draw = next(iter(setting.draws.items()))
+        facts, spec = draw.facts[:TRIED], setting.spec("memit").resolve(setting.lm)
+        how = {"store": setting.store, "progress": False}
+        seconds = optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
+        evaluate(setting.lm, facts[:1])  # what is made once
+        begun = time.perf_counter()
+        evaluate(setting.lm, facts)
+        return cls((time.perf_counter() - begun) / len(facts), seconds / len(facts))
+
+    def scoring(self, params: SweepParams, cell: SweepCell) -> float:
+        """Return the seconds of all scoring of a cell, which is the least that it takes."""
+        facts, size = facts_of(params, cell.part), cell.batch_size
+        if cell.part != "sequences":
+            return self.score * facts
+        steps, every = facts // size, measured_every(params, size)
+        whole = [step % every == 0 or step == steps for step in range(1, steps + 1)]
+        return self.score * sum(step * size if all_ else size for step, all_ in enumerate(whole, start=1))
+
+
+class Left(NamedTuple):
+    """What is left to do, one cell after another."""
+
+    seconds: float
+    unknown: int  # cells of which none that is alike was measured: the least that they take is counted
+
+
+@dataclass
+class Pace:
+    """How long cells take, learnt from those that are finished."""
+
+    params: SweepParams
+    probe: Probe | None = None
+    _measured: dict[tuple, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def learn(self, cell: SweepCell, seconds: float) -> None:
+        for end in range(ALIKE, len(cell.like) + 1):
+            self._measured[cell.like[:end]].append(seconds)
+
+    def expect(self, cell: SweepCell) -> float | None:
+        """Return the mean seconds of the finished cells that are most alike; None where none is."""
+        for end in range(len(cell.like), ALIKE - 1, -1):
+            if found := self._measured.get(cell.like[:end]):
+                return sum(found) / len(found)
+        return None
+
+    def left(self, cells: Iterable[SweepCell]) -> Left:
+        seconds, unknown = 0.0, 0
+        for cell in cells:
+            expected = self.expect(cell)
+            if expected is None:
+                unknown += 1
+                expected = self.probe.scoring(self.params, cell) if self.probe else 0.0
+            seconds += expected
+        return Left(seconds, unknown)
+
+
+def memory_mb(setting: Setting, layers: Iterable[int]) -> float:
+    """Return what a worker holds at least, in MB: weights, second moments and what is computed with them."""
+    weights = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
+    d_v, d_k = setting.lm.weight(next(iter(layers))).shape
+    return (weights + len(set(layers)) * (STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k)) / 2**20
+
+
+def shown(seconds: float) -> str:
+    """Write a duration: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,182 @@
+"""What a sweep will do: its cells by name, those that are finished, what they share, and what they will take."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from editkit.cache import Store, digest, entry_key
+from editkit.editing.spec import EditSpec
+from editkit.editing.targets import DECISIVE
+from editkit.facts import data_hash
+from editkit.language.moments import second_moments
+from editkit.language.targets import optimise_targets, stored_targets
+from editkit.studies import sweep_cells
+from editkit.studies.runs import untouched
+from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, of_all_seeds
+from editkit.studies.sweep_cells import Bench, failure
+from editkit.studies.sweep_cost import Pace, Probe, memory_mb, shown
+
+PACKED = 256  # facts whose targets are optimised by one call; whoever makes them, they are packed alike
+TOLD = 12  # reasons and failures shown at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What cells share and what is therefore made before them, once."""
+
+    what: Literal["moments", "targets", "untouched"]
+    part: Part
+    seed: int = 0
+    begin: int = 0  # of the facts
+    spec: EditSpec | None = None
+    layers: tuple[int, ...] = ()
+
+    def run(self, bench: Bench) -> None:
+        """Make it, unless the store has it."""
+        setting = bench.settings[self.part]
+        how = {"store": setting.store, "progress": False}
+        if self.what == "moments":
+            second_moments(setting.lm, self.layers, setting.texts, self.spec.mom2_n_tokens, **how)
+        elif self.what == "untouched":
+            untouched(setting, self.seed)
+        else:
+            optimise_targets(setting.lm, self.facts(bench), self.spec, setting.contexts[self.seed], **how)
+
+    def facts(self, bench: Bench) -> Sequence[Any]:
+        return bench.settings[self.part].draws[self.seed].facts[self.begin : self.begin + PACKED]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep before anything of it is run; it can be sent elsewhere."""
+
+    bench: Bench  # without a model
+    root: str  # of the store
+    surroundings: Mapping[str, Any]  # what determines all results and must be the same wherever cells are run
+    cells: Mapping[str, SweepCell]  # by the name of their entry
+    left_out: Sequence[LeftOut]
+    seconds: Mapping[str, float]  # measured, by the names of those that are finished
+    failed: Mapping[str, str]  # problems of those that failed when they were last run
+    jobs: Sequence[Job]
+    targets_missing: int
+    probe: Probe | None
+    memory_mb: float  # of a worker, at least
+
+    @property
+    def pending(self) -> dict[str, SweepCell]:
+        return {name: cell for name, cell in self.cells.items() if name not in self.seconds}
+
+    @property
+    def pace(self) -> Pace:
+        """What the finished cells tell of the others."""
+        pace = Pace(self.bench.params, self.probe)
+        for name, seconds in self.seconds.items():
+            pace.learn(self.cells[name], seconds)
+        return pace
+
+
+def survey(params: SweepParams, *, store: Store | None = None, probe: bool = False, progress: bool = True) -> Plan:
+    """Prepare a sweep and look up what of it is finished.
+
+    Args:
+        probe: time scoring and targets on a few facts, to say what cells take of which none that is alike was measured.
+
+    Raises ``ValueError`` where nothing is left to run, and as :meth:`editkit.studies.setting.Setting.prepare` does.
+    """
+    store = store or Store()
+    bench = Bench.prepare(params, store=store, progress=progress)
+    setting = next(iter(bench.settings.values()))
+    works, left = bench.works(progress=progress)
+    if not works:
+        raise ValueError(f"nothing is left to run: {left[0].cell}: {left[0].reason}")
+    cells = {work.name: cell for cell, work in works.items()}
+    seconds = {work.name: took for work in works.values() if (took := work.seconds()) is not None}
+    pending = {name: cell for name, cell in cells.items() if name not in seconds}
+    specs = {cell: spec.resolve(setting.lm) for cell in pending.values() if (spec := bench.spec(cell))}
+    jobs = list(_jobs(bench, specs))
+    layers = {layer for spec in specs.values() for layer in spec.layers}
+    return Plan(
+        bench.without_model(),
+        str(store.root.absolute()),
+        entry_key(sweep_cells.__name__, setting.lm),
+        cells,
+        left,
+        seconds,
+        {name: told["problem"] for name in pending if (told := failure(store, name))},
+        jobs,
+        sum(_missing(bench, job) for job in jobs if job.what == "targets"),
+        Probe.take(setting) if probe and specs else None,
+        memory_mb(setting, layers) if layers else 0.0,
+    )
+
+
+def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
+    """Yield what pending cells share: second moments in one pass, v* by hundreds, scores of the untouched model.
+
+    Parts draw alike, so what one of them covers for another is made once.
+    """
+    drawn = {cell: bench.settings[cell.part].draws[cell.seed].facts for cell in specs}
+    ordered = sorted(specs, key=lambda cell: -len(drawn[cell]))
+    tokens: dict[int, list[SweepCell]] = {}
+    for cell in ordered:
+        tokens.setdefault(specs[cell].mom2_n_tokens, []).append(cell)
+    for cells in tokens.values():
+        layers = {layer for cell in cells for layer in specs[cell].layers}
+        yield Job("moments", cells[0].part, spec=specs[cells[0]], layers=tuple(sorted(layers)))
+    covered: dict[tuple[int, str], set[str]] = {}
+    for cell in ordered:
+        spec, facts = specs[cell], drawn[cell]
+        if spec.targets_from == "current" and cell.part == "sequences" and cell.batch_size < len(facts):
+            continue  # each step finds its own, on the model as it stands
+        decisive = [spec.layers[-1], spec.target_mode, *(getattr(spec, name) for name in DECISIVE)]
+        where = cell.seed, digest([decisive, bench.settings[cell.part].contexts[cell.seed]])
+        if not {fact.id for fact in facts} <= (found := covered.setdefault(where, set())):
+            found |= {fact.id for fact in facts}
+            yield from (Job("targets", cell.part, cell.seed, begin, spec) for begin in range(0, len(facts), PACKED))
+    untouched_on = {(cell.seed, data_hash(drawn[cell])): cell for cell in ordered if cell.part != "evaluation"}
+    yield from (Job("untouched", cell.part, cell.seed) for cell in untouched_on.values())
+
+
+def _missing(bench: Bench, job: Job) -> int:
+    setting, facts = bench.settings[job.part], job.facts(bench)
+    found = stored_targets(setting.lm, facts, job.spec, setting.contexts[job.seed], setting.store)
+    return len(facts) - found
+
+
+def tell(plan: Plan, workers: int) -> Iterator[str]:
+    """Say what a sweep will do: cells, those left out with the reasons, hours and memory."""
+    pending = plan.pending
+    done = f"{len(plan.seconds)} finished, {len(pending)} to run"
+    yield f"{len(plan.cells)} cells in {plan.root}: {done}" + f", {len(plan.failed)} of them failed before" * bool(
+        plan.failed
+    )
+    yield from _grouped("run", (of_all_seeds(cell) for cell in pending.values()))
+    yield f"{len(plan.left_out)} cells are left out"
+    reasons = Counter(left.reason for left in plan.left_out)
+    for reason, number in reasons.most_common():
+        example = next(left.cell for left in plan.left_out if left.reason == reason)
+        yield f"  {number} × {reason} (such as {example})"
+    yield from (f"  failed before: {plan.cells[name]}: {told}" for name, told in list(plan.failed.items())[:TOLD])
+    yield estimate(plan, workers)
+
+
+def _grouped(verb: str, cells: Iterable[SweepCell]) -> Iterator[str]:
+    counts = Counter((cell.part, cell.batch_size, cell.method) for cell in cells)
+    for (part, size, method), number in sorted(counts.items()):
+        yield f"  {verb} {number} × {part}, {method}, {size} at once"
+
+
+def estimate(plan: Plan, workers: int) -> str:
+    """Say what the pending cells will take, and on what that rests."""
+    if not plan.pending:
+        return "nothing is left to run"
+    left = plan.pace.left(plan.pending.values())
+    targets = plan.targets_missing * (plan.probe.target if plan.probe else 0.0)
+    rests = f"{len(plan.seconds)} finished cells"
+    if left.unknown:
+        rests += f"; of {left.unknown} cells none that is alike has been measured, and only their scoring is counted"
+    seconds, least = (left.seconds + targets) / workers, "at least " * bool(left.unknown)
+    told = f"estimated: {least}{shown(seconds)} on {workers} worker" + "s" * (workers > 1)
+    told += f" ({plan.targets_missing} v* to find, {shown(targets)} of one worker), from {rests}"
+    return told + f"; memory: at least {plan.memory_mb:,.0f} MB a worker, {plan.memory_mb * workers:,.0f} MB in all"

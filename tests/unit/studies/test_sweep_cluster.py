@@ -1,0 +1,148 @@
+"""Where cells run: workers that are lost, a scheduler that is lost, and what is refused."""
+
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+
+from editkit.cache import Store
+from editkit.studies import sweep_cluster
+from editkit.studies.sweep_cluster import check_scheduler, sweep
+from tests.unit.studies.sweeping import assert_same, finished, look, serve, start, sweep_here, tables
+
+
+@pytest.fixture
+def undisturbed(sweep_params, sweep_values, tmp_path):
+    process = start(sweep_here, sweep_values(), str(tmp_path / "undisturbed"))
+    process.join()
+    assert process.exitcode == 0
+    return tables(sweep_params(), Store(tmp_path / "undisturbed"))
+
+
+@pytest.fixture
+def here(store, monkeypatch):
+    """The store of this test is the one that sweeps take by themselves."""
+    monkeypatch.setenv("EDITKIT_CACHE", str(store.root))
+    return store
+
+
+def when_some_are_finished(store, act, number=3):
+    """Act once some cells are finished, and note when each of those was written."""
+    seen = {}
+
+    def watch():
+        while len(files := [*store.root.glob("sequence/*"), *store.root.glob("cell/*")]) < number:
+            time.sleep(0.05)
+        act()
+        seen.update({path: path.stat().st_mtime_ns for path in files})
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread, seen
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_what_it_had_in_hand(sweep_params, here, undisturbed):
+    killed = []
+
+    def kill():
+        workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        killed.append(max(workers, key=lambda process: process.memory_info().rss).pid)
+        psutil.Process(killed[0]).send_signal(signal.SIGKILL)
+
+    watch, _ = when_some_are_finished(here, kill)
+    plan, found = sweep(sweep_params(), "local", 2, say=lambda _: None, progress=False)
+    watch.join()
+    assert killed and len(found) == 24 and not any(outcome.problem for outcome in found.values())
+    after = finished(look(sweep_params(), here))
+    assert len(after) == 24
+    assert_same(tables(sweep_params(), here), undisturbed)
+    again, nothing = sweep(sweep_params(), "local", 2, say=lambda _: None, progress=False)
+    assert not again.pending and not nothing and finished(again) == after
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_and_started_again_costs_what_was_in_flight(
+    sweep_params, here, undisturbed, address
+):
+    servers, said = [start(serve, address, str(here.root))], []
+
+    def restart():
+        servers[0].kill()
+        servers[0].join()
+        servers.append(start(serve, address, str(here.root)))
+
+    watch, _ = when_some_are_finished(here, restart)
+    try:
+        plan, found = sweep(sweep_params(), f"tcp://127.0.0.1:{address}", say=said.append, patience=60, progress=False)
+    finally:
+        watch.join()
+        for server in servers:
+            server.kill()
+    assert any("is lost" in line for line in said)
+    assert len(plan.cells) == len(found) == 24 and not any(outcome.problem for outcome in found.values())
+    assert_same(tables(sweep_params(), here), undisturbed)
+
+
+def test_a_scheduler_that_does_not_answer_is_told_with_what_to_start(sweep_params, address, monkeypatch):
+    monkeypatch.setattr(sweep_cluster, "ANSWER", 0.5)
+    with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at tcp:.*{address} .*'dask scheduler'"):
+        sweep(sweep_params(), f"tcp://127.0.0.1:{address}", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "workers", "message"),
+    [
+        ("lokal", 0, "scheduler = 'lokal': must be local, slurm or the address"),
+        ("tcp://", 0, "scheduler = 'tcp://': must be"),
+        ("tcp://here", 0, "scheduler = 'tcp://here': must be"),
+        ("http://here:80", 0, "must be local, slurm or the address of a Dask scheduler such as tcp://host:8786"),
+        ("tcp://here:8786", 2, "workers = 2: the scheduler at tcp://here:8786 has workers of its own"),
+    ],
+)
+def test_what_is_no_scheduler_is_refused_before_anything_is_loaded(scheduler, workers, message):
+    with pytest.raises(ValueError, match=message):
+        check_scheduler(scheduler, workers)
+
+
+def test_slurm_needs_its_package_and_its_commands(monkeypatch):
+    monkeypatch.setattr(sweep_cluster, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package dask-jobqueue"):
+        check_scheduler("slurm", 2)
+    monkeypatch.setattr(sweep_cluster, "find_spec", lambda name: name)
+    monkeypatch.setattr(sweep_cluster.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="there is no sbatch here"):
+        check_scheduler("slurm", 2)
+    monkeypatch.setattr(sweep_cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
+    check_scheduler("slurm", 2)
+
+
+def test_a_machine_gets_workers_for_its_memory_and_for_what_is_left(sweep_params, store, monkeypatch):
+    plan = look(sweep_params(), store)
+    monkeypatch.setattr(sweep_cluster.psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(sweep_cluster.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    memory = [10 * plan.memory_mb * 2**20]
+    monkeypatch.setattr(sweep_cluster.psutil, "virtual_memory", lambda: type("", (), {"available": memory[0]}))
+    assert sweep_cluster.default_workers(plan) == 6
+    memory[0] /= 4
+    assert sweep_cluster.default_workers(plan) == 2
+    memory[0] /= 100
+    assert sweep_cluster.default_workers(plan) == 1
+
+
+def test_a_plan_alone_starts_no_worker(sweep_params, here, monkeypatch):
+    monkeypatch.setattr(sweep_cluster, "local_cluster", lambda *_: pytest.fail("a cluster is started"))
+    said = []
+    plan, found = sweep(sweep_params(), only_plan=True, say=said.append, progress=False)
+    assert len(plan.cells) == 24 and not found and "estimated: " in said[-1]
+    assert not (here.root / "cell").exists()

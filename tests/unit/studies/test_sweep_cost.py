@@ -1,0 +1,42 @@
+"""What a sweep will take, from what was measured: by hand."""
+
+import pytest
+
+from editkit.studies.sweep import SweepCell, SweepParams
+from editkit.studies.sweep_cost import Pace, Probe, shown
+
+PARAMS = SweepParams(n_facts=8, sequence_facts=8, sequence_batch=2, sequence_every=2)
+SINGLES = SweepCell("sequences", "memit", 1, 1, (("replay", "none"),))
+
+
+def cell(method="memit", size=4, seed=1, **changes) -> SweepCell:
+    return SweepCell("batches", method, size, seed, tuple(changes.items()))
+
+
+def test_a_cell_takes_as_long_as_those_that_are_most_alike():
+    pace = Pace(PARAMS)
+    pace.learn(cell(seed=1), 10.0)
+    pace.learn(cell(seed=2), 14.0)
+    pace.learn(cell("rome"), 30.0)
+    assert pace.expect(cell(seed=3)) == 12.0, "the same method"
+    assert pace.expect(cell("emmet")) == 18.0, "any method at that batch size"
+    assert pace.expect(cell(size=8)) is None
+    assert pace.left([cell(seed=3), cell("emmet")]) == (30.0, 0)
+    assert pace.left([cell(seed=3), cell(size=8)]) == (12.0, 1)
+
+
+def test_of_what_was_never_measured_its_scoring_is_counted():
+    pace = Pace(PARAMS, Probe(score=0.5, target=2.0))
+    assert pace.left([cell(size=8)]) == (4.0, 1)
+    # Singles of 8 facts, all of them scored after every fourth step, else one: 1 + 1 + 1 + 4 + 1 + 1 + 1 + 8
+    assert pace.left([SINGLES]) == (9.0, 1)
+    # Steps of 2, all scored after every second: 2 + 4 + 2 + 8
+    pairs = SweepCell("sequences", "memit", 2, 1, (("replay", "hold"),))
+    assert pace.left([pairs]) == (8.0, 1)
+    pace.learn(SINGLES, 100.0)
+    assert pace.left([SINGLES]) == (100.0, 0)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations_are_told_in_words(seconds, text):
+    assert shown(seconds) == text

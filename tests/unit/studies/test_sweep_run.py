@@ -1,0 +1,120 @@
+"""Cells on a worker: killed at any moment and started again; what fails; what does not belong."""
+
+import random
+
+import pandas as pd
+import pytest
+from distributed import Client, LocalCluster
+
+from editkit.cache import Store
+from editkit.studies import runs
+from editkit.studies.sweep_cells import failure
+from editkit.studies.sweep_run import run
+from tests.unit.studies.sweeping import QUIET, assert_same, finished, look, start, sweep_here, tables
+
+
+@pytest.fixture
+def client():
+    with LocalCluster(**QUIET) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def undisturbed(sweep_params, tmp_path, client):
+    """The tables of a sweep that nothing has disturbed."""
+    store = Store(tmp_path / "undisturbed")
+    run(look(sweep_params(), store), client, {}, progress=False)
+    return tables(sweep_params(), store)
+
+
+def test_cells_are_run_and_read_as_the_chapters_tables(sweep_params, store, client, undisturbed):
+    assert undisturbed.cells.state.tolist() == ["finished"] * 24
+    assert not look(sweep_params(), Store(store.root.with_name("undisturbed"))).pending
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_gives_the_same_and_computes_nothing_twice(
+    sweep_params, sweep_values, store, undisturbed
+):
+    draw, written, kills = random.Random(0), {}, 0
+    while (plan := look(sweep_params(), store)).pending:
+        now = finished(plan)
+        assert {name: now[name] for name in written} == written, "a finished cell was computed again"
+        written = now
+        process = start(sweep_here, sweep_values(), str(store.root))
+        if kills < 5:
+            process.join(draw.uniform(1.0, 4.0))
+            kills += process.is_alive()
+            process.kill()
+        process.join()
+    assert kills >= 3
+    now = finished(look(sweep_params(), store))
+    assert {name: now[name] for name in written} == written
+    assert_same(tables(sweep_params(), store), undisturbed)
+
+
+def test_a_failed_cell_stops_no_other_and_is_run_again(sweep_params, store, client, undisturbed, monkeypatch):
+    edit, params = runs._edit, sweep_params()
+
+    def fails(setting, seed, spec, size):
+        if spec.method == "memit":
+            setting.lm.weight(2).add_(1.0)  # and leaves the model changed
+            raise FloatingPointError("not finite")
+        return edit(setting, seed, spec, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_edit", fails)
+        run(plan := look(params, store), client, found := {}, progress=False)
+    failed = {name for name, outcome in found.items() if outcome.problem}
+    assert {plan.cells[name].method for name in failed} == {"memit"} and len(failed) == 2 and len(found) == 24
+    for name in failed:
+        assert "FloatingPointError: not finite" in failure(store, name)["traceback"]
+    half = tables(params, store)
+    assert (half.cells.state == "failed").sum() == 2 and set(half.baselines.method) == {"pre", "alphaedit"}
+    plan = look(params, store)
+    assert set(plan.pending) == set(plan.failed) == failed
+    run(plan, client, found := {}, progress=False)
+    assert set(found) == failed and not any(outcome.problem for outcome in found.values())
+    assert_same(tables(params, store), undisturbed)
+
+
+def test_finished_cells_are_not_sent(sweep_params, store, client, monkeypatch):
+    params = sweep_params(sweep_parts=["batches"])
+    run(look(params, store), client, found := {}, progress=False)
+    assert len(found) == 4
+    monkeypatch.setattr(Client, "submit", lambda *_, **__: pytest.fail("sent"))
+    run(look(params, store), client, {}, progress=False)
+
+
+def test_a_worker_on_which_results_would_be_others_is_refused(sweep_params, store, client, tiny, tmp_path):
+    plan = look(sweep_params(), store)
+    tiny(seed=1).model.save_pretrained(tmp_path / "tiny-llama")
+    with pytest.raises(ValueError, match="worker .* has another model than the sweep was planned with"):
+        run(plan, client, {}, progress=False)
+    assert not (store.root / "cell").exists()
+
+
+def test_a_shared_part_that_fails_is_told_and_its_cells_fail_with_a_traceback(sweep_params, store, client, monkeypatch):
+    def fails(*_, **__):
+        raise FloatingPointError("diverged")
+
+    monkeypatch.setattr("editkit.studies.sweep_plan.optimise_targets", fails)
+    monkeypatch.setattr("editkit.language.domain.optimise_targets", fails)
+    params = sweep_params(sweep_parts=["batches"])
+    with pytest.warns(UserWarning, match="what cells share could not all be made: FloatingPointError: diverged"):
+        run(look(params, store), client, found := {}, progress=False)
+    assert all(outcome.problem == "FloatingPointError: diverged" for outcome in found.values()) and len(found) == 4
+
+
+def test_progress_says_what_is_left(sweep_params, store, client, capsys):
+    params = sweep_params(sweep_parts=["batches"])
+    run(look(params, store), client, {}, progress=True)
+    shown = capsys.readouterr().err
+    assert "cells of which none that is alike is finished" in shown and "about 0 s left on 1 workers" in shown
+    assert "4 of 4 cells" in shown
+
+
+def test_the_table_of_cells_tells_what_is_missing(sweep_params, store):
+    found = tables(sweep_params(), store)
+    assert set(found.cells.state) == {"missing"} and found.baselines.empty and found.trajectory.scores.empty
+    assert isinstance(found.left_out, pd.DataFrame) and found.left_out.reason.all()

@@ -1,0 +1,94 @@
+"""What a sweep has found, as the chapters' own functions return it."""
+
+import pandas as pd
+import pytest
+
+from editkit.methods import UNTOUCHED
+from editkit.studies import baseline_tables
+from editkit.studies import tables as of_sequences
+from editkit.studies.evaluation import run_evaluation
+from editkit.studies.protocol import check_one
+from editkit.studies.runs import run_baselines
+from editkit.studies.sequences import run_grid
+from editkit.studies.sweep import grid
+from editkit.studies.sweep_cells import Bench
+from editkit.studies.sweep_tables import gather, of_form
+from tests.unit.studies.sweeping import same
+
+
+@pytest.fixture
+def swept(sweep_params, store):
+    """A sweep of which every cell was run."""
+
+    def go(**changes) -> Bench:
+        here = Bench.prepare(sweep_params(**changes), store=store, progress=False)
+        for cell in grid(here.params)[0]:
+            assert not here.work(cell).run().problem
+        return here
+
+    return go
+
+
+def test_batches_and_sequences_are_those_of_the_chapters(swept):
+    here = swept(seeds=[1, 2], sequence_seeds=[1])
+    found = gather(here, progress=False)
+    batches, sequences = here.settings["batches"], here.settings["sequences"]
+    table, prompts = run_baselines(batches, {name: batches.spec(name) for name in ("memit", "alphaedit")}, [4])
+    same(of_form(found.baselines), table)
+    same(of_form(found.prompts), prompts)
+    whole = run_grid(sequences, here.params, "memit", [{"replay": "none"}, {"replay": "hold"}], 2)
+    for ours, theirs in zip(found.trajectory, whole, strict=True):
+        own = ours[ours.run_id.isin(whole.scores.run_id) & (ours.method == "memit")].drop(columns="order")
+        same(own.reset_index(drop=True), theirs)
+
+
+def test_the_chapters_tables_take_them(swept):
+    found = gather(swept(sequence_seeds=[1]), progress=False)
+    baselines, prompts = of_form(found.baselines), of_form(found.prompts)
+    scores = baseline_tables.baseline_scores(prompts)
+    assert set(scores.method) == {UNTOUCHED, "memit", "alphaedit"}
+    assert len(baseline_tables.baseline_shown(scores, baselines)) == 3
+    final = of_sequences.final_scores(found.trajectory.scores, found.trajectory.prompts)
+    assert len(final) == 10 and len(of_sequences.sizes(found.trajectory.scores)) == 10
+
+
+def test_nothing_that_is_missing_is_computed(sweep_params, store, monkeypatch):
+    here = Bench.prepare(sweep_params(), store=store, progress=False)
+    monkeypatch.setattr("editkit.studies.runs._edit", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("editkit.studies.sequences._step", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("editkit.studies.runs.evaluate", lambda *_: pytest.fail("computed"))
+    found = gather(here, progress=False)
+    assert found.cells.state.tolist() == ["missing"] * 24 and found.cells.seconds.isna().all()
+
+
+def test_another_order_is_a_run_of_its_own_on_the_same_facts(swept):
+    given = {"sweep_parts": ["sequences"], "methods": ["memit"], "sweep_replays": ["none"], "sequence_seeds": [1]}
+    found = gather(swept(**given, sweep_orders=[0, 3], sequence_batch=4), progress=False)
+    scores = found.trajectory.scores
+    singles = scores[scores.batch_size == 1].drop_duplicates("run_id")
+    assert singles.run.tolist() == ["MEMIT, none", "MEMIT, none, order 3"] and singles.order.tolist() == [0, 3]
+    check_one(scores)
+    facts = [set(part.fact) for _, part in found.trajectory.prompts.groupby("run_id")]
+    assert all(one == facts[0] for one in facts)
+    assert found.left_out.reason.tolist() == ["one batch has no order"]
+
+
+def test_forms_of_edits_are_kept_apart(swept):
+    given = {"sweep_parts": ["batches"], "methods": ["memit"], "seeds": [1], "sweep_edit_modes": ["raw", "lora"]}
+    found = gather(swept(**given, lora_ranks=[1, 4], lora_fits=["svd"]), progress=False)
+    assert found.baselines.form.tolist() == ["", "raw", "LoRA exact r=4", "LoRA svd r=1"]
+    for form in ("raw", "LoRA svd r=1"):
+        one = of_form(found.baselines, form)
+        assert one.method.tolist() == [UNTOUCHED, "memit"] and "form" not in one
+    assert set(of_form(found.baselines, "LoRA svd r=1").lora_rank.dropna()) == {1}
+
+
+def test_the_evaluation_is_that_of_the_chapter(swept):
+    given = {"sweep_parts": ["evaluation"], "methods": ["memit"], "controls": ["locft"], "locft_epochs": 1}
+    here = swept(**given, seeds=[1], evaluation_facts=2, fluency_facts=0, downstream_tasks=[])
+    found = gather(here, progress=False)
+    batches = here.settings["batches"]
+    wanted = run_evaluation(batches, here.params, {"memit": batches.spec("memit")}, here.params)
+    for ours, theirs in zip(found.evaluation, wanted, strict=True):
+        pd.testing.assert_frame_equal(ours, theirs)
+    assert found.baselines.empty and found.trajectory.scores.empty
