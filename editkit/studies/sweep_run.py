@@ -162,7 +162,9 @@ def _say_left(bar: tqdm, pace: Pace, left: dict[str, SweepCell], client: Client)
         bar.set_postfix_str("no worker yet")
         return
     rest = pace.left(left.values())
-    told = f"about {shown(rest.seconds / min(workers, max(1, len(left))))} left on {workers} workers"
+    told = (
+        f"about {shown(rest.seconds / min(workers, max(1, len(left))))} left on {workers} worker{'s' * (workers > 1)}"
+    )
     if rest.unknown:
         told += f" and {rest.unknown} cells of which none that is alike is finished"
     bar.set_postfix_str(told)

@@ -34,7 +34,9 @@ def when_some_are_finished(store, act, number=3):
     seen = {}
 
     def watch():
-        while len(files := [*store.root.glob("sequence/*"), *store.root.glob("cell/*")]) < number:
+        while (
+            len(files := [*store.root.glob("sequence/*.safetensors"), *store.root.glob("cell/*.safetensors")]) < number
+        ):
             time.sleep(0.05)
         act()
         seen.update({path: path.stat().st_mtime_ns for path in files})
