@@ -7,9 +7,9 @@ from tqdm.auto import tqdm
 
 from editkit.cache import digest
 from editkit.methods import UNTOUCHED
-from editkit.studies import evaluation
+from editkit.studies import evaluation, protocol
 from editkit.studies.evaluation import Evaluation
-from editkit.studies.runs import placed, untouched
+from editkit.studies.runs import Cell, placed, untouched
 from editkit.studies.sequences import Trajectory, stack
 from editkit.studies.setting import Setting
 from editkit.studies.sweep import SweepCell
@@ -41,7 +41,7 @@ def gather(bench: Bench, *, progress: bool = True) -> Found:
     parts: dict[str, list[Any]] = {"batches": [], "sequences": [], "evaluation": []}
     done = [item for item in works.items() if took[item[0]] is not None]
     for cell, work in tqdm(done, desc="cells read", unit="cell", disable=not progress):
-        parts[cell.part].append(_READ[cell.part](bench.setting(cell), cell, work))
+        parts[cell.part].append(_READ[cell.part](bench.settings[cell.part], cell, work))
     baselines, prompts = _baselines(bench, parts["batches"])
     return Found(
         baselines,
@@ -78,30 +78,32 @@ def _form(cell: SweepCell) -> str:
     return f"LoRA {changed['lora_fit']} r={changed['lora_rank']}" if changed.get("edit_mode") == "lora" else RAW
 
 
-def _batches(setting: Setting, cell: SweepCell, work: Work) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _batches(setting: Setting, cell: SweepCell, work: Work) -> Cell:
     row, frame = placed(setting, cell.seed, cell.method, cell.batch_size, work.make())
-    return pd.DataFrame([row]).assign(form=_form(cell)), frame.assign(form=_form(cell))
+    return row | {"form": _form(cell)}, frame.assign(form=_form(cell))
 
 
-def _baselines(bench: Bench, found: list[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _baselines(bench: Bench, found: list[Cell]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put finished batches under one another, those of a seed after its untouched model."""
     if not found:
         return pd.DataFrame(), pd.DataFrame()
-    setting, parts = bench.settings["batches"], []
+    setting, rows, prompts = bench.settings["batches"], [], []
     for seed in setting.draws:
-        if own := [part for part in found if part[0].seed.iloc[0] == seed]:
+        if own := [cell for cell in found if cell[0]["seed"] == seed]:
             row, frame = placed(setting, seed, UNTOUCHED, 0, untouched(setting, seed))
-            parts += [(pd.DataFrame([row]).assign(form=""), frame.assign(form="")), *own]
-    return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+            for told, scores in [(row | {"form": ""}, frame.assign(form="")), *own]:
+                rows.append(told)
+                prompts.append(scores)
+    return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
 
 
 def _sequence(setting: Setting, cell: SweepCell, work: Work) -> Trajectory:
     """Read a sequence; one in another order is a run of its own, on the facts of its seed like the others."""
-    tables = work.make()
+    tables, own = work.make(), {**protocol.named(setting, cell.seed), "order": cell.order}
     if not cell.order:
-        return Trajectory(*(table.assign(order=0) for table in tables))
+        return Trajectory(*(table.assign(**own) for table in tables))
     run, run_id = tables.scores.run.iloc[0], tables.scores.run_id.iloc[0]
-    own = {"run": f"{run}, order {cell.order}", "run_id": digest([run_id, cell.order])[:8], "order": cell.order}
+    own |= {"run": f"{run}, order {cell.order}", "run_id": digest([run_id, cell.order])[:8]}
     return Trajectory(*(table.assign(**own) for table in tables))
 
 
