@@ -15,6 +15,7 @@ from editkit.studies.sweep import SweepCell, SweepParams, facts_of
 
 TRIED = 4  # facts by which scoring and v* are timed before anything has been measured
 ALIKE = 2  # what cells must share at least, part and batch size, for one to say how long another takes
+PROCESS_MB = 500  # of a process that has loaded PyTorch and transformers; a GPU holds none of it
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def memory_mb(setting: Setting, layers: Iterable[int]) -> float:
     """Return what a worker holds at least, in MB: weights, second moments and what is computed with them."""
     weights = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
     d_v, d_k = setting.lm.weight(next(iter(layers))).shape
-    return (weights + len(set(layers)) * (STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k)) / 2**20
+    held = weights + len(set(layers)) * (STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k)
+    return held / 2**20 + PROCESS_MB * (setting.device.type == "cpu")
 
 
 def shown(seconds: float) -> str:
