@@ -175,7 +175,8 @@ def estimate(plan: Plan, workers: int) -> str:
     targets = plan.targets_missing * (plan.probe.target if plan.probe else 0.0)
     rests = f"{len(plan.seconds)} finished cells"
     if left.unknown:
-        rests += f"; of {left.unknown} cells none that is alike has been measured, and only their scoring is counted"
+        counted = "only their scoring is counted" if plan.probe else "they are not counted; --plan times their scoring"
+        rests += f"; of {left.unknown} cells none that is alike has been measured, {counted}"
     seconds, least = (left.seconds + targets) / workers, "at least " * bool(left.unknown)
     told = f"estimated: {least}{shown(seconds)} on {workers} worker" + "s" * (workers > 1)
     told += f" ({plan.targets_missing} v* to find, {shown(targets)} of one worker), from {rests}"
