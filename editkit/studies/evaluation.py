@@ -73,13 +73,13 @@ def run_evaluation(
     """
     read, setting, tables = Read.of(params, where), first_facts(setting, params), ([], [], [], [])
     for seed in setting.draws:
-        asked, whence = Asked.of(setting, seed, params, where, read), origin(setting, seed)
+        asked, origin = Asked.of(setting, seed, params, where, read), protocol.origin(setting, seed)
         names, quiet = [UNTOUCHED, *specs, *params.controls], not setting.progress
         bar = tqdm(names, desc=f"by everything, seed {seed}", unit="cell", disable=quiet)
         for name in bar:
             bar.set_postfix_str(name)
             cell = measure_cell(setting, seed, asked, name, specs)
-            for table, part in zip(tables, placed(whence, name, cell), strict=True):
+            for table, part in zip(tables, placed(origin, name, cell), strict=True):
                 table.append(part)
     return joined(tables)
 
@@ -112,15 +112,10 @@ def measure_cell(setting: Setting, seed: int, asked: "Asked", name: str, specs: 
     return once(setting.store, key, partial(_measure, asked, make, setting.progress))
 
 
-def origin(setting: Setting, seed: int) -> dict[str, Any]:
-    """Return the columns that say of what a seed's rows are: model, data, seed and protocol."""
-    return {"model": setting.lm.name, "dataset": setting.dataset, "seed": seed, **protocol.named(setting, seed)}
-
-
-def placed(whence: Mapping[str, Any], name: str, cell: Cell) -> Evaluation:
-    """Say of a measured cell where it belongs: its method, moment and :func:`origin`."""
+def placed(origin: Mapping[str, Any], name: str, cell: Cell) -> Evaluation:
+    """Say of a measured cell where it belongs: its method, its moment, and its origin as protocol states it."""
     row, prompts = cell
-    about = {"method": name, "moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **whence}
+    about = {"method": name, "moment": UNTOUCHED if name == UNTOUCHED else MOMENT, **origin}
     parts = pd.DataFrame([row["scores"]]), prompts, pd.DataFrame(row["probes"]), pd.DataFrame(row["downstream"])
     return Evaluation(*(part.assign(**about) for part in parts))
 

@@ -40,6 +40,11 @@ def named(setting: Setting, seed: int) -> dict[str, str]:
     return {"protocol": digest(stated(setting))[:LENGTH], "facts": setting.hashes[seed][:LENGTH]}
 
 
+def origin(setting: Setting, seed: int) -> dict[str, Any]:
+    """Return the columns that say of what the rows of a seed are: model, data, seed, and those of :func:`named`."""
+    return {"model": setting.lm.name, "dataset": setting.dataset, "seed": seed, **named(setting, seed)}
+
+
 def check_one(*frames: pd.DataFrame) -> None:
     """Raise ``ValueError`` where frames hold rows of several protocols, or of different facts under one seed."""
     together = pd.concat(frames) if len(frames) > 1 else frames[0]

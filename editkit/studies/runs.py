@@ -98,27 +98,22 @@ def run_baselines(
     for seed in setting.draws:
         seeded = {name: spec.model_copy(update={"seed": seed}) for name, spec in specs.items()}
         warm_targets(setting, seed, list(seeded.values()))
-        named = {"seed": seed, **protocol.named(setting, seed)}
+        origin = protocol.origin(setting, seed)
         cells = [(UNTOUCHED, None, 0)] + [(name, spec, size) for name, spec in seeded.items() for size in batch_sizes]
         bar = tqdm(cells, desc=f"{setting.dataset}, seed {seed}", unit="cell", disable=not setting.progress)
         for method, spec, size in bar:
             bar.set_postfix_str(f"{method}, {size} at once" if spec else "before any edit")
             cell = measure_batches(setting, seed, spec, size) if spec else untouched(setting, seed)
-            row, frame = placed(setting, named, method, size, cell)
+            row, frame = placed(origin, method, size, cell)
             rows.append(row)
             prompts.append(frame)
     return pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
 
 
-def placed(setting: Setting, named: Mapping[str, Any], method: str, size: int, cell: Cell) -> Cell:
-    """Say of a measured cell, row and prompts, where it belongs: its method, model, data, batch size and protocol.
-
-    Args:
-        named: the seed, and :func:`editkit.studies.protocol.named` of it.
-    """
+def placed(origin: Mapping[str, Any], method: str, size: int, cell: Cell) -> Cell:
+    """Say of a measured cell, row and prompts, where it belongs: its method, size, and origin as protocol states it."""
     row, frame = cell
-    where = {"method": method, "model": setting.lm.name, "dataset": setting.dataset}
-    where |= {"batch_size": size, **named}
+    where = {"method": method, "batch_size": size, **origin}
     return where | row, frame.assign(**where, moment=row["moment"])
 
 
@@ -135,12 +130,13 @@ def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[s
         fluency_facts=setting.fluency_facts,
         texts=digest(list(setting.texts)),
         contexts=list(setting.contexts[seed]),
+        **({"drawn": data_hash(setting.drawn[seed])} if seed in setting.drawn else {}),
     )
 
 
 def entropies(setting: Setting, seed: int, model: LanguageModel, facts: Sequence[Fact]) -> list[float]:
-    """Let a model write on those of some facts that are among the first of a seed; returns GE of each."""
-    first = set(setting.draws[seed].facts[: setting.fluency_facts])
+    """Let a model write on those of some facts that are among the first drawn of a seed; returns GE of each."""
+    first = set(setting.drawn.get(seed, setting.draws[seed].facts)[: setting.fluency_facts])
     written = [fact for fact in facts if fact in first and fact.generation]
     if not written:
         return []

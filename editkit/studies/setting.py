@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
@@ -91,6 +91,7 @@ class Setting:
     progress: bool = True
     draw_tune: Callable[[], Sequence[Fact]] = tuple  # see tunable
     fluency_facts: int = 0  # of a seed, the first, whose generation prompts are written on
+    drawn: Mapping[int, Sequence[Fact]] = field(default_factory=dict)  # by seed, where facts arrive in another order
 
     @classmethod
     def prepare(

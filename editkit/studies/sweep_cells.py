@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -19,7 +19,7 @@ from editkit.editing.spec import EditSpec
 from editkit.methods import UNTOUCHED
 from editkit.models import LanguageModel
 from editkit.studies import evaluation
-from editkit.studies.evaluation import Asked, first_facts
+from editkit.studies.evaluation import Asked, Read, first_facts
 from editkit.studies.locate import choose_layers
 from editkit.studies.runs import CONTROL, baseline_specs, batches_key, measure_batches
 from editkit.studies.sequences import Course, courses, measured_every
@@ -65,15 +65,20 @@ class Bench:
         given = {"lm": lm, "store": store, "progress": False}
         return Bench(self.params, {part: replace(one, **given) for part, one in self.settings.items()})
 
+    def still(self) -> "Bench":
+        """Return the same to be looked at and read from: its model must stay as it is, and is hashed once."""
+        some = next(iter(self.settings.values()))
+        return self.with_model(_Still(some.lm), some.store)
+
     def setting(self, cell: SweepCell) -> Setting:
         """Return the setting of a cell: its seed alone, the facts in its order."""
         setting = self.settings[cell.part]
         draw = setting.draws[cell.seed]
-        if cell.order:
-            facts = list(draw.facts)
-            random.Random(cell.order).shuffle(facts)
-            draw = draw._replace(facts=facts)
-        return replace(setting, draws={cell.seed: draw})
+        if not cell.order:
+            return replace(setting, draws={cell.seed: draw})
+        facts = list(draw.facts)
+        random.Random(cell.order).shuffle(facts)
+        return replace(setting, draws={cell.seed: draw._replace(facts=facts)}, drawn={cell.seed: draw.facts})
 
     def spec(self, cell: SweepCell) -> EditSpec | None:
         """Specify the edits of a cell; None where a control or no edit is measured.
@@ -112,10 +117,11 @@ class Bench:
     def works(self, *, progress: bool = True) -> tuple[dict[SweepCell, "Work"], list[LeftOut]]:
         """Look up every cell of the grid; one that is refused, or comes to the same as another, is left out too.
 
-        What is returned is to be looked at and read: the model must stay as it is.
+        What is returned is to be looked at and read, see :meth:`still`. Raises what reading for the evaluation does.
         """
-        some = next(iter(self.settings.values()))
-        still = self.with_model(_Still(some.lm), some.store)
+        still = self.still()
+        for seed in still.settings["evaluation"].draws if "evaluation" in still.settings else ():
+            still.asked(seed)  # what cannot be read is no matter of one cell
         wanted, left = grid(self.params)
         found, names = {}, {}
         for cell in tqdm(wanted, desc="cells looked up", unit="cell", disable=not progress):
@@ -133,8 +139,12 @@ class Bench:
     def asked(self, seed: int) -> Asked:
         """Return what is asked about the facts of a seed in the evaluation; it is found once."""
         if seed not in self._asked:
-            self._asked[seed] = Asked.of(self.settings["evaluation"], seed, self.params, self.params)
+            self._asked[seed] = Asked.of(self.settings["evaluation"], seed, self.params, self.params, self._read)
         return self._asked[seed]
+
+    @cached_property
+    def _read(self) -> Read:
+        return Read.of(self.params, self.params)
 
 
 class _Still:

@@ -35,6 +35,7 @@ def gather(bench: Bench, *, progress: bool = True) -> Found:
     Args:
         bench: of :meth:`editkit.studies.sweep_cells.Bench.prepare` with the sweep's parameters.
     """
+    bench = bench.still()
     works, left = bench.works(progress=progress)
     took = {cell: work.seconds() for cell, work in works.items()}
     rows = [_described(cell) | _state(work, took[cell]) for cell, work in works.items()]
@@ -79,7 +80,7 @@ def _form(cell: SweepCell) -> str:
 
 
 def _batches(setting: Setting, cell: SweepCell, work: Work) -> Cell:
-    row, frame = placed(setting, cell.seed, cell.method, cell.batch_size, work.make())
+    row, frame = placed(protocol.origin(setting, cell.seed), cell.method, cell.batch_size, work.make())
     return row | {"form": _form(cell)}, frame.assign(form=_form(cell))
 
 
@@ -90,7 +91,7 @@ def _baselines(bench: Bench, found: list[Cell]) -> tuple[pd.DataFrame, pd.DataFr
     setting, rows, prompts = bench.settings["batches"], [], []
     for seed in setting.draws:
         if own := [cell for cell in found if cell[0]["seed"] == seed]:
-            row, frame = placed(setting, seed, UNTOUCHED, 0, untouched(setting, seed))
+            row, frame = placed(protocol.origin(setting, seed), UNTOUCHED, 0, untouched(setting, seed))
             for told, scores in [(row | {"form": ""}, frame.assign(form="")), *own]:
                 rows.append(told)
                 prompts.append(scores)
@@ -108,7 +109,7 @@ def _sequence(setting: Setting, cell: SweepCell, work: Work) -> Trajectory:
 
 
 def _evaluated(setting: Setting, cell: SweepCell, work: Work) -> Evaluation:
-    return evaluation.placed(setting, cell.seed, cell.method, work.make())
+    return evaluation.placed(protocol.origin(setting, cell.seed), cell.method, work.make())
 
 
 _READ = {"batches": _batches, "sequences": _sequence, "evaluation": _evaluated}

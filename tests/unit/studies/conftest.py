@@ -1,7 +1,6 @@
 """A setting on a tiny random model, prompts of runs by hand, and a small sweep."""
 
 import json
-
 from dataclasses import replace
 
 import pandas as pd

@@ -17,6 +17,7 @@ def test_model_facts_and_part_are_what_a_protocol_is(setting, tiny, facts):
     assert one["protocol"] == other["protocol"] and one["facts"] != other["facts"]
     assert protocol.named(setting({1: (facts[:2], [])}, lm=tiny("gpt2")), 1)["protocol"] != one["protocol"]
     assert protocol.named(replace(here, dataset="zsre"), 1)["protocol"] != one["protocol"]
+    assert protocol.origin(here, 1) == {"model": here.lm.name, "dataset": here.dataset, "seed": 1, **one}
     about = protocol.stated(here)
     assert protocol.provenance(here) == {"facts": here.hashes, "protocol": about}
     assert about["part"] in ("test", "tune", "test and tune") and about["weights"] == here.lm.fingerprint()

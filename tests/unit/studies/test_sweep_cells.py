@@ -128,7 +128,7 @@ def test_a_bench_goes_elsewhere_without_its_model(bench, tmp_path):
 
 
 def test_controls_and_the_untouched_model_are_cells_of_the_evaluation(bench, monkeypatch):
-    given = {"sweep_parts": ["evaluation"], "controls": ["locft"], "evaluation_facts": 2, "fluency_facts": 0}
+    given = {"sweep_parts": ["evaluation"], "controls": ["locft"], "evaluation_facts": 2, "evaluation_texts": 0}
     here = bench(**given, methods=["memit"], downstream_tasks=[], locft_epochs=1, seeds=[1])
     cells, _ = grid(here.params)
     assert [cell.method for cell in cells] == ["pre", "memit", "locft"]
@@ -138,6 +138,12 @@ def test_controls_and_the_untouched_model_are_cells_of_the_evaluation(bench, mon
         assert here.work(cell).seconds() > 0
     monkeypatch.setattr("editkit.studies.evaluation._measure", lambda *_: pytest.fail("computed"))
     assert not any(here.work(cell).run().problem for cell in cells)
+
+
+def test_what_the_evaluation_cannot_read_is_an_error_and_no_cell_that_is_left_out(bench):
+    here = bench(sweep_parts=["batches", "evaluation"], snippets_path="attribute_snippets.json")
+    with pytest.raises(ValueError, match="reference texts are of CounterFact's facts, and facts_source is zsre"):
+        here.works(progress=False)
 
 
 def test_memits_control_is_a_cell_where_it_differs_from_memit(bench):

@@ -1,9 +1,12 @@
 """What a sweep has found, as the chapters' own functions return it."""
 
+import json
+
 import pandas as pd
 import pytest
 
 from editkit.methods import UNTOUCHED
+from editkit.models import LanguageModel
 from editkit.studies import baseline_tables
 from editkit.studies import tables as of_sequences
 from editkit.studies.evaluation import run_evaluation
@@ -27,6 +30,21 @@ def swept(sweep_params, store):
         return here
 
     return go
+
+
+@pytest.fixture
+def writers(tmp_path):
+    """A source of which every fact has a prompt to write on."""
+
+    def record(number: int) -> dict:
+        town, ask = f"Town {number}", ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts")
+        rewrite = {"prompt": "{} lies in", "subject": town}
+        rewrite |= {f"target_{which}": {"str": place} for which, place in (("new", "Italy"), ("true", "Spain"))}
+        prompts = zip(ask, (f"Everyone knows that {town} lies in", "Rome lies in", f"{town} is"), strict=True)
+        return {"case_id": number, "requested_rewrite": rewrite} | {name: [text] for name, text in prompts}
+
+    (path := tmp_path / "counterfact.json").write_text(json.dumps([record(number) for number in range(60)]))
+    return {"facts_source": "counterfact", "facts_path": str(path)}
 
 
 def test_batches_and_sequences_are_those_of_the_chapters(swept):
@@ -73,6 +91,28 @@ def test_another_order_is_a_run_of_its_own_on_the_same_facts(swept):
     assert found.left_out.reason.tolist() == ["one batch has no order"]
 
 
+def test_ge_stands_in_every_row_that_tells_it_and_is_of_the_same_facts_in_any_order(swept, writers):
+    given = writers | {"methods": ["memit"], "sweep_replays": ["none"], "seeds": [1], "sequence_seeds": [1]}
+    here = swept(**given, fluency_facts=2, sweep_orders=[0, 3])
+    found, batches, sequences = gather(here, progress=False), here.settings["batches"], here.settings["sequences"]
+    shuffled = next(here.setting(cell) for cell in grid(here.params)[0] if cell.order)
+    assert shuffled.drawn[1] == sequences.draws[1].facts
+    assert set(shuffled.draws[1].facts[:2]) != set(shuffled.drawn[1][:2])
+    table, _ = run_baselines(batches, {"memit": batches.spec("memit")}, [4])
+    same(of_form(found.baselines), table)
+    assert found.baselines.GE.notna().all()
+    ge = found.trajectory.scores.set_index(["run_id", "moment"]).GE.unstack()
+    assert ge[["pre", "final"]].notna().all(axis=None) and ge.immediate.isna().all() and ge.pre.nunique() == 1
+    without = gather(swept(**given), progress=False)
+    assert "GE" not in without.baselines and "GE" not in without.trajectory.scores
+
+
+def test_reading_hashes_the_weights_no_more_often_for_more_cells(swept, monkeypatch):
+    here, hashed, fingerprint = swept(methods=["memit"], sweep_replays=["none"]), [], LanguageModel.fingerprint
+    monkeypatch.setattr(LanguageModel, "fingerprint", lambda lm: hashed.append(lm) or fingerprint(lm))
+    assert len(gather(here, progress=False).cells) > 2 >= len(hashed)
+
+
 def test_forms_of_edits_are_kept_apart(swept):
     given = {"sweep_parts": ["batches"], "methods": ["memit"], "seeds": [1], "sweep_edit_modes": ["raw", "lora"]}
     found = gather(swept(**given, lora_ranks=[1, 4], lora_fits=["svd"]), progress=False)
@@ -85,7 +125,7 @@ def test_forms_of_edits_are_kept_apart(swept):
 
 def test_the_evaluation_is_that_of_the_chapter(swept):
     given = {"sweep_parts": ["evaluation"], "methods": ["memit"], "controls": ["locft"], "locft_epochs": 1}
-    here = swept(**given, seeds=[1], evaluation_facts=2, fluency_facts=0, downstream_tasks=[])
+    here = swept(**given, seeds=[1], evaluation_facts=2, evaluation_texts=0, downstream_tasks=[])
     found = gather(here, progress=False)
     batches = here.settings["batches"]
     wanted = run_evaluation(batches, here.params, {"memit": batches.spec("memit")}, here.params)
