@@ -47,6 +47,11 @@ def finished(plan: Plan) -> dict[str, int]:
     return {name: next(root.glob(f"*/{name}.safetensors")).stat().st_mtime_ns for name in plan.seconds}
 
 
+def results(store: Store) -> list[Path]:
+    """List the entries of cells, whole or not."""
+    return [*store.root.glob("sequence/*.safetensors"), *store.root.glob("cell/*.safetensors")]
+
+
 def look(params: SweepParams, store: Store) -> Plan:
     return survey(params, store=store, progress=False)
 

@@ -11,7 +11,7 @@ import pytest
 from editkit.cache import Store
 from editkit.studies import sweep_cluster
 from editkit.studies.sweep_cluster import check_scheduler, sweep
-from tests.unit.studies.sweeping import assert_same, finished, look, serve, start, sweep_here, tables
+from tests.unit.studies.sweeping import assert_same, finished, look, results, serve, start, sweep_here, tables
 
 
 @pytest.fixture
@@ -34,9 +34,7 @@ def when_some_are_finished(store, act, number=3):
     seen = {}
 
     def watch():
-        while (
-            len(files := [*store.root.glob("sequence/*.safetensors"), *store.root.glob("cell/*.safetensors")]) < number
-        ):
+        while len(files := results(store)) < number:
             time.sleep(0.05)
         act()
         seen.update({path: path.stat().st_mtime_ns for path in files})

@@ -10,7 +10,7 @@ from editkit.cache import Store
 from editkit.studies import runs
 from editkit.studies.sweep_cells import failure
 from editkit.studies.sweep_run import run
-from tests.unit.studies.sweeping import QUIET, assert_same, finished, look, start, sweep_here, tables
+from tests.unit.studies.sweeping import QUIET, assert_same, finished, look, results, start, sweep_here, tables
 
 
 @pytest.fixture
@@ -43,7 +43,10 @@ def test_a_sweep_killed_at_random_moments_gives_the_same_and_computes_nothing_tw
         written = now
         process = start(sweep_here, sweep_values(), str(store.root))
         if kills < 5:
-            process.join(draw.uniform(0.5, 2.2))
+            enough = len(results(store)) + draw.randint(1, 3)
+            while process.is_alive() and len(results(store)) < enough:
+                process.join(0.01)
+            process.join(draw.uniform(0, 0.1))
             kills += process.is_alive()
             process.kill()
         process.join()
