@@ -9,6 +9,7 @@ from typing import NamedTuple
 from editkit.editing.moments import STATISTIC_BYTES
 from editkit.language.metrics import evaluate
 from editkit.language.targets import optimise_targets
+from editkit.studies.runs import entropies
 from editkit.studies.sequences import measured_every
 from editkit.studies.setting import Setting
 from editkit.studies.sweep import SweepCell, SweepParams, facts_of
@@ -24,27 +25,34 @@ class Probe:
 
     score: float  # of scoring a fact
     target: float  # of optimising v* of a fact
+    text: float = 0.0  # of writing on a fact's prompts for GE, where tables have it
 
     @classmethod
     def take(cls, setting: Setting) -> "Probe":
-        """Time both on the first facts of a setting; the targets are kept, for cells that want them."""
+        """Time them on the first facts of a setting; the targets are kept, for cells that want them."""
         seed, draw = next(iter(setting.draws.items()))
         facts, spec = draw.facts[:TRIED], setting.spec("memit").resolve(setting.lm)
         how = {"store": setting.store, "progress": False}
         seconds = optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
         evaluate(setting.lm, facts[:1])  # what is made once
+        entropies(setting, seed, setting.lm, facts[:1])
         begun = time.perf_counter()
         evaluate(setting.lm, facts)
-        return cls((time.perf_counter() - begun) / len(facts), seconds / len(facts))
+        scored = time.perf_counter()
+        texts = len(entropies(setting, seed, setting.lm, facts))
+        text = (time.perf_counter() - scored) / texts if texts else 0.0
+        return cls((scored - begun) / len(facts), seconds / len(facts), text)
 
     def scoring(self, params: SweepParams, cell: SweepCell) -> float:
         """Return the seconds of all scoring of a cell, which is the least that it takes."""
         facts, size = facts_of(params, cell.part), cell.batch_size
+        written = params.evaluation_texts if cell.part == "evaluation" else params.fluency_facts
+        texts = self.text * min(written, facts)
         if cell.part != "sequences":
-            return self.score * facts
+            return self.score * facts + texts
         steps, every = facts // size, measured_every(params, size)
         whole = [step % every == 0 or step == steps for step in range(1, steps + 1)]
-        return self.score * sum(step * size if all_ else size for step, all_ in enumerate(whole, start=1))
+        return self.score * sum(step * size if all_ else size for step, all_ in enumerate(whole, start=1)) + texts
 
 
 class Left(NamedTuple):

@@ -1,5 +1,7 @@
 """What a sweep will take, from what was measured: by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from editkit.studies.sweep import SweepCell, SweepParams
@@ -33,8 +35,17 @@ def test_of_what_was_never_measured_its_scoring_is_counted():
     # Steps of 2, all scored after every second: 2 + 4 + 2 + 8
     pairs = SweepCell("sequences", "memit", 2, 1, (("replay", "hold"),))
     assert pace.left([pairs]) == (8.0, 1)
+    evaluated = SweepCell("evaluation", "memit", 1, 1)
+    writing = PARAMS.model_copy(update={"fluency_facts": 2, "evaluation_texts": 5, "evaluation_facts": 4})
+    told = Pace(writing, Probe(score=0.5, target=2.0, text=3.0))
+    assert [told.left([one]).seconds for one in (cell(size=8), SINGLES, evaluated)] == [4 + 6, 9 + 6, 2 + 12]
     pace.learn(SINGLES, 100.0)
     assert pace.left([SINGLES]) == (100.0, 0)
+
+
+def test_writing_is_timed_where_tables_have_ge(setting, writers):
+    here = setting({1: (writers, [])})
+    assert Probe.take(replace(here, fluency_facts=3)).text > 0 == Probe.take(here).text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
