@@ -9,6 +9,7 @@ import torch
 from editkit import evaluate, summarize
 from editkit.studies import lora, lora_tables
 from editkit.studies.lora import LoraParams
+from editkit.studies.tables import SCORES
 
 PARAMS = LoraParams(lora_facts=3, finetune_rates=[0.01, 0.05], finetune_steps=3)
 
@@ -38,7 +39,7 @@ def test_runs_of_every_rank_and_fit_make_the_tables(three):
     assert three.lm.fingerprint() == mark and not three.lm.has_adapters
     ablation = lora_tables.lora_ablation(runs.scores, runs.steps).set_index(["batch_size", "replay", "lora_fit"])
     raw, exact = ablation.loc[(3, "none", "raw")], ablation.loc[(3, "none", "exact")]
-    assert raw[lora_tables.SCORES].tolist() == pytest.approx(exact[lora_tables.SCORES].tolist())
+    assert raw[SCORES].tolist() == pytest.approx(exact[SCORES].tolist())
     assert raw.lora_rank == "full" and exact.lora_rank == "3" and exact.parameters == 3 * 2 * (16 + 24)
     assert exact.fit_residual < 1e-6 < ablation.fit_residual[3, "none", "svd"]
     assert ablation.run_id.nunique() == len(ablation) == 4 + 2 * 2
