@@ -19,7 +19,7 @@ from editkit.facts import Fact, data_hash
 from editkit.language.finetune import FinetuneSpec, finetune
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.targets import optimise_targets
-from editkit.methods import METHODS, UNTOUCHED, MethodName
+from editkit.methods import COMPARED, METHODS, UNTOUCHED, MethodName
 from editkit.models import LanguageModel
 from editkit.models.peak import peak_mb, reset_peak
 from editkit.studies import protocol
@@ -32,7 +32,7 @@ Cell = tuple[dict[str, Any], pd.DataFrame]  # a row of a table, and the scores o
 class BaselineParams(Parameters):
     """The chapter on edits of one batch."""
 
-    methods: Annotated[list[MethodName], Field(min_length=1)] = list(METHODS)
+    methods: Annotated[list[MethodName], Field(min_length=1)] = list(COMPARED)
     """Editors to compare."""
     batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 2]
     """Edits held by the model at once."""
@@ -160,10 +160,9 @@ def untouched(setting: Setting, seed: int) -> Cell:
 def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None:
     """Optimise the targets of all facts of a seed together, which is several times faster than batch by batch."""
     facts, contexts = setting.draws[seed].facts, setting.contexts[seed]
-    for spec in specs:
-        optimise_targets(
-            setting.lm, facts, spec.resolve(setting.lm), contexts, store=setting.store, progress=setting.progress
-        )
+    for resolved in (spec.resolve(setting.lm) for spec in specs):
+        if resolved.target_mode != "gradient":  # which has none
+            optimise_targets(setting.lm, facts, resolved, contexts, store=setting.store, progress=setting.progress)
 
 
 def target_losses(setting: Setting, seed: int, spec: EditSpec) -> pd.DataFrame:

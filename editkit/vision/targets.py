@@ -89,7 +89,7 @@ class _Batch:
 
 
 def _losses(batch: _Batch, delta: Tensor) -> Losses:
-    """Compute −log P(class), averaged over an image and its copies, no drift, and the smallest lead among these."""
+    """Compute −log P(class), averaged over an image and its copies, no drift, the smallest lead among these and its sign."""
     vit, (n, variants) = batch.vit, batch.states.shape[:2]
     cls = batch.states[:, :, :1] + delta[:, None, None].to(batch.states)
     hidden = torch.cat([cls, batch.states[:, :, 1:]], dim=2).flatten(0, 1)  # (n · variants, positions, d)
@@ -98,4 +98,5 @@ def _losses(batch: _Batch, delta: Tensor) -> Losses:
         logits = vit.forward(blank)
     labels = batch.labels.repeat_interleave(variants)
     nll = cross_entropy(logits, labels, reduction="none").view(n, variants).mean(1)
-    return Losses(nll, torch.zeros_like(nll), lead(logits, labels).view(n, variants).amin(1))
+    ahead = lead(logits, labels).view(n, variants).amin(1)
+    return Losses(nll, torch.zeros_like(nll), ahead, ahead > 0)
