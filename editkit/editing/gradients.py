@@ -35,7 +35,7 @@ class GradientSpec(Parameters):
     gradient_batch: Count = 10
     """Edits whose loss is averaged over tokens, and whose gradients enter the running statistics, at once."""
     gradient_at: Literal["answer", "subject"] = "answer"
-    """Tokens where gradients are taken: answer, all that predict the new object (as published); subject, its last one."""
+    """Tokens where gradients are taken: answer, all that predict the new object (published); subject, its last one."""
 
 
 class RunningStatistics(NamedTuple):

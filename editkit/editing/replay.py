@@ -38,8 +38,8 @@ class ReplaySpec(Parameters):
 
     replay: Literal["none", "buffer", "hold", "history"] | None = None
     """How earlier edits take part in a step: none, not at all; buffer, some again; hold, all by their keys alone (held
-    as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, memit_rls, encore
-    and betaedit, else none)."""
+    as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, memit_rls,
+    encore and betaedit, else none)."""
     replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Earlier edits that a buffer replays, as a share of what replay_base names, rounded up."""
     replay_base: Literal["batch", "buffer"] = "batch"

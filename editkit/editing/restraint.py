@@ -1,4 +1,4 @@
-"""Maps on an update that restrain it once it is solved: of many small changes (RECT), or of large singular values (PRUNE).
+"""Maps on a solved update that restrain it: in many small changes (RECT), or in large singular values (PRUNE).
 
 RECT (arXiv 2401.04700; ``set_min_to_zero`` in ``easyeditor/models/rome/rome_main.py`` of
 github.com/JasonForJoy/Model-Editing-Hurt) keeps the elements of ΔW that change the weight most, relative to what it
@@ -76,6 +76,4 @@ def prune(update: Update, before: Tensor, largest: float, base: float) -> Update
     if not over.any():
         return update
     correction = U[:, over] * (restrained(values, largest, base) - values)[over]
-    return update._replace(
-        left=torch.cat([update.left, correction], dim=1), right=torch.cat([update.right, Vh[over]])
-    )
+    return update._replace(left=torch.cat([update.left, correction], dim=1), right=torch.cat([update.right, Vh[over]]))

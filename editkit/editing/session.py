@@ -67,7 +67,7 @@ class Session:
     def edit(self, items: Sequence[Item]) -> EditResult:
         """Edit ``items`` into the model: one batch, or one after another where the method knows no batches.
 
-        Targets are optimised on the model as it stands when the call is made, or with
+        Targets, or gradients, are found on the model as it stands when the call is made, or with
         ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
         were. With budgets a step is written under the smallest weight that holds them, see

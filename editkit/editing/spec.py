@@ -41,7 +41,7 @@ class EditSpec(
     """
 
     method: MethodName
-    """Editing method: rome (one edit after another), or memit, emmet, alphaedit, memit_rls, ultraedit, encore or betaedit
+    """Editing method: rome (one edit after another), memit, emmet, alphaedit, memit_rls, ultraedit, encore or betaedit
     (all edits of a batch at once)."""
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Edited layers, ascending; the target v* is optimised at the last one and spread over all."""
@@ -115,7 +115,9 @@ class EditSpec(
         if share and self.edit_mode == "lora" and self.lora_stack == "fixed":
             raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
         if self.edit_mode == "lora" and self.delta_map != "none":
-            raise ValueError(f"delta_map = {self.delta_map!r}: must be 'none' with edit_mode 'lora', whose rank it breaks")
+            raise ValueError(
+                f"delta_map = {self.delta_map!r}: must be 'none' with edit_mode 'lora', whose rank it breaks"
+            )
         if self.target_mode == "gradient":
             self._check_gradient()
         if self.v_loss_layer < self.layers[-1]:
@@ -125,13 +127,17 @@ class EditSpec(
         """Raise ``ValueError`` for what needs a target, where residuals come from a gradient."""
         if self.replay not in ("none", "hold"):
             raise ValueError(
-                f"replay = {self.replay!r}: must be none or hold with target_mode 'gradient', which leaves no value of an "
-                "edit to go back to"
+                f"replay = {self.replay!r}: must be none or hold with target_mode 'gradient', which leaves no value "
+                "of an edit to go back to"
             )
         if self.replay_refresh:
-            raise ValueError("replay_refresh = True: must be False with target_mode 'gradient', whose keys stay as read")
+            raise ValueError(
+                "replay_refresh = True: must be False with target_mode 'gradient', whose keys stay as read"
+            )
         if self.norm_anchor:
-            raise ValueError(f"norm_anchor = {self.norm_anchor:g}: must be 0 with target_mode 'gradient', which has no v*")
+            raise ValueError(
+                f"norm_anchor = {self.norm_anchor:g}: must be 0 with target_mode 'gradient', which has no v*"
+            )
 
 
 def refreshes(method: MethodName, replay: str) -> bool:

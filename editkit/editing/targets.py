@@ -46,8 +46,8 @@ class TargetSpec(Parameters):
     early_stop_loss: NonNegative | None = None
     """Loss below which a target is finished (0.05 in the published code; 0 never stops)."""
     target_mode: Literal["gradient", "exact", "fast"] | None = None
-    """How what is missing is found. exact: v*, optimised in the model's own precision; fast: in bfloat16 in attention and
-    MLP if faster; gradient: no v*, one backward pass, see editkit.editing.gradients. Left out: as the method has it."""
+    """How what is missing is found. exact: v*, optimised in the model's own precision; fast: in bfloat16 in attention
+    and MLP if faster; gradient: no v*, one backward pass (editkit.editing.gradients). Left out: as published."""
     stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
     """Probability of the new object at which a target is finished (1, exact mode's default, never stops)."""
     stop_margin: Annotated[float, Field(ge=0)] | None = None

@@ -1,7 +1,7 @@
 """Norm-anchor scaling of targets (NAS, arXiv 2602.02543): every ``v*`` has one norm, that of the untouched model's.
 
 After ``NAS/compute_z.py`` and ``util/vstar_stats.py`` of github.com/SasyaTitech/NAS. The shift δ of the hidden state is
-taken for one of what the edited matrix puts out, ``v* = v₀ + δ``, and scaled to the anchor's norm; a ``v*`` of more than
+taken for one of what the edited matrix puts out: ``v* = v₀ + δ`` is scaled to the anchor's norm, and one of more than
 twice that norm is dropped for ``v₀``. The anchor is the mean of ‖v*‖ over facts on the untouched model, with the bare
 prompt as the only context, the largest 5 % left out.
 """

@@ -1,6 +1,6 @@
 """Keys and gradients of facts for edits without a target ``v*``, see :mod:`editkit.editing.gradients`.
 
-As ``cache`` of ``editor/ultraedit.py`` in github.com/XiaojieGu/UltraEdit: edits are sorted by length, the longest first,
+As ``cache`` of ``editor/ultraedit.py`` in github.com/XiaojieGu/UltraEdit: edits are sorted by length, longest first,
 and cut into mini-batches, whose loss is the mean of −log P over the tokens of all their objects. One backward pass
 gives the gradient by the output of every edited matrix at once. Differences: a text begins with the model's start token
 also where its tokenizer adds none, and the edited matrices are the MLPs' last ones, for every model.
@@ -31,8 +31,8 @@ Sides = tuple[dict[int, Tensor], dict[int, Tensor]]  # layer → keys (d_k, m), 
 def read_gradients(lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, *, progress: bool = True) -> Targets:
     """Read keys and gradients of facts on the model as it stands; ``spec`` must be resolved.
 
-    Returns them as ``columns``; ``values`` are the hidden states as they are, ``losses`` and ``probability`` those of the
-    untouched prompts.
+    Returns them as ``columns``; ``values`` are the hidden states as they are, ``losses`` and ``probability`` those
+    of the prompts without any edit.
 
     Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, and for a target without tokens.
     """
@@ -46,7 +46,9 @@ def read_gradients(lm: LanguageModel, facts: Sequence[Fact], spec: EditSpec, *, 
     for group in tqdm(groups, desc="gradients", unit="batch", disable=not progress):
         nll[group], sides = _backward(lm, [texts[i] for i in group], spec.layers)
         found.append(sides)
-    keys, gradients = ({a: torch.cat([one[a] for one in side], dim=1) for a in spec.layers} for side in zip(*found))
+    keys, gradients = (
+        {a: torch.cat([one[a] for one in side], dim=1) for a in spec.layers} for side in zip(*found, strict=True)
+    )
     owner = torch.tensor([i for group in groups for i in group for _ in texts[i].places])
     parts = tuple(sum(len(texts[i].places) for i in group) for group in groups)
     values, precision = hidden_states(lm, facts, spec.layers[-1]), str(lm.model.dtype).removeprefix("torch.")

@@ -223,9 +223,7 @@ def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -
     return Losses(nll, (essence.exp() * (essence - batch.reference)).sum(1), first=first)
 
 
-def _forward(
-    lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec"
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute −log P(new object) over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary).
 
     The third is whether every token of the new object is the likeliest (n,), where ``most_probable_steps`` asks for it:

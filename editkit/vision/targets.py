@@ -89,7 +89,7 @@ class _Batch:
 
 
 def _losses(batch: _Batch, delta: Tensor) -> Losses:
-    """Compute −log P(class), averaged over an image and its copies, no drift, the smallest lead among these and its sign."""
+    """Compute −log P(class), averaged over an image and its copies, no drift, and the smallest lead among these."""
     vit, (n, variants) = batch.vit, batch.states.shape[:2]
     cls = batch.states[:, :, :1] + delta[:, None, None].to(batch.states)
     hidden = torch.cat([cls, batch.states[:, :, 1:]], dim=2).flatten(0, 1)  # (n · variants, positions, d)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from editkit import METHODS, EditSession, Fact
+from editkit import EditSession, Fact
 from editkit.editing.budget import HALVINGS, LARGEST, SMALLEST, spend
 from editkit.language.drift import TextProbe, held_out
 from editkit.language.keys import edit_keys, hidden_states

@@ -50,7 +50,10 @@ def test_residuals_go_down_the_normalised_gradient_by_the_square_of_the_normalis
 
 def test_layers_share_one_set_of_statistics():
     both = Columns(
-        {1: DRAWN[0][:, :4].T, 2: DRAWN[1][:, :4].T}, {1: DRAWN[0][:, 4:].T, 2: DRAWN[1][:, 4:].T}, torch.arange(5), (5,)
+        {1: DRAWN[0][:, :4].T, 2: DRAWN[1][:, :4].T},
+        {1: DRAWN[0][:, 4:].T, 2: DRAWN[1][:, 4:].T},
+        torch.arange(5),
+        (5,),
     )
     made, statistics = residuals(both, RunningStatistics(), 1.0)
     z = RunningStatistics().updated(DRAWN[0]).updated(DRAWN[1]).normalise(DRAWN[1])

@@ -141,6 +141,7 @@ def test_a_method_brings_what_makes_it_that_method(full_spec, method, settings):
 
 @pytest.mark.parametrize(("name", "steps", "ridge"), [("gpt2-xl", 4, 10.0), ("meta-llama-3-8b", 2, 20.0)])
 def test_encores_published_settings_are_its_defaults(name, steps, ridge):
-    spec = EditSpec(method="encore").resolve(SimpleNamespace(name=name, n_layers=48, d_k=64, kind=None))
+    model = SimpleNamespace(name=name, n_layers=48, d_k=64, kind=None)
+    spec = EditSpec(method="encore").resolve(model)
     assert (spec.most_probable_steps, spec.update_norm_lambda) == (steps, ridge)
-    assert EditSpec(method="memit").resolve(SimpleNamespace(name=name, n_layers=48, d_k=64, kind=None)).most_probable_steps == 0
+    assert EditSpec(method="memit").resolve(model).most_probable_steps == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from editkit.methods import TargetMethodName
+from editkit.methods import METHODS, TargetMethodName
 from editkit.vision.data import ImageSet
 from editkit.vision.domain import RepairSession
 from editkit.vision.forward import predict
