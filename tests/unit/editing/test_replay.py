@@ -436,10 +436,10 @@ def test_a_session_that_holds_ends_where_one_batch_does(tiny, facts, start, meth
 
 
 def test_memit_with_everything_held_is_memit_of_one_batch(tiny, facts, start):
-    bare, targets = {"n_contexts": 0}, None
+    bare = {"n_contexts": 0}
+    targets = start(tiny(), "memit", **bare).edit(facts).targets
 
     def ends(method, *steps):
-        nonlocal targets
         lm = tiny()
         lm.model.double()  # but for v*, which float32 finds
         before = lm.weight(2).clone()
@@ -448,8 +448,6 @@ def test_memit_with_everything_held_is_memit_of_one_batch(tiny, facts, start):
             "memit": ("none", "current"),
             "memit_rls": ("hold", "base"),
         }[method]
-        targets = targets or session.edit(facts).targets
-        session.undo()
         session.domain.targets = lambda items: targets._replace(values=targets.values[:, [*map(facts.index, items)]])
         for step in steps:
             session.edit(step)

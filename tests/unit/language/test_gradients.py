@@ -54,7 +54,8 @@ def alone(lm, fact: Fact, layers, tokens: int):
 @pytest.mark.parametrize("family", [*FAMILIES, "opt", "olmo2", "falcon"])
 @pytest.mark.parametrize("at", ["answer", "subject"])
 def test_columns_are_what_each_fact_alone_gives(tiny, facts, full_spec, family, at):
-    lm, before = (lm := tiny(family)), lm.fingerprint()
+    lm = tiny(family)
+    before = lm.fingerprint()
     spec = full_spec(layers=[1, 2], target_mode="gradient", gradient_batch=3, gradient_at=at).resolve(lm)
     found = read_gradients(lm, facts, spec, progress=False)
     lengths = [len(lm.encode(fact.text)[0]) + len(lm.encode_continuation(fact.text, fact.target_new)) for fact in facts]
