@@ -140,21 +140,17 @@ def optimise_shift(
     ahead = torch.zeros_like(active)  # steps at which nothing was likelier than what is wanted
     for step in range(steps):
         report(f"step {step + 1} of {steps}, batch of {len(active)}")
-        nll, drift, lead, first = losses(batch, delta[active])
+        found = losses(batch, delta[active])
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
-        loss = nll + spec.kl_factor * drift + decay  # (active,)
+        loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():
             raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
-        now = (-nll.detach()).exp()
         history[active.cpu(), step] = loss.detach().cpu()
-        probability[active.cpu()] = now.cpu()
+        probability[active.cpu()] = (-found.nll.detach()).exp().cpu()
         final[active] = delta.detach()[active]
-        going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
-        if lead is not None:
-            going &= lead.detach() < spec.stop_margin
-        if spec.most_probable_steps:
-            ahead[active] += first
-            going &= ahead[active] < spec.most_probable_steps
+        if found.first is not None:
+            ahead[active] += found.first
+        going = ~_finished(loss, found, ahead[active], spec)
         if step == steps - 1 or not going.any():
             break
         if not going.all():
@@ -166,3 +162,13 @@ def optimise_shift(
             delta *= (limit / delta.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)[:, None]
     final = final.cpu()
     return [{"delta": final[e], "losses": history[e], "probability": probability[e]} for e in range(len(size))]
+
+
+def _finished(loss: Tensor, found: Losses, ahead: Tensor, spec: TargetSpec) -> Tensor:
+    """Tell which edits of a batch leave it, (n,) bool; ``ahead`` counts the steps at which they were most probable."""
+    finished = (loss < spec.early_stop_loss) | ((-found.nll).exp() >= spec.stop_probability)
+    if found.lead is not None:
+        finished |= found.lead >= spec.stop_margin
+    if spec.most_probable_steps:
+        finished |= ahead >= spec.most_probable_steps
+    return finished

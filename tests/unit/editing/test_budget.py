@@ -149,7 +149,7 @@ def test_a_step_is_written_as_under_its_weight_and_undone_bit_for_bit(tiny, fact
 
 @MODES
 def test_a_step_of_gradients_keeps_promises_too_and_is_counted_once(tiny, facts, start, edit_mode):
-    kind = dict(edit_mode=edit_mode, gradient_lr=0.3)
+    kind = dict(edit_mode=edit_mode, gradient_lr=3.0)
     lm, other = tiny(), tiny()
     mark, session = lm.fingerprint(), start(lm, "ultraedit", **kind, **PROMISED)
     result = session.edit(facts[1:])

@@ -26,8 +26,8 @@ def start(store, full_spec):
 
 
 def test_rect_keeps_what_changes_most_relative_to_what_was_there():
-    W = torch.tensor([[1.0, 10.0, 0.0, -2.0, 0.0], [5.0, 1.0, -1.0, 4.0, 2.0]]).double()
-    delta = torch.tensor([[0.5, 2.0, 0.1, 0.6, 0.0], [3.0, -0.9, 0.2, 0.1, 0.1]]).double()
+    W = torch.tensor([[1.0, 10.0, 0.0, -2.0, 0.0], [5.0, 1.0, -1.0, 4.0, 2.0]], dtype=torch.float64)
+    delta = torch.tensor([[0.5, 2.0, 0.1, 0.6, 0.0], [3.0, -0.9, 0.2, 0.1, 0.1]], dtype=torch.float64)
     # |ΔW / W|: .5 .2 ∞ .3 0 | .6 .9 .2 .025 .05
     kept = rect(update(delta), W, 0.4).delta
     assert kept.tolist() == [[0.5, 0.0, 0.1, 0.0, 0.0], [3.0, -0.9, 0.0, 0.0, 0.0]]
@@ -51,7 +51,7 @@ def test_rect_sets_as_many_to_zero_as_published(share):
 
 @pytest.mark.parametrize("base", [1.2, 1.5, 2.0, math.e])
 def test_restrained_values_are_the_printed_function(base):
-    values = torch.tensor([40.0, 9.0, 8.0, 7.9, 0.0]).double()
+    values = torch.tensor([40.0, 9.0, 8.0, 7.9, 0.0], dtype=torch.float64)
     wanted = [math.log(s, base) + 8.0 - math.log(8.0, base) if s >= 8 else s for s in values.tolist()]
     assert restrained(values, 8.0, base).tolist() == pytest.approx(wanted)
     assert restrained(values, 8.0, base)[2] == pytest.approx(8.0), "it goes on from what is left alone"

@@ -19,11 +19,11 @@ def start(store, full_spec):
 
 
 def test_values_get_the_anchors_norm_and_those_of_twice_it_are_dropped():
-    v = torch.tensor([[3.0, 0.0, 12.0, 0.0], [4.0, 2.0, 16.0, 0.0]]).double()
+    v = torch.tensor([[3.0, 0.0, 12.0, 0.0], [4.0, 2.0, 16.0, 0.0]], dtype=torch.float64)
     before = torch.ones_like(v)
     found = anchored(v, before, 9.0)
     wanted = [[5.4, 0.0, 1.0, 0.0], [7.2, 9.0, 1.0, 0.0]]  # 20 is more than 18: what it was; nothing has no direction
-    torch.testing.assert_close(found, torch.tensor(wanted).double(), atol=1e-8, rtol=0)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize(("count", "dropped"), [(1, 0), (19, 0), (20, 1), (39, 1), (40, 2), (1000, 50)])

@@ -183,24 +183,32 @@ def test_bad_input(tiny, facts, full_spec):
         optimise_targets(lm, facts, spec, [], progress=False)
 
 
+@pytest.fixture
+def reachable():
+    """Facts whose subject comes last, so that a shift there decides the object's first token; one has two tokens."""
+    objects = {"Rome": "speak", "France": "b", "Stockholm": "d", "Anna Karlsson": "Spanish"}
+    about = {"prompt": "People in {}", "target_true": "Italy", "relation": "made up"}
+    return [Fact.make(subject=subject, target_new=new, **about) for subject, new in objects.items()]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_a_target_is_finished_once_it_was_most_probable_often_enough(tiny, facts, full_spec, family, steps):
-    lm = tiny(family)
+def test_a_target_is_finished_once_it_was_most_probable_often_enough(tiny, reachable, full_spec, family, steps):
+    lm, facts = tiny(family), reachable
     contexts = sample_contexts(lm, 2, 4, seed=0)
     spec = full_spec(layers=[1], v_lr=0.5, v_num_grad_steps=25, clamp_norm_factor=4.0, most_probable_steps=steps)
     spec = spec.resolve(lm)
     ours = optimise_targets(lm, facts, spec, contexts, progress=False)
     taken = (~ours.losses.isnan()).sum(1).tolist()
-    assert min(taken) < 25
+    assert steps < min(taken) < max(taken) == 25
     for i, fact in enumerate(facts):
         value, losses = reference.target(lm, fact, spec, contexts)
         assert taken[i] == len(losses)
         assert (ours.values[:, i] - value).norm() <= 1e-3 * value.norm()  # Adam blows rounding up
 
 
-def test_without_contexts_the_bare_prompt_must_be_continued_by_the_new_object(tiny, facts, full_spec):
-    lm = tiny()
+def test_without_contexts_the_bare_prompt_must_be_continued_by_the_new_object(tiny, reachable, full_spec):
+    lm, facts = tiny(), reachable
     spec = full_spec(layers=[1], v_lr=0.5, v_num_grad_steps=25, clamp_norm_factor=4.0, most_probable_steps=1)
     found = optimise_targets(lm, facts, spec.resolve(lm), [], progress=False)
     taken = (~found.losses.isnan()).sum(1)
