@@ -4,7 +4,7 @@ A method is a precision ``M`` and a slack ``D⁻¹`` of the one equation in :mod
 form needs a row here, its hyperparameters in :class:`SolverSpec` and its defaults in ``hparams/*.yaml``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -246,7 +246,7 @@ def label(name: str) -> str:
     return look(name).label if name in METHODS | CONTROLS else name
 
 
-def table() -> str:
-    """Return the methods as a Markdown table of ``A``, ``D⁻¹`` and source."""
-    rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in METHODS.values()]
+def table(names: Iterable[str] = METHODS) -> str:
+    """Return methods, all or those named, as a Markdown table of ``A``, ``D⁻¹`` and source."""
+    rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in map(METHODS.__getitem__, names)]
     return "\n".join(["| method | $A$ | $D^{-1}$ | source |", "|---|---|---|---|", *rows])

@@ -62,11 +62,13 @@ def optimise_targets(
     stored as soon as it is done, so an interrupted call goes on where it was. A group that does not fit into
     memory is halved, with a warning.
 
-    Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, and for a target
-    without tokens; ``FloatingPointError`` where the optimisation leaves the finite numbers.
+    Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, for a target without tokens, and
+    where ``target_mode`` asks for none; ``FloatingPointError`` where the optimisation leaves the finite numbers.
     """
     if not facts:
         raise ValueError("no facts to optimise targets for")
+    if spec.target_mode == "gradient":
+        raise ValueError("target_mode = 'gradient': must be 'exact' or 'fast' where v* is asked for")
     precision = choose_precision(lm, spec.target_mode)
     keys = _cache_keys(lm, precision, facts, spec, contexts) if store else []
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)

@@ -17,6 +17,7 @@ from editkit.editing.budget import Budget
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact, data_hash
 from editkit.language.finetune import FinetuneSpec, finetune
+from editkit.language.gradients import read_gradients
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.targets import optimise_targets
 from editkit.methods import COMPARED, METHODS, UNTOUCHED, MethodName
@@ -166,9 +167,15 @@ def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None
 
 
 def target_losses(setting: Setting, seed: int, spec: EditSpec) -> pd.DataFrame:
-    """Tabulate the loss of the target optimisation, a row an edit and step until its target has finished."""
-    facts, resolved = setting.draws[seed].facts, spec.resolve(setting.lm)
-    targets = optimise_targets(setting.lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
+    """Tabulate the loss of the target optimisation, a row an edit and step until its target has finished.
+
+    Where there is no target the one step is that whose gradient is taken.
+    """
+    lm, facts, resolved = setting.lm, setting.draws[seed].facts, spec.resolve(setting.lm)
+    if resolved.target_mode == "gradient":
+        targets = read_gradients(lm, facts, resolved, progress=False)
+    else:
+        targets = optimise_targets(lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
     losses = pd.DataFrame(targets.losses.numpy()).rename_axis("edit").reset_index()
     return losses.melt("edit", var_name="step", value_name="loss").dropna()
 

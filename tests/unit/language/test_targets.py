@@ -178,6 +178,8 @@ def test_bad_input(tiny, facts, full_spec):
     spec = full_spec().resolve(lm)
     with pytest.raises(ValueError, match="no facts"):
         optimise_targets(lm, [], spec, [], progress=False)
+    with pytest.raises(ValueError, match="target_mode = 'gradient': must be 'exact' or 'fast' where v\\* is asked for"):
+        optimise_targets(lm, facts, full_spec("ultraedit").resolve(lm), [], progress=False)
     lm.weight(3).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 0"):
         optimise_targets(lm, facts, spec, [], progress=False)
