@@ -4,15 +4,26 @@ A method is a precision ``M`` and a slack ``D⁻¹`` of the one equation in :mod
 form needs a row here, its hyperparameters in :class:`SolverSpec` and its defaults in ``hparams/*.yaml``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from editkit.config import NonNegative, Parameters, Positive
-from editkit.solvers import Precision, inverse_precision, mean_eigenvalue, null_space, null_space_precision, unspanned
+from editkit.solvers import (
+    Precision,
+    Subspace,
+    identity_precision,
+    inverse_precision,
+    mean_eigenvalue,
+    null_space,
+    null_space_precision,
+    restricted_precision,
+    unspanned,
+)
 
 UNTOUCHED = "pre"  # the model before any edit, among methods and among moments
 
@@ -21,17 +32,21 @@ class SolverSpec(Parameters):
     """Hyperparameters of the closed forms; those left out take the model's default."""
 
     mom2_update_weight: Positive | None = None
-    """Weight λ of the second moment C (memit, emmet)."""
+    """Weight λ of the second moment C (memit, memit_rls, emmet, encore, betaedit)."""
     update_norm_lambda: NonNegative | None = None
-    """Ridge added to the weighted second moment (emmet)."""
+    """Ridge added to the weighted second moment (emmet, encore)."""
     emmet_lambda: NonNegative | None = None
     """Slack of emmet's equality, in units of the mean eigenvalue of KᵀMK: only what conditioning needs. 0 is exact."""
     nullspace: Literal["threshold", "kept"] = "threshold"
-    """Null space of alphaedit: below nullspace_threshold, or what the kept keys K₀ leave free, I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ."""
+    """Null space of alphaedit and betaedit: below nullspace_threshold, or what the kept keys K₀ leave free,
+    I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ."""
     nullspace_threshold: Positive | None = None
-    """Eigenvalue of the second moment C below which its eigenvector belongs to the null space (alphaedit)."""
+    """Eigenvalue of the second moment C below which its eigenvector belongs to the null space (alphaedit, betaedit)."""
+    nullspace_every: Annotated[int, Field(ge=0)] = 1000
+    """Edits after which betaedit takes the null space anew, the keys of all edits so far being kept too; 0 never does.
+    With nullspace kept it stays as it is."""
     l2: Positive | None = None
-    """Ridge inside the null space of the second moment C (alphaedit)."""
+    """Ridge inside the null space of the second moment C (alphaedit, betaedit)."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +73,39 @@ class Method(Look):
     slack: Callable[[Tensor, Precision, SolverSpec], float]  # from K (d_k, n), the precision and a resolved spec
     one_at_a_time: bool = False  # every edit is a batch of its own
     equality: bool = False  # what an edit asks for is met, up to a slack that conditioning needs
+    null_space: bool = False  # writes inside a null space of C alone
     replay: str = "none"  # how earlier edits take part as published
+    asks: Mapping[str, Any] = field(default_factory=dict)  # other fields of a spec without which it is another method
+    usual: Mapping[str, Any] = field(default_factory=dict)  # published for it, where a model's defaults say nothing
     searched: tuple[str, ...] = ()
+    # The precision once edits are many: from C, the mean of k kᵀ over their keys (d_k, d_k), and a resolved spec.
+    renewed: Callable[[Tensor, Tensor, SolverSpec], Precision] | None = None
 
 
-def _emmet(C: Tensor, spec: SolverSpec) -> Precision:
+def _ridged(C: Tensor, spec: SolverSpec) -> Tensor:
     identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
-    return inverse_precision(spec.mom2_update_weight * C.double() + spec.update_norm_lambda * identity)
+    return spec.mom2_update_weight * C.double() + spec.update_norm_lambda * identity
 
 
-def _alphaedit(C: Tensor, spec: SolverSpec) -> Precision:
-    space = unspanned(C) if spec.nullspace == "kept" else null_space(C, spec.nullspace_threshold)
-    return null_space_precision(space, spec.l2)
+def _space(C: Tensor, spec: SolverSpec) -> Subspace:
+    return unspanned(C) if spec.nullspace == "kept" else null_space(C, spec.nullspace_threshold)
+
+
+def _betaedit(C: Tensor, kept: Tensor, spec: SolverSpec) -> Precision:
+    """Return the precision of ``l2·I + λC`` inside the null space of ``kept``, a second moment like C."""
+    inside = spec.mom2_update_weight * C.double() + spec.l2 * torch.eye(len(C), dtype=torch.float64, device=C.device)
+    return restricted_precision(_space(kept, spec), inside)
+
+
+def _betaedit_renewed(C: Tensor, seen: Tensor, spec: SolverSpec) -> Precision:
+    if spec.nullspace == "kept":  # directions that no kept key spans: a mean with other keys has none
+        return _betaedit(C, C, spec)
+    weight = spec.mom2_update_weight
+    return _betaedit(C, (seen + weight * C.double()) / (1 + weight), spec)
+
+
+def _one(K: Tensor, precision: Precision, spec: SolverSpec) -> float:
+    return 1.0
 
 
 METHODS: dict[str, Method] = {
@@ -93,7 +129,7 @@ METHODS: dict[str, Method] = {
         slack_formula="$I$",
         source="arXiv 2210.07229, eq. 14",
         precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
-        slack=lambda K, precision, spec: 1.0,
+        slack=_one,
         searched=("mom2_update_weight",),
     ),
     "emmet": Method(
@@ -103,7 +139,7 @@ METHODS: dict[str, Method] = {
         cost=r"$\lambda C + \mu I$",
         slack_formula=r"$\nu \bar\sigma I$, $\bar\sigma$ the mean eigenvalue of $K^\top M K$ (equality)",
         source="arXiv 2403.14236, eq. 9",
-        precision=_emmet,
+        precision=lambda C, spec: inverse_precision(_ridged(C, spec)),
         slack=lambda K, precision, spec: spec.emmet_lambda * mean_eigenvalue(K, precision),
         equality=True,
         searched=("update_norm_lambda",),  # its slack is relative too, so that the weight enters by their ratio alone
@@ -115,14 +151,70 @@ METHODS: dict[str, Method] = {
         cost=r"$l_2 I + K_p K_p^\top$ in the null space of $C$, $\infty$ outside",
         slack_formula="$I$",
         source="arXiv 2410.02355, eq. 14",
-        precision=_alphaedit,
-        slack=lambda K, precision, spec: 1.0,
+        precision=lambda C, spec: null_space_precision(_space(C, spec), spec.l2),
+        slack=_one,
+        null_space=True,
         replay="hold",
         searched=("nullspace_threshold", "l2"),
+    ),
+    # Recursive least squares. RLSEdit/RLSEdit_main.py of github.com/Euphoria040201/RLSEdit prints this recursion; what
+    # it then runs subtracts W k from a residual that is a difference already, which is not followed here.
+    "memit_rls": Method(
+        "MEMIT, all held (RLS)",
+        "#004488",
+        "triangle-down",
+        cost=r"$\lambda C + K_p K_p^\top$, targets of the untouched model",
+        slack_formula="$I$",
+        source="arXiv 2601.15686",
+        precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
+        slack=_one,
+        replay="hold",
+        asks={"targets_from": "base"},
+        searched=("mom2_update_weight",),
+    ),
+    "ultraedit": Method(  # editor/ultraedit.py of github.com/XiaojieGu/UltraEdit, see editkit.editing.gradients
+        "UltraEdit",
+        "#AA4499",
+        "star",
+        cost="$I$, residuals of one gradient",
+        slack_formula="$I$",
+        source="arXiv 2505.14679",
+        precision=lambda C, spec: identity_precision(),
+        slack=_one,
+        asks={"target_mode": "gradient"},
+    ),
+    "encore": Method(  # encore/encore_main.py of github.com/scalable-model-editing/knowledge-editing-regularization
+        "ENCORE",
+        "#117733",
+        "pentagon",
+        cost=r"$\lambda C + \mu I + K_p K_p^\top$, targets stopped once most probable",
+        slack_formula="$I$",
+        source="arXiv 2502.01636",
+        precision=lambda C, spec: inverse_precision(_ridged(C, spec)),
+        slack=_one,
+        replay="hold",
+        usual={"most_probable_steps": 2},
+        searched=("mom2_update_weight", "update_norm_lambda"),
+    ),
+    "betaedit": Method(  # BetaEdit/algs/betaedit/betaedit_main.py of github.com/lbq8942/BetaEdit
+        "BetaEdit",
+        "#661100",
+        "hexagon",
+        cost=r"$l_2 I + \lambda C + K_p K_p^\top$ in a null space of $C$ and $K_p$, $\infty$ outside",
+        slack_formula="$I$",
+        source="arXiv 2605.09285",
+        precision=lambda C, spec: _betaedit(C, C, spec),
+        slack=_one,
+        null_space=True,
+        replay="hold",
+        searched=("mom2_update_weight", "nullspace_threshold", "l2"),
+        renewed=_betaedit_renewed,
     ),
 }
 MethodName = Literal[*METHODS]
 BatchMethodName = Literal[*(name for name, method in METHODS.items() if not method.one_at_a_time)]
+TargetMethodName = Literal[*(name for name, method in METHODS.items() if "target_mode" not in method.asks)]  # with v*
+COMPARED = ("rome", "memit", "emmet", "alphaedit")  # by studies where nobody says which
 CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),
     "memit_control": Look("MEMIT at EMMET's layer and weight", "#F0E442", "square"),
@@ -154,7 +246,7 @@ def label(name: str) -> str:
     return look(name).label if name in METHODS | CONTROLS else name
 
 
-def table() -> str:
-    """Return the methods as a Markdown table of ``A``, ``D⁻¹`` and source."""
-    rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in METHODS.values()]
+def table(names: Iterable[str] = METHODS) -> str:
+    """Return methods, all or those named, as a Markdown table of ``A``, ``D⁻¹`` and source."""
+    rows = [f"| {m.label} | {m.cost} | {m.slack_formula} | {m.source} |" for m in map(METHODS.__getitem__, names)]
     return "\n".join(["| method | $A$ | $D^{-1}$ | source |", "|---|---|---|---|", *rows])

@@ -101,6 +101,32 @@ def null_space_precision(space: Subspace, l2: float) -> Precision:
     return Precision(lambda X: space.project(X) / l2, lambda X: l2 * X)
 
 
+def identity_precision() -> Precision:
+    """Return ``M = A = I``: every change of the weight costs alike, whatever comes in."""
+    return Precision(lambda X: X, lambda X: X)
+
+
+def restricted_precision(space: Subspace, cost: Tensor) -> Precision:
+    """Return ``X ↦ M X`` for a cost ``A`` (d_k, d_k) inside a subspace and ∞ outside.
+
+    With an orthonormal basis B of the subspace ``M = B (BᵀAB)⁻¹ Bᵀ``; with one Q of its complement the same is
+    ``A⁻¹ − A⁻¹Q (QᵀA⁻¹Q)⁻¹ QᵀA⁻¹``, so that the smaller of the two systems is solved.
+    """
+    cost, basis = cost.double(), space.basis
+    if not space.complement:
+        inner = factorize(basis.T @ cost @ basis)
+        L = inner.lower
+        return Precision(lambda X: basis @ torch.cholesky_solve(basis.T @ X, L), lambda X: cost @ X, inner.ridge)
+    whole = inverse_precision(cost)
+    if not basis.shape[1]:  # nothing is left out
+        return whole
+    through = whole.apply(basis)  # A⁻¹Q: (d_k, m)
+    L = factorize(basis.T @ through).lower
+    return Precision(
+        lambda X: whole.apply(X) - through @ torch.cholesky_solve(through.T @ X, L), lambda X: cost @ X, whole.ridge
+    )
+
+
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
     """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
 

@@ -15,7 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from editkit import METHODS, EditSpec, Fact, LanguageModel, VisionModel, load_lm
+from editkit import EditSpec, Fact, LanguageModel, VisionModel, load_lm
 from editkit.cache import Store
 from editkit.models.vision import IMAGENET_MEAN, IMAGENET_STD
 
@@ -219,7 +219,5 @@ def agree(ours: torch.Tensor, oracle: torch.Tensor, tolerance: float = 1e-8) -> 
 def write_under(session, items, weight: float) -> None:
     """Write edits under a weight on what is kept that is known, as a session does once it has found it."""
     session._weights.begin()
-    editor, V = session._prepared(), session.domain.targets(items).values
-    alone = METHODS[session.spec.method].one_at_a_time
-    for group in [[i] for i in range(len(items))] if alone else [list(range(len(items)))]:
-        editor.write([items[i] for i in group], V[:, group], session.memory, weight)
+    editor, targets = session._prepared(), session.domain.targets(items)
+    session._write(editor, items, targets, weight)

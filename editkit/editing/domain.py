@@ -33,7 +33,7 @@ class Domain(Protocol):
         """Return the residual stream after a layer at the same places, (d, n)."""
 
     def targets(self, items: Sequence[Item]) -> Targets:
-        """Compute ``v*`` of each item on the model as it stands."""
+        """Compute ``v*`` of each item on the model as it stands, or keys and gradients, where target_mode says so."""
 
     def scores(self, items: Sequence[Item]) -> dict[str, float]:
         """Measure how well the model as it stands holds these edits."""

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from editkit import solvers
 from editkit.editing.domain import Domain
+from editkit.editing.gradients import Columns
 from editkit.editing.item import Item
 from editkit.editing.lowrank import Problem
 from editkit.editing.replay import EditRecord, Memory
+from editkit.editing.restraint import prune, rect
 from editkit.editing.result import LayerUpdate
 from editkit.editing.spec import EditSpec
 from editkit.editing.weights import Overlay, RawWeights
@@ -47,12 +49,14 @@ class Editor:
     def __init__(self, weights: RawWeights | Overlay, spec: EditSpec, domain: Domain, costs: dict[int, Tensor]):
         self.weights, self.spec, self.domain, self.method = weights, spec, domain, METHODS[spec.method]
         self._costs = costs
-        self._precisions: dict[int, Precision] = {}
+        self._precisions: dict[int, tuple[Tensor | None, Precision]] = {}
         self._norms = {layer: weights.weight(layer).norm().item() for layer in spec.layers}
         self._outputs = {
             layer: _output_norm(weights.weight(layer).double(), None, costs[layer]) for layer in spec.layers
         }
         self._last = weights.weight(spec.layers[-1]).double()
+        copied = spec.layers if spec.delta_map == "prune" else []
+        self._originals = {layer: weights.weight(layer).clone() for layer in copied}
 
     def write(self, items: list[Item], V: Tensor, memory: Memory, weight: float = 0.0) -> Written:
         """Write one batch into the weights.
@@ -82,12 +86,8 @@ class Editor:
             start = time.perf_counter()
             keys[layer], values[layer] = K[:, :n], (W @ K + R)[:, :n]
             past = None if refreshed else memory.past(layer, replayed)
-            if past:
-                F, X = (side.to(W) for side in past)
-                K, R = torch.cat([K, F], dim=1), torch.cat([R, X - W @ F], dim=1)
-            if self.spec.replay == "hold":
-                R[:, n:] = 0.0
-            update = self._solve_and_write(layer, K, R, n, weight)
+            K, R = self._joined(K, R, W, past, n)
+            update = self._solve_and_write(layer, K, R, n, weight, memory)
             spent["solve"] += time.perf_counter() - start
             count = memory.taking_part(replayed)
             # No edit moves what comes into the first edited layer: keys stored there are never stale.
@@ -103,9 +103,49 @@ class Editor:
         ]
         return Written(updates, records, spent["keys"], spent["solve"])
 
-    def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int, weight: float) -> Update:
+    def write_columns(self, items: list[Item], columns: Columns, memory: Memory, weight: float = 0.0) -> Written:
+        """Write one batch whose residuals are known for each layer, see :mod:`editkit.editing.gradients`.
+
+        A column is remembered like an edit of its own. The rest is as in :meth:`write`.
+        """
+        layers, start, updates = self.spec.layers, time.perf_counter(), []
+        keys, values = {}, {}
+        replayed = memory.recall(self.spec.replay_rate, len(items), layers[-1], self.weights.weight(layers[-1]))
+        for index, layer in enumerate(layers):
+            W = self.weights.weight(layer).double()
+            K, R = columns.keys[layer].to(W), columns.asked[layer].to(W)
+            keys[layer], values[layer] = K, W @ K + R
+            past, new = memory.past(layer, replayed), K.shape[1]
+            update = self._solve_and_write(layer, *self._joined(K, R, W, past, new), new, weight, memory)
+            count = memory.taking_part(replayed)
+            updates.append(self._describe(layer, update, W, len(items), count, count if past and index else 0))
+        memory.use(replayed)
+        _warn_of_condition(updates)
+        records = [
+            EditRecord(
+                items[owner],
+                values[layers[-1]][:, i],  # there is no v*: what the last layer should put out
+                {a: keys[a][:, i] for a in layers},
+                {a: values[a][:, i] for a in layers},
+            )
+            for i, owner in enumerate(columns.owner.tolist())
+        ]
+        return Written(updates, records, 0.0, time.perf_counter() - start)
+
+    def _joined(
+        self, K: Tensor, R: Tensor, W: Tensor, past: tuple[Tensor, Tensor] | None, new: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return keys and residuals with those of earlier edits after the first ``new`` columns."""
+        if past:
+            F, X = (side.to(W) for side in past)
+            K, R = torch.cat([K, F], dim=1), torch.cat([R, X - W @ F], dim=1)
+        if self.spec.replay == "hold":
+            R = torch.cat([R[:, :new], torch.zeros_like(R[:, new:])], dim=1)
+        return K, R
+
+    def _solve_and_write(self, layer: int, K: Tensor, R: Tensor, new: int, weight: float, memory: Memory) -> Update:
         """Solve for keys and residuals, their first ``new`` columns being new edits; returns the update as written."""
-        precision = self._precision(layer)
+        precision = self._precision(layer, memory)
         slack = self.method.slack(K, precision, self.spec)
         slacks = torch.full((K.shape[1],), slack / self.spec.replay_weight, dtype=K.dtype, device=K.device)
         slacks[:new] = slack + (weight * solvers.mean_eigenvalue(K[:, :new], precision) if weight else 0.0)
@@ -117,7 +157,18 @@ class Editor:
                 stacklevel=5,
             )
         largest = self.spec.norm_clamp * self._norms[layer]
-        return self.weights.write(layer, update, Problem(K, R, precision, slacks), largest)
+        return self.weights.write(layer, self._restrained(layer, update), Problem(K, R, precision, slacks), largest)
+
+    def _restrained(self, layer: int, update: Update) -> Update:
+        """Restrain a solved update by the spec's map."""
+        W, spec = self.weights.weight(layer).double(), self.spec
+        if spec.delta_map == "rect":
+            return rect(update, W, spec.rect_share)
+        if spec.delta_map == "prune":
+            original = self._originals[layer].double()
+            largest = torch.linalg.matrix_norm(original, 2).item()
+            return prune(update, W - original, largest, spec.prune_base)
+        return update
 
     def write_share(self, updates: Sequence[LayerUpdate], share: float) -> list[LayerUpdate]:
         """Write only a share of each update, on the weights that they were computed for."""
@@ -140,12 +191,18 @@ class Editor:
         K, V = memory.factors(layer)
         return ((V - self.weights.weight(layer).double() @ K).norm() / (V - self._last @ K).norm()).item()
 
-    def _precision(self, layer: int) -> Precision:
-        """Return the method's precision at a layer, factored once."""
-        if layer not in self._precisions:
+    def _precision(self, layer: int, memory: Memory) -> Precision:
+        """Return the method's precision at a layer, factored once for what ``memory`` has seen."""
+        seen = memory.seen(layer)
+        if layer not in self._precisions or self._precisions[layer][0] is not seen:
             C = self._costs[layer].to(self.weights.weight(layer).device)
-            self._precisions[layer] = self.method.precision(C, self.spec)
-        return self._precisions[layer]
+            if seen is None:
+                made = self.method.precision(C, self.spec)
+            else:
+                keys = seen.to(C)
+                made = self.method.renewed(C, keys @ keys.T, self.spec)
+            self._precisions[layer] = seen, made
+        return self._precisions[layer][1]
 
     def _describe(self, layer: int, update: Update, W: Tensor, edits: int, replayed: int, stale: int) -> LayerUpdate:
         """Describe an update that is written, ``W`` being the weight before it."""

@@ -38,7 +38,8 @@ class ReplaySpec(Parameters):
 
     replay: Literal["none", "buffer", "hold", "history"] | None = None
     """How earlier edits take part in a step: none, not at all; buffer, some again; hold, all by their keys alone (held
-    as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, else none)."""
+    as they are); history, by keys and values (pulled back). Left out: as published (hold for alphaedit, memit_rls,
+    encore and betaedit, else none)."""
     replay_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Earlier edits that a buffer replays, as a share of what replay_base names, rounded up."""
     replay_base: Literal["batch", "buffer"] = "batch"
@@ -54,7 +55,8 @@ class ReplaySpec(Parameters):
     """Which edit leaves a full buffer: the oldest, or the one replayed longest ago."""
     replay_refresh: bool | None = None
     """With several layers, read earlier edits' keys anew at each step, a pass over all that take part for each layer.
-    Left out: yes, except for what is published with keys as they were when edited (alphaedit's hold)."""
+    Left out: yes, except for what is published with keys as they were when edited (hold of those that hold) and for
+    gradients."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Memory:
     def taking_part(self, records: Sequence[EditRecord]) -> int:
         """Count the earlier edits that take part in a step with these replayed records."""
         return 0
+
+    def seen(self, layer: int) -> Tensor | None:
+        """Return keys (d_k, m), ``F Fᵀ`` their mean of ``k kᵀ``, for a null space taken anew; None for none."""
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything as tensors, for a safetensors file."""

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,8 @@ from editkit.editing.domain import Domain
 from editkit.editing.editor import Editor, Written
 from editkit.editing.item import Item, warn_of_contradictions
 from editkit.editing.journal import Journal, part_of, read_edits, read_state
-from editkit.editing.replay import Memory, make_memory
+from editkit.editing.lifelong import make_memory
+from editkit.editing.replay import Memory
 from editkit.editing.result import EditResult, LayerUpdate
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
@@ -42,7 +44,7 @@ class Session:
 
     def __init__(self, model: EditableModel, spec: EditSpec, domain: Domain, *, adapters: AdapterStack | None = None):
         self.model, self.spec, self.domain = model, spec, domain
-        self.memory = make_memory(spec, spec.seed)
+        self.memory = make_memory(spec)
         self._weights = writer(model, spec, adapters)
         self._journal = Journal(self._weights)
         self._editor: Editor | None = None
@@ -65,7 +67,7 @@ class Session:
     def edit(self, items: Sequence[Item]) -> EditResult:
         """Edit ``items`` into the model: one batch, or one after another where the method knows no batches.
 
-        Targets are optimised on the model as it stands when the call is made, or with
+        Targets, or gradients, are found on the model as it stands when the call is made, or with
         ``targets_from: base`` on the model before the first edit. Either every layer is written or, on any
         error, none: a non-finite update raises ``FloatingPointError`` and leaves weights and memory as they
         were. With budgets a step is written under the smallest weight that holds them, see
@@ -85,16 +87,10 @@ class Session:
         reset_peak(self.model.device)
         targets = self._targets(items)
         before, mark, memory = self._weights.read(), self._weights.mark(), self.memory.copy()
-        alone = METHODS[self.spec.method].one_at_a_time
-        groups = [[i] for i in range(len(items))] if alone else [list(range(len(items)))]
         try:
             if self.spec.trust_enable:
                 self.domain.watch(self._journal.edited())
-
-            def write(weight: float) -> list[Written]:
-                made = (([items[i] for i in g], targets.values[:, g]) for g in groups)
-                return [editor.write(*batch, self.memory, weight) for batch in made]
-
+            write = partial(self._write, editor, items, targets)
             written, budget = self._written(items, write, before, memory)
             updates = [update for group in written for update in group.updates]
             trust, updates = self._judged(items, updates, before) if updates else (None, [])
@@ -124,7 +120,7 @@ class Session:
         weights were changed outside the session since, as undoing would lose that change, and where an adapter
         joins the edits with others that are to stay.
         """
-        memory = self._journal.undo(last, make_memory(self.spec, self.spec.seed))
+        memory = self._journal.undo(last, make_memory(self.spec))
         self.memory = self.memory if memory is None else memory
 
     def settle(self) -> None:
@@ -234,6 +230,18 @@ class Session:
     def _targets(self, items: list[Item]) -> Targets:
         with nullcontext() if self.spec.targets_from == "current" else self._journal.untouched():
             return self.domain.targets(items)
+
+    def _write(self, editor: Editor, items: list[Item], targets: Targets, weight: float) -> list[Written]:
+        """Write a step under a weight on what is kept: one batch, or one edit after another."""
+        alone = METHODS[self.spec.method].one_at_a_time
+        groups = [[i] for i in range(len(items))] if alone else [list(range(len(items)))]
+        batches = [[items[i] for i in group] for group in groups]
+        if targets.columns is None:
+            asked = (targets.values[:, group] for group in groups)
+            return [editor.write(*batch, self.memory, weight) for batch in zip(batches, asked, strict=True)]
+        columns = self.memory.asked(targets.columns, self.spec.gradient_lr)
+        parts = (columns.of(group) for group in groups)
+        return [editor.write_columns(*batch, self.memory, weight) for batch in zip(batches, parts, strict=True)]
 
     def _judged(
         self, items: list[Item], updates: list[LayerUpdate], before: State

@@ -13,9 +13,11 @@ from pydantic import Field
 from editkit.cache import PACKAGE
 from editkit.config import Count
 from editkit.editing.budget import BudgetSpec
+from editkit.editing.gradients import GradientSpec
 from editkit.editing.lowrank import LoraSpec
 from editkit.editing.moments import KEYS_PER_DIMENSION, MomentSpec
 from editkit.editing.replay import ReplaySpec
+from editkit.editing.restraint import RestraintSpec
 from editkit.editing.targets import FAST_STOP, TargetSpec
 from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
@@ -25,10 +27,13 @@ from editkit.plain import decode
 PUBLISHED = PACKAGE / "hparams"
 TUNED = "hparams"  # in the working directory: models that somebody tuned there
 LAST_LAYERS = 3  # edited by a study that is given no layers and does not choose any
+GRADIENT_LR = 1e-6  # config/editor/ultraedit.yaml of github.com/XiaojieGu/UltraEdit, for every model
 DEPTH = (2, 3)  # two thirds: where a Vision Transformer's one layer lies that is edited by default and keeps most
 
 
-class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSpec, TargetSpec):
+class EditSpec(
+    BudgetSpec, TrustSpec, LoraSpec, RestraintSpec, ReplaySpec, MomentSpec, SolverSpec, GradientSpec, TargetSpec
+):
     """What an edit is: a method and its hyperparameters, named as in the literature.
 
     A hyperparameter left out takes the model's default, see ``editkit/hparams/*.yaml`` and
@@ -36,15 +41,17 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
     """
 
     method: MethodName
-    """Editing method: rome (one edit after another), memit, emmet or alphaedit (all edits of a batch at once)."""
+    """Editing method: rome (one edit after another), memit, emmet, alphaedit, memit_rls, ultraedit, encore or betaedit
+    (all edits of a batch at once)."""
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     """Edited layers, ascending; the target v* is optimised at the last one and spread over all."""
     n_contexts: Annotated[int, Field(ge=0)] | None = None
     """Number of sampled context prefixes besides the bare prompt; for images, of augmented copies besides the image."""
     context_length: Count | None = None
     """Length in tokens of each sampled context prefix."""
-    targets_from: Literal["current", "base"] = "current"
-    """Model on which v* is optimised: current, as earlier edits left it, or base, as it was before the first."""
+    targets_from: Literal["current", "base"] | None = None
+    """Model on which v* is optimised: current, as earlier edits left it, or base, as it was before the first. Left out:
+    as the method has it (base for memit_rls, else current)."""
     norm_clamp: Annotated[float, Field(ge=1)] = math.inf
     """Upper bound of ‖W‖ / ‖W before the first edit‖; an update that would pass it is scaled down."""
     seed: int = 0
@@ -56,19 +63,26 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
         Raises ``ValueError`` where a value is missing in both places, or a layer is out of range.
         """
         model_name, n_layers = model.name, model.n_layers
-        defaults = load_defaults(model_name) or load_defaults(model.kind or "")
+        defaults, method = load_defaults(model_name) or load_defaults(model.kind or ""), METHODS[self.method]
         chosen = {
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
             "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
             "stop_margin": math.inf,
-            "replay": METHODS[self.method].replay,
+            "most_probable_steps": 0,
+            "gradient_lr": GRADIENT_LR,
+            "target_mode": "exact",
+            "targets_from": "current",
+            "replay": method.replay,
+            **method.asks,
+            **method.usual,
         }
         if model.kind:
             chosen["layers"] = [DEPTH[0] * n_layers // DEPTH[1]]
         chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
         values = chosen | self.model_dump(exclude_none=True)
-        spec = type(self)(**{"replay_refresh": refreshes(self.method, values["replay"]), **values})
+        fresh = values["target_mode"] != "gradient" and refreshes(self.method, values["replay"])
+        spec = type(self)(**{"replay_refresh": fresh, **values})
         if missing := [name for name, value in spec if value is None and name not in BudgetSpec.model_fields]:
             raise ValueError(
                 f"no default {', '.join(missing)} for model {model_name!r}: "
@@ -100,8 +114,30 @@ class EditSpec(BudgetSpec, TrustSpec, LoraSpec, ReplaySpec, MomentSpec, SolverSp
         share = self.trust_enable and self.trust_action == "scale"
         if share and self.edit_mode == "lora" and self.lora_stack == "fixed":
             raise ValueError("trust_action = 'scale': a share of a step has no fixed rank; use rollback or warn")
+        if self.edit_mode == "lora" and self.delta_map != "none":
+            raise ValueError(
+                f"delta_map = {self.delta_map!r}: must be 'none' with edit_mode 'lora', whose rank it breaks"
+            )
+        if self.target_mode == "gradient":
+            self._check_gradient()
         if self.v_loss_layer < self.layers[-1]:
             raise ValueError(f"v_loss_layer = {self.v_loss_layer}: must not lie below layer {self.layers[-1]}")
+
+    def _check_gradient(self) -> None:
+        """Raise ``ValueError`` for what needs a target, where residuals come from a gradient."""
+        if self.replay not in ("none", "hold"):
+            raise ValueError(
+                f"replay = {self.replay!r}: must be none or hold with target_mode 'gradient', which leaves no value "
+                "of an edit to go back to"
+            )
+        if self.replay_refresh:
+            raise ValueError(
+                "replay_refresh = True: must be False with target_mode 'gradient', whose keys stay as read"
+            )
+        if self.norm_anchor:
+            raise ValueError(
+                f"norm_anchor = {self.norm_anchor:g}: must be 0 with target_mode 'gradient', which has no v*"
+            )
 
 
 def refreshes(method: MethodName, replay: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from editkit.config import Count, NonNegative, Parameters, Positive
+from editkit.editing.gradients import Columns
 
 FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
 DECISIVE = (  # fields of a spec that a target depends on
@@ -23,6 +24,7 @@ DECISIVE = (  # fields of a spec that a target depends on
     "stop_probability",
     "stop_margin",
     "v_loss_layer",
+    "most_probable_steps",
 )
 
 
@@ -43,12 +45,19 @@ class TargetSpec(Parameters):
     """Weight of the KL divergence that keeps "{subject} is a" as it was."""
     early_stop_loss: NonNegative | None = None
     """Loss below which a target is finished (0.05 in the published code; 0 never stops)."""
-    target_mode: Literal["exact", "fast"] = "exact"
-    """Precision of the target optimisation: exact, the model's own; fast, bfloat16 in attention and MLP if faster."""
+    target_mode: Literal["gradient", "exact", "fast"] | None = None
+    """How what is missing is found. exact: v*, optimised in the model's own precision; fast: in bfloat16 in attention
+    and MLP if faster; gradient: no v*, one backward pass (editkit.editing.gradients). Left out: as published."""
     stop_probability: Annotated[float, Field(gt=0, le=1)] | None = None
     """Probability of the new object at which a target is finished (1, exact mode's default, never stops)."""
     stop_margin: Annotated[float, Field(ge=0)] | None = None
     """Logits by which an image's class must lead every other one for its target to be finished; inf never stops."""
+    most_probable_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps at which the new object is the most probable continuation of every sampled context (of the bare prompt,
+    where there is none; for images, the class of every copy) after which a target is finished; 0 never stops."""
+    norm_anchor: NonNegative = 0.0
+    """Norm to which v* is scaled, as the edited matrix puts it out; one of more than twice that norm is dropped (NAS).
+    0 leaves it alone; editkit.language.anchor measures one."""
     target_batch: Annotated[int, Field(ge=0)] = 0
     """Number of suffix tokens optimised together; 0 chooses by the free memory. It is halved where memory runs out."""
 
@@ -62,6 +71,7 @@ class Targets(NamedTuple):
     precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
     cached: int  # how many came from the store
     seconds: float  # duration of the optimisation, for cached targets of the one that computed them
+    columns: Columns | None = None  # in target_mode gradient; ``values`` are then the hidden states as they are
 
     @classmethod
     def of(cls, entries: Sequence[dict[str, Tensor]], device: torch.device, precision: str, cached: int) -> Self:
@@ -82,6 +92,7 @@ class Losses(NamedTuple):
     nll: Tensor  # −log P of what is wanted
     drift: Tensor  # of what is not to change
     lead: Tensor | None = None  # logits by which what is wanted leads everything else, where stop_margin asks for it
+    first: Tensor | None = None  # (bool) whether nothing is likelier, where most_probable_steps asks for it
 
 
 class Batch(Protocol):
@@ -105,8 +116,10 @@ def optimise_shift(
     """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.
 
     This is the loss of ROME (arXiv 2202.05262 eq. 4) and MEMIT (arXiv 2210.07229 eq. 16). An edit leaves the batch
-    when its loss is below ``early_stop_loss``, its probability has reached ``stop_probability``, or its lead
-    ``stop_margin``.
+    when its loss is below ``early_stop_loss``, its probability has reached ``stop_probability``, its lead
+    ``stop_margin``, or it has been most probable at ``most_probable_steps`` steps. The last is ENCORE's stop
+    (arXiv 2502.01636; ``encore/compute_z.py`` of github.com/scalable-model-editing/knowledge-editing-regularization,
+    where ``prob_cutoff`` is minus that number, and the bare prompt is not looked at).
 
     Args:
         losses: of some edits under shifts δ (m, dim).
@@ -124,20 +137,20 @@ def optimise_shift(
     history = torch.full((len(size), steps), torch.nan)
     probability = torch.zeros(len(size))
     active = torch.arange(len(size), device=device)  # edits still in the batch
+    ahead = torch.zeros_like(active)  # steps at which nothing was likelier than what is wanted
     for step in range(steps):
         report(f"step {step + 1} of {steps}, batch of {len(active)}")
-        nll, drift, lead = losses(batch, delta[active])
+        found = losses(batch, delta[active])
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
-        loss = nll + spec.kl_factor * drift + decay  # (active,)
+        loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():
             raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
-        now = (-nll.detach()).exp()
         history[active.cpu(), step] = loss.detach().cpu()
-        probability[active.cpu()] = now.cpu()
+        probability[active.cpu()] = (-found.nll.detach()).exp().cpu()
         final[active] = delta.detach()[active]
-        going = (loss.detach() >= spec.early_stop_loss) & (now < spec.stop_probability)
-        if lead is not None:
-            going &= lead.detach() < spec.stop_margin
+        if found.first is not None:
+            ahead[active] += found.first
+        going = ~_finished(loss, found, ahead[active], spec)
         if step == steps - 1 or not going.any():
             break
         if not going.all():
@@ -149,3 +162,13 @@ def optimise_shift(
             delta *= (limit / delta.norm(dim=1).clamp_min(1e-30)).clamp(max=1.0)[:, None]
     final = final.cpu()
     return [{"delta": final[e], "losses": history[e], "probability": probability[e]} for e in range(len(size))]
+
+
+def _finished(loss: Tensor, found: Losses, ahead: Tensor, spec: TargetSpec) -> Tensor:
+    """Tell which edits of a batch leave it, (n,) bool; ``ahead`` counts the steps at which they were most probable."""
+    finished = (loss < spec.early_stop_loss) | ((-found.nll).exp() >= spec.stop_probability)
+    if found.lead is not None:
+        finished |= found.lead >= spec.stop_margin
+    if spec.most_probable_steps:
+        finished |= ahead >= spec.most_probable_steps
+    return finished

@@ -14,7 +14,9 @@ from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision
 from editkit.facts.fact import Fact
+from editkit.language.anchor import anchor_targets
 from editkit.language.drift import PROBE_TOKENS
+from editkit.language.gradients import read_gradients
 from editkit.language.keys import edit_keys, hidden_states, sample_contexts
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.moments import second_moments
@@ -58,7 +60,7 @@ class FactDomain:
             )
         if spec.neighbour_budget is not None and not heldout:
             raise ValueError(f"neighbour_budget = {spec.neighbour_budget:g}: give heldout facts, of the tune part")
-        if lm.family.norm and len(spec.layers) > 1:
+        if lm.family.norm and len(spec.layers) > 1 and spec.target_mode != "gradient":
             raise ValueError(
                 f"layers = {spec.layers}: {lm.name} normalises what an edited matrix puts out, so that layers cannot "
                 "share a target; give one"
@@ -91,7 +93,11 @@ class FactDomain:
         return hidden_states(self.lm, items, layer)
 
     def targets(self, items: Sequence[Fact]) -> Targets:
-        return optimise_targets(self.lm, items, self.spec, self.contexts, store=self.store, progress=self.progress)
+        if self.spec.target_mode == "gradient":
+            return read_gradients(self.lm, items, self.spec, progress=self.progress)
+        how = {"store": self.store, "progress": self.progress}
+        found = optimise_targets(self.lm, items, self.spec, self.contexts, **how)
+        return anchor_targets(self.lm, items, found, self.spec)
 
     def scores(self, items: Sequence[Fact]) -> dict[str, float]:
         return summarize(evaluate(self.lm, items))

@@ -99,6 +99,13 @@ def hidden_states(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tenso
     return _read(lm, rows, lm.target_module(layer), "output").T
 
 
+@torch.no_grad()
+def put_out(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
+    """Read what the edited matrix puts out at each subject's last token in the bare prompt, (d_v, n)."""
+    rows = [locate(lm, fact.prompt, fact.subject) for fact in facts]
+    return _read(lm, rows, lm.mlp_out(layer), "output").T
+
+
 def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str) -> Tensor:
     """Read the module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
     cut = [row.ids[: row.subject_last + 1] for row in rows]

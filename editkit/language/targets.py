@@ -62,11 +62,13 @@ def optimise_targets(
     stored as soon as it is done, so an interrupted call goes on where it was. A group that does not fit into
     memory is halved, with a warning.
 
-    Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, and for a target
-    without tokens; ``FloatingPointError`` where the optimisation leaves the finite numbers.
+    Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, for a target without tokens, and
+    where ``target_mode`` asks for none; ``FloatingPointError`` where the optimisation leaves the finite numbers.
     """
     if not facts:
         raise ValueError("no facts to optimise targets for")
+    if spec.target_mode == "gradient":
+        raise ValueError("target_mode = 'gradient': must be 'exact' or 'fast' where v* is asked for")
     precision = choose_precision(lm, spec.target_mode)
     keys = _cache_keys(lm, precision, facts, spec, contexts) if store else []
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
@@ -225,14 +227,18 @@ def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: C
 
 def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> Losses:
     """Compute −log P(new object), and KL(with δ ‖ without δ) at the KL position, (n,) each."""
-    nll, essence = _forward(lm, batch, delta, spec)
+    nll, essence, first = _forward(lm, batch, delta, spec)
     if batch.reference is None:
         batch.reference = essence.detach()
-    return Losses(nll, (essence.exp() * (essence - batch.reference)).sum(1))
+    return Losses(nll, (essence.exp() * (essence - batch.reference)).sum(1), first=first)
 
 
-def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor]:
-    """Compute −log P(new object) over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary)."""
+def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute −log P(new object) over contexts, (n,), and log-probabilities at the KL position, (n, vocabulary).
+
+    The third is whether every token of the new object is the likeliest (n,), where ``most_probable_steps`` asks for it:
+    in the sampled contexts, as published, and in the bare prompt where there are none.
+    """
     layer = spec.layers[-1]
     row, column = batch.subject.nonzero(as_tuple=True)
     shift = lm.arriving(layer, batch.state[row, column].to(batch.hidden), delta[row].to(batch.hidden))
@@ -240,7 +246,13 @@ def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") 
     with run_from(lm, layer + 1, hidden, until=spec.v_loss_layer + 1):
         final = batch.prefix.forward(lm, batch.ids, batch.segment)
     wanted = batch.labels != NO_LABEL
-    each = cross_entropy(lm.logits(final[wanted]), batch.labels[wanted], reduction="none")  # (m,)
+    logits, labels = lm.logits(final[wanted]), batch.labels[wanted]  # (m, vocabulary), (m,)
+    each = cross_entropy(logits, labels, reduction="none")
     owner = wanted.nonzero()[:, 0]  # (m,) the edit each belongs to
     nll = torch.zeros(len(delta), dtype=each.dtype, device=lm.device).index_add(0, owner, each) / owner.bincount()
-    return nll, lm.logits(final[batch.essence]).log_softmax(-1)
+    first = None
+    if spec.most_probable_steps:
+        sampled = batch.segment[wanted] > 0
+        missed = (logits.argmax(-1) != labels) & (sampled | ~sampled.any())
+        first = torch.ones(len(delta), dtype=torch.bool, device=lm.device).index_fill(0, owner[missed], False)
+    return nll, lm.logits(final[batch.essence]).log_softmax(-1), first

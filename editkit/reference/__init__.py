@@ -13,4 +13,5 @@ They share tokens and padding (``language/keys``, ``language/forward/prefix``) a
 - ``solvers.weighted_normal_equations``: weighted least squares; LAPACK's solution of the stacked system.
 - ``solvers.memit_printed``, ``solvers.alphaedit_printed``: arXiv 2210.07229 eq. 14, arXiv 2410.02355 eq. 14.
 - ``solvers.alphaedit_public``: ``apply_AlphaEdit_to_model`` of jianghoucheng/AlphaEdit; the print.
+- ``solvers.betaedit_public``: ``batch_edit`` of lbq8942/BetaEdit; AlphaEdit where its second moment is 0.
 """

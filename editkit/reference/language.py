@@ -12,7 +12,8 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
     """Optimise v* of one edit as ``compute_z`` of MEMIT, EMMET, AlphaEdit and EasyEdit does. Returns its losses too.
 
     All prompts of one edit are padded to one batch; every layer runs on every token at every step, and
-    every position is projected to the vocabulary twice: by the model, and again for the loss.
+    every position is projected to the vocabulary twice: by the model, and again for the loss. With
+    ``most_probable_steps`` it stops as ENCORE's does, which looks at the sampled contexts alone.
     """
     tokens = lm.encode_continuation(fact.text, fact.target_new)
     rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
@@ -34,7 +35,7 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
         hidden[torch.arange(len(hidden)), where] += delta
         return hidden
 
-    optimiser = None
+    optimiser, ahead = None, 0
     for step in range(spec.v_num_grad_steps):
         with edit_output({lm.target_module(spec.layers[-1]): add}):
             output = lm.model(ids, attention_mask=mask, output_hidden_states=True)
@@ -47,6 +48,10 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
         nll = -((picked * wanted).sum(1) / len(tokens)).mean()
         loss = nll + spec.kl_factor * kl + spec.v_weight_decay * delta.norm() / h0.norm() ** 2
         losses.append(loss.item())
+        if spec.most_probable_steps:
+            ahead += int((table.argmax(-1) == labels)[1:][wanted[1:]].all())
+            if ahead == spec.most_probable_steps:
+                break
         if loss < spec.early_stop_loss or step == spec.v_num_grad_steps - 1:
             break
         optimiser.zero_grad()

@@ -34,3 +34,10 @@ def alphaedit_public(K: Tensor, R: Tensor, P: Tensor, past: Tensor, l2: float) -
     """Compute the same ΔW as the public code does, from a d_k × d_k system; ``past`` is K_p K_pᵀ."""
     identity = torch.eye(len(P)).to(P)
     return torch.linalg.solve(P @ (K @ K.T + past) + l2 * identity, P @ K @ R.T).T
+
+
+def betaedit_public(K: Tensor, R: Tensor, P: Tensor, past: Tensor, C: Tensor, weights: tuple[float, float]) -> Tensor:
+    """Compute ΔW as the public code of BetaEdit does; ``past`` is K_p K_pᵀ and ``weights`` are its λ₁, λ₂."""
+    identity = torch.eye(len(P)).to(P)
+    system = P @ (K @ K.T + past + weights[0] * C) + weights[1] * identity
+    return torch.linalg.solve(system, P @ K @ R.T).T

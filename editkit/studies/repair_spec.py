@@ -6,7 +6,7 @@ from pydantic import Field, create_model
 
 from editkit.config import Count, NonNegative, Parameters, Positive, Seed
 from editkit.editing.spec import EditSpec
-from editkit.methods import MethodName
+from editkit.methods import TargetMethodName
 from editkit.vision.controls import FinetuneSpec, HeadSpec
 from editkit.vision.data import HELD_OUT, Protocol
 from editkit.vision.tracing import TraceSpec
@@ -53,7 +53,7 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
     """Pin batches of images in memory on their way to a GPU, so that it fetches one while the CPU goes on."""
     checkpoint: str = ""
     """File with the classifier's weights, to be read instead of fine-tuning; empty fine-tunes."""
-    edit_method: list[MethodName] = ["emmet", "memit", "alphaedit", "rome"]
+    edit_method: list[TargetMethodName] = ["emmet", "memit", "alphaedit", "rome"]
     """Editors of the images; the first one is swept over layers, and its repairs are shown in full."""
     kept_budget: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Share of the right val predictions that a repair promises to keep; 0 promises nothing, λ alone decides."""
@@ -130,7 +130,7 @@ FIELDS = {
 class ImageParams(create_model("ImageParams", __base__=Parameters, **FIELDS)):
     """Parameters of the chapter on images: the options of :class:`RepairSpec` as ``vit_<name>``, and more."""
 
-    vit_edit_method: Annotated[list[MethodName], Field(min_length=1)] = SMALL["edit_method"]
+    vit_edit_method: Annotated[list[TargetMethodName], Field(min_length=1)] = SMALL["edit_method"]
     """Editors of the images; the first one is swept over layers, and its repairs are shown in full."""
     vit_data: Annotated[list[str], Field(min_length=1)] = ["digits"]
     """Images: digits, a MedMNIST flag, or the path of an .npz file in its layout. The first is shown in full."""

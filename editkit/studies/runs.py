@@ -17,9 +17,10 @@ from editkit.editing.budget import Budget
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact, data_hash
 from editkit.language.finetune import FinetuneSpec, finetune
+from editkit.language.gradients import read_gradients
 from editkit.language.metrics import evaluate, summarize
 from editkit.language.targets import optimise_targets
-from editkit.methods import METHODS, UNTOUCHED, MethodName
+from editkit.methods import COMPARED, METHODS, UNTOUCHED, MethodName
 from editkit.models import LanguageModel
 from editkit.models.peak import peak_mb, reset_peak
 from editkit.studies import protocol
@@ -32,7 +33,7 @@ Cell = tuple[dict[str, Any], pd.DataFrame]  # a row of a table, and the scores o
 class BaselineParams(Parameters):
     """The chapter on edits of one batch."""
 
-    methods: Annotated[list[MethodName], Field(min_length=1)] = list(METHODS)
+    methods: Annotated[list[MethodName], Field(min_length=1)] = list(COMPARED)
     """Editors to compare."""
     batch_sizes: Annotated[list[Count], Field(min_length=1)] = [1, 2]
     """Edits held by the model at once."""
@@ -167,16 +168,21 @@ def untouched(setting: Setting, seed: int) -> Cell:
 def warm_targets(setting: Setting, seed: int, specs: Sequence[EditSpec]) -> None:
     """Optimise the targets of all facts of a seed together, which is several times faster than batch by batch."""
     facts, contexts = setting.draws[seed].facts, setting.contexts[seed]
-    for spec in specs:
-        optimise_targets(
-            setting.lm, facts, spec.resolve(setting.lm), contexts, store=setting.store, progress=setting.progress
-        )
+    for resolved in (spec.resolve(setting.lm) for spec in specs):
+        if resolved.target_mode != "gradient":  # which has none
+            optimise_targets(setting.lm, facts, resolved, contexts, store=setting.store, progress=setting.progress)
 
 
 def target_losses(setting: Setting, seed: int, spec: EditSpec) -> pd.DataFrame:
-    """Tabulate the loss of the target optimisation, a row an edit and step until its target has finished."""
-    facts, resolved = setting.draws[seed].facts, spec.resolve(setting.lm)
-    targets = optimise_targets(setting.lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
+    """Tabulate the loss of the target optimisation, a row an edit and step until its target has finished.
+
+    Where there is no target the one step is that whose gradient is taken.
+    """
+    lm, facts, resolved = setting.lm, setting.draws[seed].facts, spec.resolve(setting.lm)
+    if resolved.target_mode == "gradient":
+        targets = read_gradients(lm, facts, resolved, progress=False)
+    else:
+        targets = optimise_targets(lm, facts, resolved, setting.contexts[seed], store=setting.store, progress=False)
     losses = pd.DataFrame(targets.losses.numpy()).rename_axis("edit").reset_index()
     return losses.melt("edit", var_name="step", value_name="loss").dropna()
 

@@ -22,6 +22,7 @@ from editkit.language.drift import PIECES, PROBE_TOKENS
 from editkit.language.keys import sample_contexts
 from editkit.language.known import known_facts, load_facts
 from editkit.language.texts import load_texts
+from editkit.methods import METHODS
 from editkit.models import LanguageModel, load_lm
 from editkit.models.quantized import Quantization
 
@@ -138,8 +139,12 @@ class Setting:
         )
 
     def spec(self, method: str, **changes: Any) -> EditSpec:
-        """Specify a method in this setting, with ``changes``; the model's defaults are not yet filled in."""
-        return EditSpec(method=method, **{**self.hyperparameters, **changes})
+        """Specify a method in this setting, with ``changes``; the model's defaults are not yet filled in.
+
+        What a method asks for to be itself stands above what is common to all, and below ``changes``.
+        """
+        own = METHODS[method].asks if method in METHODS else {}  # EditSpec tells of an unknown one
+        return EditSpec(method=method, **{**self.hyperparameters, **own, **changes})
 
     def session(self, spec: EditSpec, seed: int) -> EditSession:
         """Start a session with the prefixes and held-out facts of a seed, those for tuning where it makes a promise."""

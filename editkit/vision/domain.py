@@ -16,6 +16,7 @@ from editkit.editing.adapters import AdapterStack
 from editkit.editing.session import Session
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
+from editkit.methods import METHODS
 from editkit.models import VisionModel
 from editkit.vision.data import ImageSet
 from editkit.vision.forward import Panel, predict
@@ -63,7 +64,7 @@ class ImageDomain(ImageReader):
 
     def costs(self) -> dict[int, Tensor]:
         """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
-        alone = self.spec.method == "alphaedit" and self.spec.nullspace == "kept"
+        alone = METHODS[self.spec.method].null_space and self.spec.nullspace == "kept"
         options = {"tokens": "cls" if alone else "all", "store": self.store, "progress": self.progress}
         return kept_moments(self.vit, self.kept, self.spec.layers, **options)
 
@@ -131,7 +132,7 @@ class RepairSession(Session):
 
 def check_spec(spec: EditSpec) -> None:
     """Raise ``ValueError`` where a resolved spec asks for what only text has."""
-    only = {"target_mode": "exact", "kl_factor": 0.0, "trust_enable": False}
+    only = {"target_mode": "exact", "kl_factor": 0.0, "norm_anchor": 0.0, "trust_enable": False}
     for name, value in (only | {"neighbour_budget": None, "text_budget": None}).items():
         if (found := getattr(spec, name)) != value:
             raise ValueError(f"{name} = {found!r}: must be {value!r} for images")

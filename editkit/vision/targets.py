@@ -98,4 +98,5 @@ def _losses(batch: _Batch, delta: Tensor) -> Losses:
         logits = vit.forward(blank)
     labels = batch.labels.repeat_interleave(variants)
     nll = cross_entropy(logits, labels, reduction="none").view(n, variants).mean(1)
-    return Losses(nll, torch.zeros_like(nll), lead(logits, labels).view(n, variants).amin(1))
+    ahead = lead(logits, labels).view(n, variants).amin(1)
+    return Losses(nll, torch.zeros_like(nll), ahead, ahead > 0)

@@ -1,12 +1,16 @@
 """Every supported family of language models against plain full passes of transformers' own."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from editkit import METHODS, EditSession
+from editkit import EditSession
 from editkit.language.forward.scoring import score
+from editkit.language.gradients import read_gradients
 from editkit.language.keys import hidden_states, sample_contexts
 from editkit.language.targets import optimise_targets
+from editkit.methods import TargetMethodName
 from editkit.models.language import FAMILIES
 from editkit.reference import language as reference
 from tests.conftest import CAUSAL, TEXTS, agree
@@ -53,10 +57,10 @@ def test_edits_arrive_and_come_off(tiny, facts, full_spec, store, family, dtype)
     lm.model.to(dtype)
     before, told = lm.fingerprint(), score(lm, [(facts[0].text, [facts[0].target_new])])
     unedited = hidden_states(lm, facts, 2).double()
-    for method in METHODS:
+    for method in get_args(TargetMethodName):
         edited = facts[:1] if method == "rome" else facts
-        little = {"mom2_update_weight": 1e-4, "l2": 1e-4, "nullspace_threshold": 1e6, "v_num_grad_steps": 3}
-        spec = full_spec(method, layers=[2], n_contexts=0, **little)
+        little = dict.fromkeys(("mom2_update_weight", "update_norm_lambda", "l2"), 1e-4)
+        spec = full_spec(method, layers=[2], n_contexts=0, nullspace_threshold=1e6, v_num_grad_steps=3, **little)
         session = EditSession(lm, spec, texts=TEXTS, store=store, progress=False)
         targets = session.edit(edited).targets.values.double()
         missed = targets - hidden_states(lm, edited, 2).double()
@@ -65,6 +69,19 @@ def test_edits_arrive_and_come_off(tiny, facts, full_spec, store, family, dtype)
         assert score(lm, [(facts[0].text, [facts[0].target_new])]) != told
         session.undo()
         assert lm.fingerprint() == before
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_small_step_down_the_gradients_helps_and_comes_off(tiny, facts, full_spec, store, family, dtype):
+    lm = tiny(family)
+    lm.model.to(dtype)
+    before, spec = lm.fingerprint(), full_spec("ultraedit", layers=[1, 2], gradient_lr=1e-2)
+    session = EditSession(lm, spec, texts=TEXTS, contexts=[], store=store, progress=False)
+    told = session.edit(facts).targets.losses.mean()
+    assert read_gradients(lm, facts, session.spec, progress=False).losses.mean() < told
+    session.undo()
+    assert lm.fingerprint() == before
 
 
 @pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if row.norm])

@@ -15,10 +15,12 @@ from tests.conftest import TEXTS, agree
 
 
 def test_names_of_methods_and_controls_never_meet():
-    assert list(METHODS) == ["rome", "memit", "emmet", "alphaedit"]
+    assert list(METHODS) == [*methods.COMPARED, "memit_rls", "ultraedit", "encore", "betaedit"]
+    assert methods.COMPARED == ("rome", "memit", "emmet", "alphaedit")
     assert not METHODS.keys() & CONTROLS.keys() and methods.UNTOUCHED in CONTROLS
     assert get_args(methods.MethodName) == tuple(METHODS)
-    assert get_args(methods.BatchMethodName) == ("memit", "emmet", "alphaedit")
+    assert get_args(methods.BatchMethodName) == tuple(name for name in METHODS if name != "rome")
+    assert get_args(methods.TargetMethodName) == tuple(name for name in METHODS if name != "ultraedit")
 
 
 def test_labels_and_colours_tell_all_apart():
@@ -30,8 +32,21 @@ def test_labels_and_colours_tell_all_apart():
         look("rime")
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour, as the WCAG defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_colours_of_methods_stand_out_from_white():
+    contrast = {name: 1.05 / (luminance(method.colour) + 0.05) for name, method in METHODS.items()}
+    assert min(contrast.values()) > 3, contrast
+
+
 def test_the_table_of_the_documentation_holds_each_row():
     head, rule, *rows = table().splitlines()
+    assert table(methods.COMPARED).splitlines() == [head, rule, *rows[:4]]
     assert len(rows) == len(METHODS) and {line.count("|") for line in (head, rule, *rows)} == {5}
     for row, method in zip(rows, METHODS.values(), strict=True):
         assert all(part in row for part in (method.label, method.cost, method.slack_formula, method.source))
@@ -53,7 +68,7 @@ def test_a_precision_inverts_its_cost():
         agree(precision.apply(precision.cost(moved)), moved)
     slacks = [method.slack(X, method.precision(C, spec), spec) for method in METHODS.values()]
     eigenvalues = torch.linalg.eigvalsh(X.T @ METHODS["emmet"].precision(C, spec).apply(X))
-    assert slacks == pytest.approx([0.0, 1.0, 0.2 * eigenvalues.mean().item(), 1.0])
+    assert slacks == pytest.approx([0.0, 1.0, 0.2 * eigenvalues.mean().item(), 1.0, 1.0, 1.0, 1.0, 1.0])
 
 
 def test_a_new_row_is_a_new_method(tiny, facts, full_spec, store, monkeypatch):

@@ -11,11 +11,12 @@ from editkit.methods import METHODS, SolverSpec
 from editkit.reference.solvers import (
     alphaedit_printed,
     alphaedit_public,
+    betaedit_public,
     kkt_equality,
     memit_printed,
     weighted_normal_equations,
 )
-from editkit.solvers import null_space
+from editkit.solvers import Subspace, null_space
 from tests.conftest import agree
 
 sizes = st.tuples(st.integers(2, 24), st.integers(1, 12), st.integers(1, 30), st.integers(0, 10_000))
@@ -97,6 +98,45 @@ def test_alphaedit_is_the_printed_formula_with_and_without_history(size, n_past)
     outside = update.delta @ (torch.eye(d_k, dtype=torch.float64) - P)
     assert outside.norm() <= 1e-6 * update.delta.norm().clamp_min(1e-12)
     assert (update.delta @ C).norm() <= 1e-6 * update.delta.norm() * C.norm(), "kept keys are disturbed"
+
+
+@relaxed
+@given(sizes, st.integers(0, 6))
+def test_betaedit_is_its_public_code_with_and_without_history(size, n_past):
+    d_k, _, _, seed = size
+    K, R, C = problem(*size)
+    past = problem(d_k, 1, max(n_past, 1), seed + 1)[0][:, :n_past]
+    threshold = torch.linalg.eigvalsh(C)[seed % d_k].item() * (1 + 1e-6)  # from one direction to all are free
+    precision, slack = row("betaedit", C, mom2_update_weight=3.0, nullspace_threshold=threshold, l2=2.0)
+    held = torch.cat([R, torch.zeros(len(R), n_past).double()], 1)
+    update = solvers.solve(torch.cat([K, past], 1), held, precision, slack)
+    P = null_space(C, threshold).project(torch.eye(d_k, dtype=torch.float64))
+    agree(update.delta, betaedit_public(K, R, P, past @ past.T, C, (3.0, 2.0)))
+
+
+@pytest.mark.parametrize("free", [1, 3, 5, 8])
+def test_a_restricted_precision_is_the_least_squares_solution_inside_the_subspace(free):
+    K, R, A = problem(8, 4, 5, 2)
+    basis = torch.linalg.qr(problem(8, 8, 1, 3)[2]).Q
+    inside = basis[:, :free]
+    reduced = weighted_normal_equations(inside.T @ K, R, inside.T @ A @ inside, torch.ones(5).double()) @ inside.T
+    for space in (Subspace(inside), Subspace(basis[:, free:], complement=True)):
+        agree(solvers.solve(K, R, solvers.restricted_precision(space, A), 1.0).delta, reduced)
+
+
+def test_ultraedits_precision_is_ridge_regression():
+    K, R, C = problem(9, 4, 5, 0)
+    ridge = torch.linalg.solve(K @ K.T + torch.eye(9).double(), K @ R.T).T
+    agree(solvers.solve(K, R, *row("ultraedit", C)).delta, ridge)
+
+
+def test_encores_cost_holds_the_second_moment_a_ridge_and_earlier_keys():
+    K, R, C = problem(9, 4, 5, 0)
+    past = problem(9, 4, 3, 1)[0]
+    precision, slack = row("encore", C, mom2_update_weight=2.0, update_norm_lambda=0.7)
+    cost = 2.0 * C + 0.7 * torch.eye(9).double() + past @ past.T
+    held = torch.cat([R, torch.zeros(4, 3).double()], 1)
+    agree(solvers.solve(torch.cat([K, past], 1), held, precision, slack).delta, memit_printed(K, R, cost, 1.0))
 
 
 @relaxed

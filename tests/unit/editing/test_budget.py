@@ -3,23 +3,25 @@
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from editkit import METHODS, EditSession, Fact
+from editkit import EditSession, Fact
 from editkit.editing.budget import HALVINGS, LARGEST, SMALLEST, spend
 from editkit.language.drift import TextProbe, held_out
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.language.moments import second_moments
 from editkit.language.promises import PIECES
+from editkit.methods import TargetMethodName
 from tests.conftest import TEXTS, agree, write_under
 
 STRONG = dict(layers=[2], n_contexts=0, mom2_update_weight=0.01, l2=0.01, nullspace_threshold=0.5, mom2_n_tokens=100)
 STRONG |= dict(v_lr=0.5, v_num_grad_steps=15, clamp_norm_factor=2.0)
 PROMISED = {"neighbour_budget": 1.0, "text_budget": 0.99}
-EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+EVERY_METHOD = pytest.mark.parametrize("method", get_args(TargetMethodName))
 MODES = pytest.mark.parametrize("edit_mode", ["raw", "lora"])
 
 
@@ -118,8 +120,11 @@ def test_a_weight_counts_in_mean_eigenvalues_of_the_printed_formula(tiny, facts,
         "memit": lambda: torch.linalg.inv(0.01 * C),
         "emmet": lambda: torch.linalg.inv(0.01 * C + 0.3 * eye),
         "alphaedit": lambda: free @ free.T / 0.01,
+        "memit_rls": lambda: torch.linalg.inv(0.01 * C),
+        "encore": lambda: torch.linalg.inv(0.01 * C + 0.3 * eye),
+        "betaedit": lambda: free @ torch.linalg.inv(free.T @ (0.01 * C + 0.01 * eye) @ free) @ free.T,
     }[method]()
-    gram, own = K.T @ M @ K, float(method in ("memit", "alphaedit"))
+    gram, own = K.T @ M @ K, float(method not in ("rome", "emmet"))
     slack = (own + w * torch.linalg.eigvalsh(gram).mean()) * torch.eye(len(facts), dtype=torch.float64)
     agree(result.deltas[2], (result.targets.values - h).double() @ torch.linalg.inv(gram + slack) @ K.T @ M, 1e-5)
 
@@ -138,6 +143,20 @@ def test_a_step_is_written_as_under_its_weight_and_undone_bit_for_bit(tiny, fact
     weak = tiny()
     start(weak, method, **kind).edit(facts[1:])
     assert weak.fingerprint() != lm.fingerprint(), "a step without a weight is another one"
+    session.undo()
+    assert lm.fingerprint() == mark
+
+
+@MODES
+def test_a_step_of_gradients_keeps_promises_too_and_is_counted_once(tiny, facts, start, edit_mode):
+    kind = dict(edit_mode=edit_mode, gradient_lr=3.0)
+    lm, other = tiny(), tiny()
+    mark, session = lm.fingerprint(), start(lm, "ultraedit", **kind, **PROMISED)
+    result = session.edit(facts[1:])
+    assert result.budget.weight > 0 and len(result.budget.tries) > 2
+    assert session.memory.statistics.count == len(result.targets.columns.owner)
+    write_under(start(other, "ultraedit", **kind), facts[1:], result.budget.weight)
+    assert lm.fingerprint() == other.fingerprint() != mark
     session.undo()
     assert lm.fingerprint() == mark
 

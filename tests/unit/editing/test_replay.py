@@ -435,6 +435,49 @@ def test_a_session_that_holds_ends_where_one_batch_does(tiny, facts, start, meth
     assert (plain - batch).norm() > 1e-3 * batch.norm()
 
 
+def test_memit_with_everything_held_is_memit_of_one_batch(tiny, facts, start):
+    bare = {"n_contexts": 0}
+    targets = start(tiny(), "memit", **bare).edit(facts).targets
+
+    def ends(method, *steps):
+        lm = tiny()
+        lm.model.double()  # but for v*, which float32 finds
+        before = lm.weight(2).clone()
+        session = start(lm, method, **bare)
+        assert (session.spec.replay, session.spec.targets_from) == {
+            "memit": ("none", "current"),
+            "memit_rls": ("hold", "base"),
+        }[method]
+        session.domain.targets = lambda items: targets._replace(values=targets.values[:, [*map(facts.index, items)]])
+        for step in steps:
+            session.edit(step)
+        return lm.weight(2) - before
+
+    batch = ends("memit", facts)
+    for order in (facts, facts[::-1]):
+        agree(ends("memit_rls", order[:1], order[1:3], order[3:]), batch)
+        agree(ends("memit_rls", *([fact] for fact in order)), batch)
+    assert (ends("memit", facts[:1], facts[1:]) - batch).norm() > 1e-3 * batch.norm()
+
+
+def test_recursive_least_squares_is_the_printed_recursion():
+    generator = torch.Generator().manual_seed(5)
+    K, V, W, samples = (torch.randn(*s, generator=generator).double() for s in ((20, 7), (9, 7), (9, 20), (20, 60)))
+    C, spec = samples @ samples.T / 60, SolverSpec(mom2_update_weight=3.0)
+    inverse, ours, theirs, done = torch.linalg.inv(3.0 * C), W.clone(), W.T.clone(), 0
+    precision = METHODS["memit_rls"].precision(C, spec)
+    for size in (1, 4, 2):
+        new = slice(done, done + size)
+        R = torch.cat([V[:, new] - ours @ K[:, new], torch.zeros(9, done).double()], dim=1)
+        ours = ours + solvers.solve(torch.cat([K[:, new], K[:, :done]], 1), R, precision, 1.0).delta
+        # arXiv 2601.15686: F = C K, C ← C − F (I + KᵀF)⁻¹ Fᵀ, W ← W + C K (V − KᵀW)
+        F = inverse @ K[:, new]
+        inverse = inverse - F @ torch.linalg.inv(torch.eye(size).double() + K[:, new].T @ F) @ F.T
+        theirs = theirs + inverse @ K[:, new] @ (V[:, new].T - K[:, new].T @ theirs)
+        done += size
+        agree(ours, theirs.T, 1e-10)
+
+
 @pytest.mark.parametrize("replay", ["buffer", "hold", "history"])
 def test_equality_refuses_a_weight_that_cannot_act(tiny, full_spec, replay):
     lm = tiny()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from editkit import METHODS, EditSession, Fact, evaluate
 from editkit.editing.item import warn_of_contradictions
 from editkit.language.keys import edit_keys, hidden_states
 from editkit.language.moments import second_moments
+from editkit.methods import TargetMethodName
 from editkit.solvers import null_space
 from editkit.vision.keys import Repair
 from tests.conftest import FAMILIES, TEXTS
@@ -26,7 +28,7 @@ def start(store, full_spec):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("square", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(TargetMethodName))
 def test_an_edit_does_what_its_solver_says_and_undo_restores_every_bit(tiny, facts, start, family, square, method):
     lm = tiny(family, square=square)
     facts = facts[:1] if method == "rome" else facts

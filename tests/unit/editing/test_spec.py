@@ -116,3 +116,32 @@ def test_a_users_file_of_another_layout_is_refused_by_name(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=message) as refused:
         load_defaults("mine")
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("memit", ("none", "exact", "current", 0)),
+        ("alphaedit", ("hold", "exact", "current", 0)),
+        ("memit_rls", ("hold", "exact", "base", 0)),
+        ("ultraedit", ("none", "gradient", "current", 0)),
+        ("encore", ("hold", "exact", "current", 2)),
+        ("betaedit", ("hold", "exact", "current", 0)),
+    ],
+)
+def test_a_method_brings_what_makes_it_that_method(full_spec, method, settings):
+    model = SimpleNamespace(name="unheard-of", n_layers=4, d_k=24, kind=None)
+    names = ("replay", "target_mode", "targets_from", "most_probable_steps")
+    spec = full_spec(method).resolve(model)
+    assert tuple(getattr(spec, name) for name in names) == settings and not spec.replay_refresh
+    given = {"replay": "none", "target_mode": "fast", "targets_from": "base", "most_probable_steps": 7}
+    spec = full_spec(method, **given).resolve(model)
+    assert {name: getattr(spec, name) for name in names} == given, "who says otherwise gets it"
+
+
+@pytest.mark.parametrize(("name", "steps", "ridge"), [("gpt2-xl", 4, 10.0), ("meta-llama-3-8b", 2, 20.0)])
+def test_encores_published_settings_are_its_defaults(name, steps, ridge):
+    model = SimpleNamespace(name=name, n_layers=48, d_k=64, kind=None)
+    spec = EditSpec(method="encore").resolve(model)
+    assert (spec.most_probable_steps, spec.update_norm_lambda) == (steps, ridge)
+    assert EditSpec(method="memit").resolve(model).most_probable_steps == 0

@@ -54,7 +54,7 @@ def test_scores_by_batch_shows_intervals_and_the_untouched_model():
 def test_score_bars_have_a_dot_a_seed():
     figure = score_bars()
     dots = [trace for trace in figure.data if trace.type == "scatter"]
-    assert len(dots) == 5 and all(len(trace.x) == 12 for trace in dots)
+    assert len(dots) == 1 + len(METHODS) and all(len(trace.x) == 12 for trace in dots)
     assert figure.layout.title.subtitle.text.endswith("dots: single seeds")
 
 

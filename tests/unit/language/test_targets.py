@@ -7,8 +7,9 @@ import torch
 
 from editkit import Fact
 from editkit.language import targets
-from editkit.language.keys import sample_contexts
+from editkit.language.keys import locate, sample_contexts
 from editkit.language.targets import automatic_batch, optimise_targets
+from editkit.models.hooks import edit_output
 from editkit.reference import language as reference
 from tests.conftest import FAMILIES
 
@@ -177,6 +178,52 @@ def test_bad_input(tiny, facts, full_spec):
     spec = full_spec().resolve(lm)
     with pytest.raises(ValueError, match="no facts"):
         optimise_targets(lm, [], spec, [], progress=False)
+    with pytest.raises(ValueError, match="target_mode = 'gradient': must be 'exact' or 'fast' where v\\* is asked for"):
+        optimise_targets(lm, facts, full_spec("ultraedit").resolve(lm), [], progress=False)
     lm.weight(3).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 0"):
         optimise_targets(lm, facts, spec, [], progress=False)
+
+
+@pytest.fixture
+def reachable():
+    """Facts whose subject comes last, so that a shift there decides the object's first token; one has two tokens."""
+    objects = {"Rome": "speak", "France": "b", "Stockholm": "d", "Anna Karlsson": "Spanish"}
+    about = {"prompt": "People in {}", "target_true": "Italy", "relation": "made up"}
+    return [Fact.make(subject=subject, target_new=new, **about) for subject, new in objects.items()]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_target_is_finished_once_it_was_most_probable_often_enough(tiny, reachable, full_spec, family, steps):
+    lm, facts = tiny(family), reachable
+    contexts = sample_contexts(lm, 2, 4, seed=0)
+    spec = full_spec(layers=[1], v_lr=0.5, v_num_grad_steps=25, clamp_norm_factor=4.0, most_probable_steps=steps)
+    spec = spec.resolve(lm)
+    ours = optimise_targets(lm, facts, spec, contexts, progress=False)
+    taken = (~ours.losses.isnan()).sum(1).tolist()
+    assert steps < min(taken) < max(taken) == 25
+    for i, fact in enumerate(facts):
+        value, losses = reference.target(lm, fact, spec, contexts)
+        assert taken[i] == len(losses)
+        assert (ours.values[:, i] - value).norm() <= 1e-3 * value.norm()  # Adam blows rounding up
+
+
+def test_without_contexts_the_bare_prompt_must_be_continued_by_the_new_object(tiny, reachable, full_spec):
+    lm, facts = tiny(), reachable
+    spec = full_spec(layers=[1], v_lr=0.5, v_num_grad_steps=25, clamp_norm_factor=4.0, most_probable_steps=1)
+    found = optimise_targets(lm, facts, spec.resolve(lm), [], progress=False)
+    taken = (~found.losses.isnan()).sum(1)
+    assert taken.min() > 1 and taken.min() < 25
+    for i, fact in enumerate(facts):
+        if taken[i] == 25:
+            continue
+        prompt, target = lm.encode(fact.text)[0], lm.encode_continuation(fact.text, fact.target_new)
+        place = locate(lm, fact.prompt, fact.subject).subject_last
+
+        def put(hidden, i=i, place=place):
+            return torch.cat([hidden[:, :place], found.values[:, i][None, None], hidden[:, place + 1 :]], dim=1)
+
+        with torch.no_grad(), edit_output({lm.layers[1]: put}):
+            logits = lm.model(torch.tensor([prompt + target[:-1]], device=lm.device)).logits[0]
+        assert logits[len(prompt) - 1 :].argmax(-1).tolist() == target

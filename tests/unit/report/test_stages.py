@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import pytest
 from pandas.testing import assert_frame_equal
 
-from editkit import METHODS, load_images, load_vit
-from editkit.methods import UNTOUCHED
+from editkit import load_images, load_vit
+from editkit.methods import COMPARED, UNTOUCHED
 from editkit.report import build_report, stages
 from editkit.studies import prepared, repair_choice, repair_controls
 from editkit.studies import repair_tables as tables
@@ -31,7 +31,7 @@ from tests.unit.vision.conftest import write
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("without_browser")
 
-ALL = (*METHODS, *CONTROLS)
+ALL = (*COMPARED, *CONTROLS)
 SEEDED = {"edit_log", "head_edit_log", "class_report", "predictions", "confusion_matrix"}
 TABLES = {
     "data_split_info": "index split label sha256",
@@ -114,7 +114,7 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
     if options is SWEPT:
         sweep = found["layer_sweep"]
         assert sweep.chosen.tolist() == ["one layer"] * 2 + ["traced", "the last three", "margin"]
-        assert set(report.layers[list(METHODS)]) == set(sweep.layers[sweep.best]) and sweep.best.sum() == 1
+        assert set(report.layers[list(COMPARED)]) == set(sweep.layers[sweep.best]) and sweep.best.sum() == 1
         assert (report.kept[bounded] >= 0.9).all() and set(report.budget) == {0.9}
     assert np.allclose(listed.filter(like="p(").sum(axis=1), 1)
     baseline = found["baseline_metrics"].set_index("split")
@@ -128,7 +128,7 @@ def test_the_command_line_writes_every_table(run, folder, tmp_path, data, family
     assert (path / "checkpoint.safetensors").exists()
     assert {file.suffix for file in (path / "figures").iterdir()} == {".html", ".js"}, "no browser draws them here"
     assert {file.name for file in (path / "edits").iterdir()} == {
-        f"{method}.safetensors" for method in (*METHODS, *controls)
+        f"{method}.safetensors" for method in (*COMPARED, *controls)
     }
 
 

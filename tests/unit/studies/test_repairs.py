@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from pandas.testing import assert_frame_equal
 from safetensors import safe_open
 from scipy.stats import binomtest
 
-from editkit import METHODS, RunParams, VisionModel
+from editkit import RunParams, VisionModel
+from editkit.methods import TargetMethodName
 from editkit.studies import repair_tables as tables
 from editkit.studies import repairs as module
 from editkit.studies.intervals import mean_interval
@@ -26,7 +28,7 @@ from editkit.vision.forward import predict
 from editkit.vision.keys import repairs
 from tests.unit.conftest import bits, measured, refuse
 
-ALL = (*METHODS, *CONTROLS)
+ALL = (*get_args(TargetMethodName), *CONTROLS)
 
 
 def test_a_reports_names_are_those_of_the_study():

@@ -208,6 +208,10 @@ def test_target_losses_are_those_of_the_optimisation(setting, facts):
     assert len(losses) == int(found.isfinite().sum()) and list(losses.columns) == ["edit", "step", "loss"]
     first = losses[losses.edit == 0].loss.tolist()
     assert first == found[0][found[0].isfinite()].tolist()
+    once = target_losses(here, 1, here.spec("ultraedit"))
+    assert once.edit.tolist() == list(range(len(facts))) and set(once.step) == {0}
+    bare = optimise_targets(here.lm, facts, here.spec("memit", v_weight_decay=0.0).resolve(here.lm), [], progress=False)
+    assert once.loss.tolist() == pytest.approx(bare.losses[:, 0].tolist(), rel=1e-4), "of the bare prompts"
 
 
 def test_finetuning_learns_the_facts_of_each_seed_and_comes_off_again(setting, facts, monkeypatch):

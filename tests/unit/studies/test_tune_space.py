@@ -77,6 +77,10 @@ def test_a_method_searches_what_it_has():
         "memit": {"mom2_update_weight"},
         "emmet": {"update_norm_lambda"},
         "alphaedit": {"nullspace_threshold", "l2"},
+        "memit_rls": {"mom2_update_weight"},
+        "ultraedit": set(),
+        "encore": {"mom2_update_weight", "update_norm_lambda"},
+        "betaedit": {"mom2_update_weight", "nullspace_threshold", "l2"},
     }
 
 

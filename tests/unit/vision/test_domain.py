@@ -1,13 +1,14 @@
 """Sessions of repairs on tiny Vision Transformers, as for facts."""
 
 import copy
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 
-from editkit import METHODS
+from editkit.methods import METHODS, TargetMethodName
 from editkit.vision.data import ImageSet
 from editkit.vision.domain import RepairSession
 from editkit.vision.forward import predict
@@ -47,7 +48,7 @@ def test_a_layer_whose_outputs_are_scaled_to_nothing_is_refused_before_it_is_wri
 
 
 @FAMILIES
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(TargetMethodName))
 @pytest.mark.parametrize("layers", [[2], [1, 2]])
 def test_repaired_images_are_classified_as_asked_and_undo_restores_every_bit(scaled_vit, start, family, method, layers):
     vit = scaled_vit(family)
@@ -179,10 +180,12 @@ def test_bad_input_is_refused_and_the_weights_stay(tiny_vit, start, store):
         start(vit, kept=KEPT.select([]))
     with pytest.raises(ValueError, match="kept_budget = 0.9: give tune, images on which the promise is held"):
         start(vit, kept_budget=0.9)
-    only_text = {"target_mode": "fast", "kl_factor": 0.1, "trust_enable": True}
+    only_text = {"target_mode": "fast", "kl_factor": 0.1, "norm_anchor": 2.0, "trust_enable": True}
     for name, value in (only_text | {"neighbour_budget": 0.9, "text_budget": 0.9}).items():
         with pytest.raises(ValueError, match=f"{name} = .* for images"):
             start(vit, **{name: value})
+    with pytest.raises(ValueError, match="target_mode = 'gradient': must be 'exact' for images"):
+        start(vit, "ultraedit")
     session = start(vit)
     with pytest.raises(ValueError, match="at least one repair, got an empty batch"):
         session.edit([])
@@ -204,7 +207,7 @@ def stays(vit, tune, wrong=10):
 
 
 @FAMILIES
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(TargetMethodName))
 @pytest.mark.parametrize("edit_mode", ["raw", "lora"])
 def test_what_a_budget_keeps_is_held_by_the_smallest_weight(tiny_vit, start, family, method, edit_mode):
     vit, other, free = (tiny_vit(family) for _ in range(3))
