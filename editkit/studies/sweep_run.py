@@ -97,7 +97,10 @@ def run(plan: Plan, client: Client, found: dict[str, Outcome], *, progress: bool
 
     Raises :class:`SchedulerLost`, and what a worker raises that cannot load the sweep.
     """
-    client.register_plugin(OnWorker(plan))
+    try:
+        client.register_plugin(OnWorker(plan))
+    except OSError:
+        raise SchedulerLost from None
     pending = {name: cell for name, cell in plan.pending.items() if name not in found}
     if not pending:
         return
@@ -150,13 +153,17 @@ def result_of(future: Future) -> Any:
         return future.result()
     except CancelledError:
         raise SchedulerLost from None
+    except OSError:  # of the connection, unless it is the worker's own
+        if future.status == "error":
+            raise
+        raise SchedulerLost from None
 
 
 def _say_left(bar: tqdm, pace: Pace, left: dict[str, SweepCell], client: Client) -> None:
     """Say how long the rest will take, by the seconds of finished cells that are alike."""
     try:
         workers = sum(client.nthreads().values())
-    except (OSError, TimeoutError):
+    except OSError:
         raise SchedulerLost from None
     if not workers:
         bar.set_postfix_str("no worker yet")
