@@ -181,7 +181,8 @@ METHODS: dict[str, Method] = {
         source="arXiv 2505.14679",
         precision=lambda C, spec: identity_precision(),
         slack=_one,
-        asks={"target_mode": "gradient"},
+        asks={"target_mode": "gradient", "targets_from": "current"},
+        searched=("gradient_lr",),
     ),
     "encore": Method(  # encore/encore_main.py of github.com/scalable-model-editing/knowledge-editing-regularization
         "ENCORE",

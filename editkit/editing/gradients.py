@@ -1,9 +1,8 @@
 """Residuals of one gradient: what an edit asks for without a search for a target ``v*``.
 
-UltraEdit (arXiv 2505.14679; ``editor/ultraedit.py``, ``nets.py`` and ``util.py`` of github.com/XiaojieGu/UltraEdit;
-``easyeditor/models/ultraedit/ULTRAEDIT.py`` of github.com/zjunlp/EasyEdit does the same) runs the model once on prompt
-and new object, and takes at every token that predicts one of the object's the input of an edited matrix, ``k`` (d_k),
-and the gradient of the loss by its output, ``g`` (d_v). Both are normalised together,
+UltraEdit (arXiv 2505.14679; ``editor/ultraedit.py``, ``nets.py`` and ``util.py`` of github.com/XiaojieGu/UltraEdit)
+runs the model once on prompt and new object, and takes at every token that predicts one of the object's the input of an
+edited matrix, ``k`` (d_k), and the gradient of the loss by its output, ``g`` (d_v). Both are normalised together,
 
     [k̂, ĝ] = ([k, g] − mean) / (std + ε),      residual  r = −gradient_lr · ‖k̂‖² · ĝ,
 

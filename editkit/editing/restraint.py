@@ -10,11 +10,12 @@ down the singular values of all edits' sum T = W − W₀ that reach the largest
 
     F(s) = s  for s < σ,      F(s) = log_α s − log_α σ + σ  otherwise.
 
-The published code applies it once, after the last edit. Here a step is written so that T is restrained after each one;
-for one step, or one batch, that is the same, see :func:`restrained` for a sum as it is.
+The published code applies it once, after the last edit. Here the weights hold F of the free sum T after each step: F
+has an inverse, so that T is read off what is written.
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -64,6 +65,12 @@ def restrained(values: Tensor, largest: float, base: float) -> Tensor:
     return torch.where(values >= largest, (over.log() - math.log(largest)) / math.log(base) + largest, values)
 
 
+def freed(values: Tensor, largest: float, base: float) -> Tensor:
+    """Compute the inverse of :func:`restrained`."""
+    over = values.clamp_min(largest)
+    return torch.where(values >= largest, largest * base ** (over - largest), values)
+
+
 def prune(update: Update, before: Tensor, largest: float, base: float) -> Update:
     """Restrain the sum of earlier updates and this one, by a correction of this one.
 
@@ -71,9 +78,19 @@ def prune(update: Update, before: Tensor, largest: float, base: float) -> Update
         before: what earlier updates add up to as written, (d_v, d_k).
         largest: singular value of the weights before any edit, above 0.
     """
-    U, values, Vh = torch.linalg.svd(before + update.delta, full_matrices=False)
-    over = values >= largest
-    if not over.any():
+    freeing = _correction(before, freed, largest, base)
+    free = before + freeing[0] @ freeing[1] + update.delta
+    restraining = _correction(free, restrained, largest, base)
+    if not len(freeing[1]) + len(restraining[1]):
         return update
-    correction = U[:, over] * (restrained(values, largest, base) - values)[over]
-    return update._replace(left=torch.cat([update.left, correction], dim=1), right=torch.cat([update.right, Vh[over]]))
+    left, right = zip((update.left, update.right), freeing, restraining, strict=True)
+    return update._replace(left=torch.cat(left, dim=1), right=torch.cat(right))
+
+
+def _correction(
+    total: Tensor, change: Callable[[Tensor, float, float], Tensor], largest: float, base: float
+) -> tuple[Tensor, Tensor]:
+    """Factor what a change of the singular values that reach ``largest`` adds to a matrix."""
+    U, values, Vh = torch.linalg.svd(total, full_matrices=False)
+    over = values >= largest
+    return U[:, over] * (change(values, largest, base) - values)[over], Vh[over]

@@ -64,23 +64,24 @@ class EditSpec(
         """
         model_name, n_layers = model.name, model.n_layers
         defaults, method = load_defaults(model_name) or load_defaults(model.kind or ""), METHODS[self.method]
+        # What makes a method itself stands above what a model's file says of all, and below what it says of this one.
+        stated = {**defaults.get("shared", {}), **method.asks, **defaults.get(self.method, {})}
+        stated |= self.model_dump(exclude_none=True)
         chosen = {
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
-            "stop_probability": FAST_STOP if self.target_mode == "fast" else 1.0,
+            "stop_probability": FAST_STOP if stated.get("target_mode") == "fast" else 1.0,
             "stop_margin": math.inf,
             "most_probable_steps": 0,
             "gradient_lr": GRADIENT_LR,
             "target_mode": "exact",
             "targets_from": "current",
             "replay": method.replay,
-            **method.asks,
             **method.usual,
         }
         if model.kind:
             chosen["layers"] = [DEPTH[0] * n_layers // DEPTH[1]]
-        chosen |= {**defaults.get("shared", {}), **defaults.get(self.method, {})}
-        values = chosen | self.model_dump(exclude_none=True)
+        values = chosen | stated
         fresh = values["target_mode"] != "gradient" and refreshes(self.method, values["replay"])
         spec = type(self)(**{"replay_refresh": fresh, **values})
         if missing := [name for name, value in spec if value is None and name not in BudgetSpec.model_fields]:

@@ -4,14 +4,16 @@ The loop is the same for facts and for images; each computes its own loss of a s
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from editkit.config import Count, NonNegative, Parameters, Positive
-from editkit.editing.gradients import Columns
+
+if TYPE_CHECKING:  # no target depends on how columns are made
+    from editkit.editing.gradients import Columns
 
 FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
 DECISIVE = (  # fields of a spec that a target depends on
@@ -71,7 +73,7 @@ class Targets(NamedTuple):
     precision: str  # type of the matrix products: "bfloat16" in fast mode where that gains, else the model's own
     cached: int  # how many came from the store
     seconds: float  # duration of the optimisation, for cached targets of the one that computed them
-    columns: Columns | None = None  # in target_mode gradient; ``values`` are then the hidden states as they are
+    columns: "Columns | None" = None  # in target_mode gradient; ``values`` are then the hidden states as they are
 
     @classmethod
     def of(cls, entries: Sequence[dict[str, Tensor]], device: torch.device, precision: str, cached: int) -> Self:

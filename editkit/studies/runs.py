@@ -243,11 +243,13 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     for begin in range(0, len(facts), size):
         batch = facts[begin : begin + size]
         result = session.edit(batch)
-        start = time.perf_counter()
-        frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
-        texts += entropies(setting, seed, setting.lm, batch)
-        scoring += time.perf_counter() - start
-        session.undo()
+        try:
+            start = time.perf_counter()
+            frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
+            texts += entropies(setting, seed, setting.lm, batch)
+            scoring += time.perf_counter() - start
+        finally:
+            session.undo()
         seconds.append(result.seconds)
         norms.append(result.delta_norm)
         memory = max(memory, result.peak_memory_mb)

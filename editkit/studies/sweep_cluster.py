@@ -79,7 +79,7 @@ def sweep(
             try:
                 if plan is None:
                     plan = result_of(client.submit(survey, params, pure=False, **how))
-                    _say_all(say, plan, max(1, sum(client.nthreads().values())))
+                    _say_all(say, plan, max(1, len(client.nthreads())))
                 if not only_plan:
                     run(plan, client, found, progress=progress)
                 return plan, found

@@ -33,7 +33,8 @@ class Probe:
         seed, draw = next(iter(setting.draws.items()))
         facts, spec = draw.facts[:TRIED], setting.spec("memit").resolve(setting.lm)
         how = {"store": setting.store, "progress": False}
-        seconds = optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
+        gradient = spec.target_mode == "gradient"  # without v*
+        seconds = 0.0 if gradient else optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
         evaluate(setting.lm, facts[:1])  # what is made once
         entropies(setting, seed, setting.lm, facts[:1])
         begun = time.perf_counter()

@@ -127,6 +127,8 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
     covered: dict[tuple[int, str], set[str]] = {}
     for cell in ordered:
         spec, facts = specs[cell], drawn[cell]
+        if spec.target_mode == "gradient":
+            continue  # without v*
         if spec.targets_from == "current" and cell.part == "sequences" and cell.batch_size < len(facts):
             continue  # each step finds its own, on the model as it stands
         decisive = [spec.layers[-1], spec.target_mode, *(getattr(spec, name) for name in DECISIVE)]

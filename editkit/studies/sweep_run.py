@@ -162,7 +162,7 @@ def result_of(future: Future) -> Any:
 def _say_left(bar: tqdm, pace: Pace, left: dict[str, SweepCell], client: Client) -> None:
     """Say how long the rest will take, by the seconds of finished cells that are alike."""
     try:
-        workers = sum(client.nthreads().values())
+        workers = len(client.nthreads())  # each runs one cell at a time, whatever its threads
     except OSError:
         raise SchedulerLost from None
     if not workers:

@@ -122,7 +122,7 @@ class Tuning:
 
     def begin(self, method: str) -> dict[str, Any]:
         """Return the hyperparameters at which a method's search begins."""
-        return {**self.start["shared"], **self.start.get(method, {}), **self.held}
+        return {**self.start["shared"], **self.start.get(method, {}), **self.held, **METHODS[method].asks}
 
     def space(self, method: str) -> Space:
         return space(self.setting.lm, method, self.begin(method), self.held)

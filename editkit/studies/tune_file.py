@@ -125,7 +125,7 @@ def importances(study: Study) -> pd.DataFrame:
 
 def _has_default(name: str) -> bool:
     """Return whether a file of defaults can say a hyperparameter: others have one value whatever the model."""
-    return EditSpec.model_fields[name].default is None
+    return EditSpec.model_fields[name].default is None and name not in ("target_mode", "targets_from")
 
 
 def _about(tuning: Tuning, params: TuneParams) -> list[str]:

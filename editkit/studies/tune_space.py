@@ -8,6 +8,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import Trial
 from torch import Tensor
 
+from editkit.editing.spec import GRADIENT_LR
 from editkit.methods import METHODS
 from editkit.models import LanguageModel
 
@@ -15,7 +16,8 @@ Space = dict[str, FloatDistribution | IntDistribution]
 Start = Mapping[str, Mapping[str, Any]]  # in the layout of a file of defaults
 
 LAST, WINDOW = "last_layer", "n_layers"  # what layers are searched as: a window that ends at a depth
-TARGETS = (LAST, "v_lr", "clamp_norm_factor", "v_num_grad_steps")  # another value of these needs other targets v*
+SEARCH = ("v_lr", "clamp_norm_factor", "v_num_grad_steps")  # of the search for targets v*
+TARGETS = (LAST, *SEARCH)  # another value of these needs other targets
 WIDEST = 6  # layers of a window at most
 RATES, CLAMPS, STEPS = (0.01, 1.0), (0.2, 4.0), (5, 40)
 FACTOR = 100  # by which a hyperparameter of the solver is tried above and below its start
@@ -25,7 +27,7 @@ DIGITS = 3  # a file of more would be tedious to read, and no score depends on t
 # Of the published settings that editkit/hparams names: what all of them share, and what follows from a model's size.
 COMMON = {"v_num_grad_steps": 25, "v_weight_decay": 0.5, "clamp_norm_factor": 0.75, "kl_factor": 0.0625}
 COMMON |= {"early_stop_loss": 0.05, "n_contexts": 5, "context_length": 10, "update_norm_lambda": 0.0}
-COMMON |= {"emmet_lambda": 1.0e-6, "l2": 10.0}
+COMMON |= {"emmet_lambda": 1.0e-6, "l2": 10.0, "gradient_lr": GRADIENT_LR}
 DEPTH = 0.28  # of the layer whose output is the target: .36 in GPT-2 XL, .3 in GPT-J, .26 in Llama 3 (last of theirs)
 LARGE = 4096  # hidden size from which on the smaller rate is published
 RATE, SMALL_RATE = 0.5, 0.1
@@ -74,6 +76,7 @@ def space(lm: LanguageModel, method: str, start: Mapping[str, Any], held: Mappin
         else:
             found[name] = _range(start[name], start[name] / FACTOR, start[name] * FACTOR)
     gone = {*held, *((LAST, WINDOW) if "layers" in held else ())}
+    gone |= {*SEARCH} if start.get("target_mode") == "gradient" else set()
     return {name: values for name, values in found.items() if name not in gone and not values.single()}
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from editkit import METHODS, EditSpec
+from editkit.editing import spec as spec_module
 from editkit.editing.budget import BudgetSpec
 from editkit.editing.spec import FAST_STOP, known_defaults, load_defaults, published_defaults
 
@@ -137,6 +138,18 @@ def test_a_method_brings_what_makes_it_that_method(full_spec, method, settings):
     given = {"replay": "none", "target_mode": "fast", "targets_from": "base", "most_probable_steps": 7}
     spec = full_spec(method, **given).resolve(model)
     assert {name: getattr(spec, name) for name in names} == given, "who says otherwise gets it"
+
+
+def test_what_makes_a_method_itself_stands_above_what_a_file_says_of_all(full_spec, monkeypatch):
+    shared = full_spec("memit").model_dump(exclude={"method", "seed"}, exclude_unset=True)
+    file = {"shared": shared | {"target_mode": "fast", "targets_from": "base"}}
+    model = SimpleNamespace(name="unheard-of", n_layers=4, d_k=24, kind=None)
+    monkeypatch.setattr(spec_module, "load_defaults", lambda name: file)
+    ultra, rls, memit = (EditSpec(method=name).resolve(model) for name in ("ultraedit", "memit_rls", "memit"))
+    assert (ultra.target_mode, ultra.targets_from, rls.targets_from) == ("gradient", "current", "base")
+    assert (memit.target_mode, memit.stop_probability) == ("fast", FAST_STOP)
+    file["ultraedit"] = {"target_mode": "exact"}
+    assert EditSpec(method="ultraedit").resolve(model).target_mode == "exact", "unless it says so of the method"
 
 
 @pytest.mark.parametrize(("name", "steps", "ridge"), [("gpt2-xl", 4, 10.0), ("meta-llama-3-8b", 2, 20.0)])

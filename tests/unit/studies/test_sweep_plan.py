@@ -60,6 +60,11 @@ def test_targets_of_a_step_on_the_edited_model_are_not_made_before(look):
     assert singles.targets_missing == 4
 
 
+def test_methods_without_targets_have_none_to_be_made(look):
+    plan = look(methods=["ultraedit"], sweep_parts=["batches"], probe=True)
+    assert plan.cells and plan.targets_missing == 0 and {job.what for job in plan.jobs} == {"moments", "untouched"}
+
+
 def test_many_facts_are_packed_by_hundreds_whoever_makes_them(look, monkeypatch):
     monkeypatch.setattr("editkit.studies.sweep_plan.PACKED", 3)
     jobs = [job for job in look(sweep_parts=["batches"], seeds=[1]).jobs if job.what == "targets"]
