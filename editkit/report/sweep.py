@@ -1,6 +1,7 @@
 """The command that runs a sweep: what it will do, what became of it, and what is left."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -8,6 +9,8 @@ from pydantic import Field
 from editkit.config import Parameters
 from editkit.studies.params import RunParams
 from editkit.studies.sweep import SweepParams
+
+say_now = partial(print, flush=True)  # a log shows it while a sweep goes on
 
 
 class SweepFile(RunParams, SweepParams):
@@ -25,7 +28,7 @@ class SweepOptions(Parameters):
     """Print cells, those left out, estimated hours and memory, and run nothing."""
 
 
-def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = print) -> bool:
+def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = say_now) -> bool:
     """Run a sweep by the words of the command line, or say what it would do; returns whether no cell failed.
 
     Finished cells are not run again, failed ones are. Raises ``ValueError`` where parameters or options are wrong or a
@@ -42,5 +45,5 @@ def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = prin
     if found:
         say(f"{len(plan.seconds) + len(found) - failed} of {len(plan.cells)} cells are finished")
     if failed:
-        say(f"{failed} cells failed; their tracebacks are kept, and the next call runs them again")
+        say(f"{failed} cell{'s' * (failed > 1)} failed; tracebacks are kept, and the next call runs them again")
     return not failed

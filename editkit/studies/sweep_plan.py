@@ -64,6 +64,15 @@ class Plan:
     memory_mb: float  # of a worker, at least
 
     @property
+    def id(self) -> str:
+        """What tells this sweep from others that the same workers may run."""
+        return f"sweep-{digest([self.root, self.surroundings, self.bench.params.model_dump()])[:16]}"
+
+    def sees_store(self) -> bool:
+        """Return whether the store of this process is that of the plan, and not just a folder of its name."""
+        return Store(self.root).path(*_mark(self.surroundings)).exists()
+
+    @property
     def pending(self) -> dict[str, SweepCell]:
         return {name: cell for name, cell in self.cells.items() if name not in self.seconds}
 
@@ -96,10 +105,12 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
     specs = {cell: spec.resolve(setting.lm) for cell in pending.values() if (spec := bench.spec(cell))}
     jobs = list(_jobs(bench, specs))
     layers = {layer for spec in specs.values() for layer in spec.layers}
+    surroundings = entry_key(sweep_cells.__name__, setting.lm)
+    store.plain(*_mark(surroundings), dict)
     return Plan(
         bench.without_model(),
         str(store.root.absolute()),
-        entry_key(sweep_cells.__name__, setting.lm),
+        surroundings,
         cells,
         left,
         seconds,
@@ -138,6 +149,11 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
             yield from (Job("targets", cell.part, cell.seed, begin, spec) for begin in range(0, len(facts), PACKED))
     untouched_on = {(cell.seed, data_hash(drawn[cell])): cell for cell in ordered if cell.part != "evaluation"}
     yield from (Job("untouched", cell.part, cell.seed) for cell in untouched_on.values())
+
+
+def _mark(surroundings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return kind and key of the entry by which workers know the store of a plan."""
+    return "sweep", {"surroundings": dict(surroundings)}
 
 
 def _missing(bench: Bench, job: Job) -> int:

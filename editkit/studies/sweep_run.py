@@ -6,7 +6,6 @@ a worker reads a cell that is finished, and goes on with a sequence after its la
 
 import math
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from threading import Lock
 from typing import Any
@@ -23,7 +22,6 @@ from editkit.studies.sweep_cells import Bench, Outcome, note_failure
 from editkit.studies.sweep_cost import Pace, shown
 from editkit.studies.sweep_plan import Job, Plan
 
-HERE = "editkit-sweep"  # name of the plugin
 BAR = "{desc}: {n_fmt} of {total_fmt} cells |{bar}| {elapsed}{postfix}"
 
 
@@ -34,10 +32,8 @@ class SchedulerLost(Exception):
 class OnWorker(WorkerPlugin):
     """A sweep on a worker: its model and settings, loaded once, when the first cell comes."""
 
-    name = HERE
-
     def __init__(self, plan: Plan):
-        self._sent, self._root, self._surroundings = plan.bench, plan.root, dict(plan.surroundings)
+        self.name, self._plan = plan.id, plan
         self._bench: Bench | None = None
         self._lm: LanguageModel | None = None
 
@@ -48,28 +44,33 @@ class OnWorker(WorkerPlugin):
     def bench(self) -> Bench:
         """The sweep on this worker's model. Raises ``ValueError`` where results would be others than planned."""
         if self._bench is None:
-            params = self._sent.params
+            params, surroundings = self._plan.bench.params, self._plan.surroundings
+            if not self._plan.sees_store():
+                raise ValueError(
+                    f"worker {self.address} does not see the store {self._plan.root}; set EDITKIT_CACHE to a folder "
+                    "that all workers share"
+                )
             lm = load_lm(params.model, **params.loading)
             if lm.device.type == "cpu":
                 torch.set_num_threads(1)
             found = entry_key(sweep_cells.__name__, lm)
-            if other := [name for name, value in self._surroundings.items() if found[name] != value]:
+            if other := [name for name, value in surroundings.items() if found[name] != value]:
                 raise ValueError(
                     f"worker {self.address} has another {' and '.join(other)} than the sweep was planned with; "
                     "packages, device and weights must be the same on all workers and where a sweep is planned"
                 )
-            self._lm, self._bench = lm, self._sent.with_model(lm, Store(self._root))
+            self._lm, self._bench = lm, self._plan.bench.with_model(lm, Store(self._plan.root))
         return self._bench
 
     def check(self) -> None:
         """Drop the model where a failed cell has left its weights changed."""
-        if self._lm is not None and self._lm.fingerprint() != self._surroundings["model"]["weights"]:
+        if self._lm is not None and self._lm.fingerprint() != self._plan.surroundings["model"]["weights"]:
             self._lm = self._bench = None
 
 
-def run_job(job: Job) -> str:
+def run_job(sweep: str, job: Job) -> str:
     """Make on a worker what cells share; returns the problem where that fails, which its cells will have too."""
-    here: OnWorker = get_worker().plugins[HERE]
+    here: OnWorker = get_worker().plugins[sweep]
     with here.alone:
         bench = here.bench
         try:
@@ -79,9 +80,9 @@ def run_job(job: Job) -> str:
     return ""
 
 
-def run_cell(name: str, cell: SweepCell) -> Outcome:
+def run_cell(sweep: str, name: str, cell: SweepCell) -> Outcome:
     """Run a cell on a worker. Raises ``ValueError`` where it is not the one that was planned."""
-    here: OnWorker = get_worker().plugins[HERE]
+    here: OnWorker = get_worker().plugins[sweep]
     with here.alone:
         work = here.bench.work(cell)
         if work.name != name:
@@ -104,9 +105,10 @@ def run(plan: Plan, client: Client, found: dict[str, Outcome], *, progress: bool
     pending = {name: cell for name, cell in plan.pending.items() if name not in found}
     if not pending:
         return
-    _share(plan.jobs, client, progress)
+    _share(plan, client, progress)
     pace, left = plan.pace, dict(pending)
-    sent = {client.submit(run_cell, *item, key=f"cell-{item[0]}", pure=False): item[0] for item in pending.items()}
+    keys = {name: f"{plan.id}-{name}" for name in pending}
+    sent = {client.submit(run_cell, plan.id, *item, key=keys[item[0]], pure=False): item[0] for item in pending.items()}
     count = {"total": len(plan.cells), "initial": len(plan.cells) - len(left)}
     with tqdm(**count, desc="sweep", bar_format=BAR, disable=not progress) as bar:
         _say_left(bar, pace, left, client)
@@ -122,8 +124,10 @@ def run(plan: Plan, client: Client, found: dict[str, Outcome], *, progress: bool
             _say_left(bar, pace, left, client)
 
 
-def _share(jobs: Iterable[Job], client: Client, progress: bool) -> None:
-    futures = [client.submit(run_job, job, key=f"shared-{digest(repr(job))[:32]}", pure=False) for job in jobs]
+def _share(plan: Plan, client: Client, progress: bool) -> None:
+    futures = [
+        client.submit(run_job, plan.id, job, key=f"{plan.id}-{digest(repr(job))[:32]}", pure=False) for job in plan.jobs
+    ]
     for future in tqdm(
         as_completed(futures, loop=client.loop),
         total=len(futures),
@@ -143,7 +147,8 @@ def _outcome(plan: Plan, future: Future, name: str) -> Outcome:
     try:
         return result_of(future)
     except KilledWorker as lost:
-        note_failure(Store(plan.root), name, lost)
+        if plan.sees_store():
+            note_failure(Store(plan.root), name, lost)
         return Outcome(name, math.nan, f"every worker that ran it was lost ({lost.allowed_failures + 1} in all)")
 
 

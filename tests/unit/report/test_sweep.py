@@ -77,4 +77,4 @@ def test_a_failed_cell_ends_in_exit_code_1(file, capsys, monkeypatch):
     monkeypatch.setattr(sweep_cluster, "sweep", lambda *_, **__: (plan, found))
     assert main(["sweep", file]) == 1
     out = capsys.readouterr().out
-    assert "1 of 2 cells are finished" in out and "1 cells failed; their tracebacks are kept" in out
+    assert "1 of 2 cells are finished" in out and "1 cell failed; tracebacks are kept" in out

@@ -29,36 +29,40 @@ def here(store, monkeypatch):
     return store
 
 
+def whole(store):
+    """When each entry of batches was written, which unlike those of sequences are written once."""
+    return {path: path.stat().st_mtime_ns for path in store.root.glob("cell/*.safetensors")}
+
+
 def when_some_are_finished(store, act, number=3):
-    """Act once some cells are finished, and note when each of those was written."""
-    seen = {}
+    """Act once some entries of cells are there."""
 
     def watch():
-        while len(files := results(store)) < number:
+        while len(results(store)) < number:
             time.sleep(0.05)
         act()
-        seen.update({path: path.stat().st_mtime_ns for path in files})
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    return thread, seen
+    return thread
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_what_it_had_in_hand(sweep_params, here, undisturbed):
-    killed = []
+    killed, before = [], {}
 
     def kill():
+        before.update(whole(here))
         workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
         killed.append(max(workers, key=lambda process: process.memory_info().rss).pid)
         psutil.Process(killed[0]).send_signal(signal.SIGKILL)
 
-    watch, _ = when_some_are_finished(here, kill)
+    watch = when_some_are_finished(here, kill)
     plan, found = sweep(sweep_params(), "local", 2, say=lambda _: None, progress=False)
-    watch.join()
+    watch.join(60)
     assert killed and len(found) == 24 and not any(outcome.problem for outcome in found.values())
     after = finished(look(sweep_params(), here))
-    assert len(after) == 24
+    assert len(after) == 24 and before and whole(here).items() >= before.items(), "nothing finished is computed again"
     assert_same(tables(sweep_params(), here), undisturbed)
     again, nothing = sweep(sweep_params(), "local", 2, say=lambda _: None, progress=False)
     assert not again.pending and not nothing and finished(again) == after
@@ -75,21 +79,23 @@ def address():
 def test_a_scheduler_that_is_killed_and_started_again_costs_what_was_in_flight(
     sweep_params, here, undisturbed, address
 ):
-    servers, said = [start(serve, address, str(here.root))], []
+    servers, said, before = [start(serve, address, str(here.root))], [], {}
 
     def restart():
+        before.update(whole(here))
         servers[0].kill()
         servers[0].join()
         servers.append(start(serve, address, str(here.root)))
 
-    watch, _ = when_some_are_finished(here, restart)
+    watch = when_some_are_finished(here, restart)
     try:
         plan, found = sweep(sweep_params(), f"tcp://127.0.0.1:{address}", say=said.append, patience=60, progress=False)
     finally:
-        watch.join()
+        watch.join(60)
         for server in servers:
             server.kill()
     assert any("is lost" in line for line in said)
+    assert before and whole(here).items() >= before.items(), "nothing finished is computed again"
     assert len(plan.cells) == len(found) == 24 and not any(outcome.problem for outcome in found.values())
     assert_same(tables(sweep_params(), here), undisturbed)
 

@@ -1,22 +1,26 @@
 """Cells on a worker: killed at any moment and started again; what fails; what does not belong."""
 
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
 from editkit.cache import Store
 from editkit.studies import runs
 from editkit.studies.sweep_cells import failure
-from editkit.studies.sweep_run import run
+from editkit.studies.sweep_run import OnWorker, run
 from tests.unit.studies.sweeping import QUIET, assert_same, finished, look, results, start, sweep_here, tables
 
 
 @pytest.fixture
 def client():
+    threads = torch.get_num_threads()  # a worker that is a thread changes those of this process
     with LocalCluster(**QUIET) as cluster, Client(cluster) as client:
         yield client
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -30,6 +34,24 @@ def undisturbed(sweep_params, tmp_path, client):
 def test_cells_are_run_and_read_as_the_chapters_tables(sweep_params, store, client, undisturbed):
     assert undisturbed.cells.state.tolist() == ["finished"] * 24
     assert not look(sweep_params(), Store(store.root.with_name("undisturbed"))).pending
+
+
+def test_two_sweeps_share_the_workers(sweep_params, store, client, undisturbed):
+    here, there = look(sweep_params(), store), look(sweep_params(), Store(store.root.with_name("other")))
+    client.register_plugin(OnWorker(here))
+    run(there, client, {}, progress=False)
+    found = {}
+    run(here, client, found, progress=False)
+    assert len(found) == 24 and not any(outcome.problem for outcome in found.values())
+    for plan in (here, there):
+        assert_same(tables(sweep_params(), Store(plan.root)), undisturbed)
+
+
+def test_a_worker_that_does_not_see_the_store_is_refused(sweep_params, store, client, tmp_path):
+    elsewhere = replace(look(sweep_params(), store), root=str(tmp_path / "elsewhere"))
+    with pytest.raises(ValueError, match="does not see the store .*elsewhere; set EDITKIT_CACHE to a folder that all"):
+        run(elsewhere, client, {}, progress=False)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.slow
