@@ -9,7 +9,7 @@ found a notebook with the same parameters reads, and the other way round.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -64,10 +64,14 @@ class SweepCell:
         mode = changed.get("edit_mode", "raw")
         return self.part, self.batch_size, self.method, changed.get("replay", ""), mode, changed.get("lora_fit", "")
 
-    def __str__(self) -> str:
+    @property
+    def configuration(self) -> str:
+        """What it is, whatever its seed and order."""
         told = [f"{name} = {value}" for name, value in self.changes if (name, value) != ("replay", "none")]
-        told += [f"order {self.order}"] * bool(self.order)
-        return ", ".join([self.part, label(self.method), f"{self.batch_size} at once", *told, f"seed {self.seed}"])
+        return ", ".join([self.part, label(self.method), f"{self.batch_size} at once", *told])
+
+    def __str__(self) -> str:
+        return ", ".join([self.configuration, *[f"order {self.order}"] * bool(self.order), f"seed {self.seed}"])
 
 
 class LeftOut(NamedTuple):
@@ -188,8 +192,3 @@ def _reason(params: SweepParams, cell: SweepCell) -> str:
         (fitted and rank >= columns, f"rank {rank} holds all {columns} edits of a step: exact is that"),
     ]
     return next((reason for holds, reason in reasons if holds), "")
-
-
-def of_all_seeds(cell: SweepCell) -> SweepCell:
-    """Return what a cell is, whatever its seed and order: what reasons and costs are told of."""
-    return replace(cell, seed=0, order=0)

@@ -131,7 +131,7 @@ class Bench:
                 left.append(LeftOut(cell, str(refused)))
                 continue
             if work.name in names:
-                left.append(LeftOut(cell, f"the same as {names[work.name]}"))
+                left.append(LeftOut(cell, f"the same as {names[work.name].configuration}"))
                 continue
             found[cell], names[work.name] = work, cell
         return found, left

@@ -13,7 +13,7 @@ from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets, stored_targets
 from editkit.studies import sweep_cells
 from editkit.studies.runs import untouched
-from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, of_all_seeds
+from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams
 from editkit.studies.sweep_cells import Bench, failure
 from editkit.studies.sweep_cost import Pace, Probe, memory_mb, shown
 
@@ -169,20 +169,27 @@ def tell(plan: Plan, workers: int) -> Iterator[str]:
     yield f"{len(plan.cells)} cells in {plan.root}: {done}" + f", {len(plan.failed)} of them failed before" * bool(
         plan.failed
     )
-    yield from _grouped("run", (of_all_seeds(cell) for cell in pending.values()))
+    yield from _grouped(pending.values())
     yield f"{len(plan.left_out)} cells are left out"
     reasons = Counter(left.reason for left in plan.left_out)
-    for reason, number in reasons.most_common():
+    for reason, number in reasons.most_common(TOLD):
         example = next(left.cell for left in plan.left_out if left.reason == reason)
         yield f"  {number} × {reason} (such as {example})"
+    yield from _more(len(reasons) - TOLD, "reasons")
     yield from (f"  failed before: {plan.cells[name]}: {told}" for name, told in list(plan.failed.items())[:TOLD])
+    yield from _more(len(plan.failed) - TOLD, "failures")
     yield estimate(plan, workers)
 
 
-def _grouped(verb: str, cells: Iterable[SweepCell]) -> Iterator[str]:
-    counts = Counter((cell.part, cell.batch_size, cell.method) for cell in cells)
-    for (part, size, method), number in sorted(counts.items()):
-        yield f"  {verb} {number} × {part}, {method}, {size} at once"
+def _grouped(cells: Iterable[SweepCell]) -> Iterator[str]:
+    counts = Counter((cell.part, cell.batch_size, cell.method, dict(cell.changes).get("replay", "")) for cell in cells)
+    for (part, size, method, replay), number in sorted(counts.items()):
+        yield f"  run {number} × {part}, {method}, {size} at once" + f", replay {replay}" * bool(replay)
+
+
+def _more(number: int, what: str) -> Iterator[str]:
+    if number > 0:
+        yield f"  and {number} more {what}"
 
 
 def estimate(plan: Plan, workers: int) -> str:
