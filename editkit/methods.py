@@ -82,9 +82,20 @@ class Method(Look):
     renewed: Callable[[Tensor, Tensor, SolverSpec], Precision] | None = None
 
 
-def _ridged(C: Tensor, spec: SolverSpec) -> Tensor:
-    identity = torch.eye(len(C), dtype=torch.float64, device=C.device)
-    return spec.mom2_update_weight * C.double() + spec.update_norm_lambda * identity
+def _weighed(C: Tensor, spec: SolverSpec) -> Tensor:
+    return spec.mom2_update_weight * C.double()
+
+
+def _ridged(A: Tensor, ridge: float) -> Tensor:
+    return A + ridge * torch.eye(len(A), dtype=A.dtype, device=A.device)
+
+
+def _memit(C: Tensor, spec: SolverSpec) -> Precision:
+    return inverse_precision(_weighed(C, spec))
+
+
+def _emmet(C: Tensor, spec: SolverSpec) -> Precision:
+    return inverse_precision(_ridged(_weighed(C, spec), spec.update_norm_lambda))
 
 
 def _space(C: Tensor, spec: SolverSpec) -> Subspace:
@@ -93,15 +104,13 @@ def _space(C: Tensor, spec: SolverSpec) -> Subspace:
 
 def _betaedit(C: Tensor, kept: Tensor, spec: SolverSpec) -> Precision:
     """Return the precision of ``l2·I + λC`` inside the null space of ``kept``, a second moment like C."""
-    inside = spec.mom2_update_weight * C.double() + spec.l2 * torch.eye(len(C), dtype=torch.float64, device=C.device)
-    return restricted_precision(_space(kept, spec), inside)
+    return restricted_precision(_space(kept, spec), _ridged(_weighed(C, spec), spec.l2))
 
 
 def _betaedit_renewed(C: Tensor, seen: Tensor, spec: SolverSpec) -> Precision:
     if spec.nullspace == "kept":  # directions that no kept key spans: a mean with other keys has none
         return _betaedit(C, C, spec)
-    weight = spec.mom2_update_weight
-    return _betaedit(C, (seen + weight * C.double()) / (1 + weight), spec)
+    return _betaedit(C, (seen + _weighed(C, spec)) / (1 + spec.mom2_update_weight), spec)
 
 
 def _one(K: Tensor, precision: Precision, spec: SolverSpec) -> float:
@@ -128,7 +137,7 @@ METHODS: dict[str, Method] = {
         cost=r"$\lambda C$",
         slack_formula="$I$",
         source="arXiv 2210.07229, eq. 14",
-        precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
+        precision=_memit,
         slack=_one,
         searched=("mom2_update_weight",),
     ),
@@ -139,7 +148,7 @@ METHODS: dict[str, Method] = {
         cost=r"$\lambda C + \mu I$",
         slack_formula=r"$\nu \bar\sigma I$, $\bar\sigma$ the mean eigenvalue of $K^\top M K$ (equality)",
         source="arXiv 2403.14236, eq. 9",
-        precision=lambda C, spec: inverse_precision(_ridged(C, spec)),
+        precision=_emmet,
         slack=lambda K, precision, spec: spec.emmet_lambda * mean_eigenvalue(K, precision),
         equality=True,
         searched=("update_norm_lambda",),  # its slack is relative too, so that the weight enters by their ratio alone
@@ -166,7 +175,7 @@ METHODS: dict[str, Method] = {
         cost=r"$\lambda C + K_p K_p^\top$, targets of the untouched model",
         slack_formula="$I$",
         source="arXiv 2601.15686",
-        precision=lambda C, spec: inverse_precision(spec.mom2_update_weight * C.double()),
+        precision=_memit,
         slack=_one,
         replay="hold",
         asks={"targets_from": "base"},
@@ -191,7 +200,7 @@ METHODS: dict[str, Method] = {
         cost=r"$\lambda C + \mu I + K_p K_p^\top$, targets stopped once most probable",
         slack_formula="$I$",
         source="arXiv 2502.01636",
-        precision=lambda C, spec: inverse_precision(_ridged(C, spec)),
+        precision=_emmet,
         slack=_one,
         replay="hold",
         usual={"most_probable_steps": 2},

@@ -57,6 +57,7 @@ class Editor:
         self._last = weights.weight(spec.layers[-1]).double()
         copied = spec.layers if spec.delta_map == "prune" else []
         self._originals = {layer: weights.weight(layer).clone() for layer in copied}
+        self._largest = {a: torch.linalg.matrix_norm(W.double(), 2).item() for a, W in self._originals.items()}
 
     def write(self, items: list[Item], V: Tensor, memory: Memory, weight: float = 0.0) -> Written:
         """Write one batch into the weights.
@@ -165,9 +166,7 @@ class Editor:
         if spec.delta_map == "rect":
             return rect(update, W, spec.rect_share)
         if spec.delta_map == "prune":
-            original = self._originals[layer].double()
-            largest = torch.linalg.matrix_norm(original, 2).item()
-            return prune(update, W - original, largest, spec.prune_base)
+            return prune(update, W - self._originals[layer].double(), self._largest[layer], spec.prune_base)
         return update
 
     def write_share(self, updates: Sequence[LayerUpdate], share: float) -> list[LayerUpdate]:

@@ -47,7 +47,8 @@ def baseline_shown(scores: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFram
     keys = ["method", "batch_size"]
     cells = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
     wide = cells.pivot(index=keys, columns="score", values="cell")[SCORES]
-    wide = wide.join(over_seeds(baselines, *keys)[["EA", "PA", "NA", *scores_of(baselines)[4:]]].round(3))
+    means = over_seeds(baselines, *keys)
+    wide = wide.join(means[["EA", "PA", "NA", *means.columns.intersection(["GE"])]].round(3))
     samples = [part.loc[part.score == sampled(part.set_index("score"))] for _, part in scores.groupby(keys)]
     wide = wide.join(pd.concat(samples).set_index(keys)[SAMPLE])
     order = scores[keys].drop_duplicates().itertuples(index=False, name=None)

@@ -26,6 +26,7 @@ from editkit.studies.runs import averaged, check_batches, entropies, measurement
 from editkit.studies.setting import Setting
 from editkit.studies.steps import described
 
+HELD_OUT = 8  # facts of a seed that no sequence edits
 RECORDED = ("steps", "retention", "prompts", "texts")  # of texts their GE
 Record = dict[str, list]  # these so far, as plain values
 
@@ -354,8 +355,7 @@ class Course:
     def _tabulate(self, pre: pd.DataFrame, before: Mapping[str, Any], record: Record) -> Trajectory:
         spec = self.spec
         where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
-        where |= {"model": self.setting.lm.name, "dataset": self.setting.dataset}
-        where |= {"batch_size": self.batch_size, "seed": spec.seed, **protocol.named(self.setting, spec.seed)}
+        where |= {"batch_size": self.batch_size, **protocol.origin(self.setting, spec.seed)}
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
         texts = {UNTOUCHED: {"GE": before["GE"]} if "GE" in before else {}, "final": averaged(record["texts"])}
         by_moment = prompts.groupby("moment", sort=False)

@@ -22,11 +22,10 @@ from editkit.studies import evaluation
 from editkit.studies.evaluation import Asked, Read, first_facts
 from editkit.studies.locate import choose_layers
 from editkit.studies.runs import CONTROL, baseline_specs, batches_key, measure_batches
-from editkit.studies.sequences import Course, courses, measured_every
+from editkit.studies.sequences import HELD_OUT, Course, courses, measured_every
 from editkit.studies.setting import Setting
 from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, grid
 
-HELD_OUT = 8  # facts a seed, as in the chapter on replay
 FAILED = "failed-cell"
 
 

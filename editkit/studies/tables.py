@@ -94,11 +94,12 @@ def final_scores(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Write the scores after the last step with their intervals, and *immediate* S beside them, a row a run."""
     rows = []
     for part, asked in _by_run(scores, prompts):
-        found, immediate = interval(asked), over_seeds(part, "moment").S["immediate"]
+        found, moments = interval(asked), over_seeds(part, "moment")
         cells = {name: written(r.value, r.low, r.high) for name, r in found.iterrows()}
         sample = found.loc[sampled(found), SAMPLE].astype(int).to_dict()
-        cells |= {"GE": over_seeds(part, "moment").GE["final"]} if "GE" in part else {}
-        rows.append(_named(part, "method", "replay") | {"immediate S": round(immediate, 3)} | cells | sample)
+        cells |= {"GE": moments.GE["final"]} if "GE" in part else {}
+        immediate = {"immediate S": round(moments.S["immediate"], 3)}
+        rows.append(_named(part, "method", "replay") | immediate | cells | sample)
     return pd.DataFrame(rows)
 
 
