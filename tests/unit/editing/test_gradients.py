@@ -1,10 +1,15 @@
 """Running statistics and residuals: against numpy, by hand, and what cannot be normalised."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from editkit.editing.gradients import Columns, RunningStatistics, residuals
+from editkit.solvers import identity_precision, solve
+from tests.conftest import agree
 
 GENERATOR = torch.Generator().manual_seed(0)
 DRAWN = torch.randn(3, 5, 7, generator=GENERATOR).double()  # batches of five vectors
@@ -79,3 +84,23 @@ def test_what_is_not_finite_is_refused():
     broken[2, 5] = float("nan")
     with pytest.raises(FloatingPointError, match="layer 1: a key or a gradient is not finite"):
         residuals(columns(broken, (5,)), RunningStatistics(), 1.0)
+
+
+def test_updates_are_those_that_the_published_code_computed():
+    """``ultraedit.json``: what ``cache`` and ``predict_param_shifts`` of ``editor/ultraedit.py`` with ``nets.py`` of
+    github.com/XiaojieGu/UltraEdit returned, unchanged and in float32, for these keys and gradients: two turns of two
+    mini-batches, two edited matrices."""
+    published = json.loads(Path(__file__).with_name("ultraedit.json").read_text())
+    statistics = RunningStatistics()
+    for turn in published["turns"]:
+        parts, layers = turn["parts"], list(turn["updates"])
+        keys, gradients = (
+            {a: torch.cat([torch.tensor(part[a][side]).double() for part in parts]).T for a in layers}
+            for side in ("keys", "gradients")
+        )
+        sizes = tuple(len(part[layers[0]]["keys"]) for part in parts)
+        read = Columns(keys, gradients, torch.arange(sum(sizes)), sizes)
+        made, statistics = residuals(read, statistics, published["lr"])
+        for layer, wanted in turn["updates"].items():
+            update = solve(keys[layer], made.asked[layer], identity_precision(), 1.0)
+            agree(update.delta, torch.tensor(wanted, dtype=torch.float64), 1e-6)
