@@ -25,9 +25,9 @@ report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
 
-test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/
+test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in two halves at once
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
-	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg
+	$(PY) -m tests
 
 lab: $(STAMP) ## Open JupyterLab on notebooks/
 	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
