@@ -1,14 +1,23 @@
-"""Execute one notebook with papermill; keep its status, seconds, memory, error and log."""
+"""Execute notebooks with papermill, one after another or several at once.
+
+Of each its status, seconds, memory, error and log are kept.
+"""
 
 import ast
 import logging
+import multiprocessing
 import os
 import re
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +66,11 @@ class Chapter:
     @property
     def name(self) -> str:
         return self.source.stem
+
+    @property
+    def measures(self) -> bool:
+        """Whether it computes by parameters of its own; one that does not reads what others have written."""
+        return bool(self.declared.keys() - {"run_dir"})
 
     def record(self, folder: Path) -> dict[str, Any]:
         """Return this chapter's entry in ``run.json``, with paths relative to the run's folder."""
@@ -151,6 +165,62 @@ class _OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
+
+
+def execute_all(
+    chapters: Sequence[Chapter], values: dict[str, Any], stated: dict[str, Any], *, at_once: int = 1
+) -> Iterator[Chapter]:
+    """Run chapters, and yield each when it has ended; after a failure none is begun.
+
+    The first, which makes what all share, runs alone. Then come those that measure, ``at_once`` beside each other with
+    an equal share of the cores; at last those that read what the others wrote, in their order.
+
+    Args:
+        values, stated: as of :func:`execute`.
+    """
+    labels = {c.name: f"[{number}/{len(chapters)}] {c.name}" for number, c in enumerate(chapters, start=1)}
+
+    def run(chapter: Chapter, beside: int = 1) -> Chapter:
+        if not any(other.failure for other in chapters):
+            given = values, stated, labels[chapter.name]
+            _execute_apart(chapter, beside, *given) if beside > 1 else execute(chapter, *given)
+        return chapter
+
+    first, rest = chapters[:1], chapters[1:]
+    measuring, reading = [c for c in rest if c.measures], [c for c in rest if not c.measures]
+    beside = min(at_once, len(measuring))
+    middle = map(run, measuring) if beside <= 1 else _as_completed(partial(run, beside=beside), measuring, beside)
+    for chapter in chain(map(run, first), middle, map(run, reading)):
+        if chapter.status != "not run":
+            yield chapter
+
+
+def _as_completed(run: Callable[[Chapter], Chapter], some: Sequence[Chapter], beside: int) -> Iterator[Chapter]:
+    pool = ThreadPoolExecutor(beside)
+    try:
+        yield from (future.result() for future in as_completed([pool.submit(run, chapter) for chapter in some]))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _execute_apart(chapter: Chapter, beside: int, *given: Any) -> None:
+    """Run a chapter in a process of its own, where it has papermill's log and the only kernel."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _share_cores, (beside,)) as own:
+        try:
+            done = own.submit(_executed, chapter, *given).result()
+        except BrokenProcessPool as error:
+            done = replace(chapter, status="failed", failure=_explain(error, chapter.executed))
+    vars(chapter).update(vars(done))
+
+
+def _share_cores(beside: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // beside)))
+
+
+def _executed(chapter: Chapter, *given: Any) -> Chapter:
+    execute(chapter, *given)
+    return chapter
 
 
 def execute(chapter: Chapter, values: dict[str, Any], stated: dict[str, Any], label: str) -> None:

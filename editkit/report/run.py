@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import platform
 import subprocess
 import time
@@ -18,7 +19,7 @@ import torch
 from editkit.cache import write_atomic
 from editkit.figures import find_browser
 from editkit.plain import to_json
-from editkit.report.execute import Chapter, declared_parameters, execute
+from editkit.report.execute import Chapter, declared_parameters, execute_all
 from editkit.report.html import render_report
 from editkit.report.pdf import print_pdf
 from editkit.studies import places
@@ -70,6 +71,7 @@ def build_report(
     *,
     notebooks: str | Path = "notebooks",
     only: Sequence[str] = (),
+    at_once: int = 0,
 ) -> Report:
     """Execute the numbered notebooks on a parameter file and export the report.
 
@@ -80,6 +82,8 @@ def build_report(
         out: folder of the run, by default ``reports/<stem>``; an earlier run's files are removed.
         notebooks: folder of the notebooks.
         only: names of the chapters to run, such as ``01_baselines``; all of them where none is given.
+        at_once: chapters that run beside each other where they do not read from one another, each with its own model
+            in memory and its share of the cores; 0: two on a CPU of two cores or more, one on a GPU.
 
     Raises ``ValueError`` for a bad parameter, a file or package that is missing, a key that no notebook declares, no
     notebooks or unknown ones, or an ``out`` that holds something else than a run.
@@ -93,7 +97,8 @@ def build_report(
     chapters = _chapters(notebooks, folder, only)
     _refuse(read_values(params_path), params, chapters, params_path)
     _clear(folder)
-    record = _describe(params, params_path, stated)
+    at_once = at_once or _at_once(params.device)
+    record = _describe(params, params_path, stated) | {"chapters_at_once": at_once}
 
     def save(**changes: Any) -> None:
         entries = [{**c.record(folder), "sha256": _sha256(c.source)} for c in chapters]
@@ -102,12 +107,9 @@ def build_report(
 
     save(status="running")
     values |= {"run_dir": str(folder.resolve())}
-    for number, chapter in enumerate(chapters, start=1):
-        execute(chapter, values, stated, label=f"[{number}/{len(chapters)}] {chapter.name}")
-        print(_line(number, chapters), flush=True)
+    for chapter in execute_all(chapters, values, stated, at_once=at_once):
+        print(_line(chapter, chapters), flush=True)
         save()
-        if chapter.failure:
-            break
 
     status = "failed" if any(chapter.failure for chapter in chapters) else "done"
     results = [_table_entry(path, folder) for path in sorted((folder / "results").glob("*.csv"))]
@@ -153,8 +155,8 @@ def _print(html: Path) -> tuple[Path | None, str | None]:
     return pdf, None
 
 
-def _line(number: int, chapters: list[Chapter]) -> str:
-    chapter = chapters[number - 1]
+def _line(chapter: Chapter, chapters: list[Chapter]) -> str:
+    number = chapters.index(chapter) + 1
     spent = f"{chapter.seconds:.0f} s, {chapter.peak_memory_mb} MB"
     return f"[{number}/{len(chapters)}] {chapter.name}: {chapter.status} ({spent})"
 
@@ -234,12 +236,21 @@ def _title_block(record: dict[str, Any]) -> dict[str, str]:
         "Revision": f"{git['revision'][:12]}{' with local changes' if git['dirty'] else ''}" if git else "no checkout",
         "Device": record["device"],
         "Software": ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "transformers")),
-        "Notebooks took": f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s",
+        "Notebooks took": (f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s")
+        + f", {record['chapters_at_once']} at a time" * (record["chapters_at_once"] > 1),
     }
 
 
+def _on_gpu(wanted: str) -> bool:
+    return wanted != "cpu" and torch.cuda.is_available()
+
+
+def _at_once(wanted: str) -> int:
+    return 1 if _on_gpu(wanted) else min(2, os.cpu_count() or 1)
+
+
 def _device(wanted: str) -> str:
-    if wanted in ("auto", "cuda") and torch.cuda.is_available():
+    if _on_gpu(wanted):
         return torch.cuda.get_device_name()
     model = platform.processor()
     info = Path("/proc/cpuinfo")

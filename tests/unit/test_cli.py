@@ -127,7 +127,7 @@ def test_a_report_on_any_parameter_file_begins_or_is_refused_in_one_line(data, t
     stated = {name: value for name, value in values.items() if name not in left_out} | changes
     (folder / "fuzz.yaml").write_text(yaml.safe_dump(stated, allow_unicode=False), encoding="ascii")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("editkit.report.run.execute", begin)
+        patch.setattr("editkit.report.run.execute_all", begin)
         refused = refusal(["report", str(folder / "fuzz.yaml"), "--out", str(folder / "out")])
     assert bool(refused) != (folder / "out" / "run.json").exists()
 
