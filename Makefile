@@ -11,7 +11,7 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 	--no-emit-index-url --no-header --system-certs --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report showcase test lab bench params lock clean
+.PHONY: help setup report showcase example test lab bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 
 showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
+
+example: $(STAMP) ## Run params/example on all cores and renew reports/example (two hours on two cores)
+	@$(PY) -m editkit sweep params/example.yaml
+	@$(PY) -m editkit report params/example.yaml --only 01_baselines
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in two halves at once
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py

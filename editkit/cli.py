@@ -22,7 +22,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Execute the notebooks and write the report. Returns 1 where a notebook failed."""
     from editkit.report.run import build_report, summarise
 
-    built = build_report(arguments.params, arguments.out, at_once=arguments.at_once)
+    built = build_report(arguments.params, arguments.out, only=arguments.only, at_once=arguments.at_once)
     print(summarise(built))
     return 0 if built.ok else 1
 
@@ -94,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="execute the notebooks and write HTML and PDF")
     command.add_argument("params", help="parameter file, such as params/quick.yaml")
     command.add_argument("--out", help="Folder of the report. Default: reports/<name of the parameter file>.")
+    command.add_argument(
+        "--only", nargs="+", default=[], metavar="CHAPTER", help="Chapters to run, such as 01_baselines. Default: all."
+    )
     command.add_argument(
         "--at-once",
         type=int,

@@ -23,7 +23,7 @@ from editkit.report.execute import Chapter, declared_parameters, execute_all
 from editkit.report.html import render_report
 from editkit.report.pdf import print_pdf
 from editkit.studies import places
-from editkit.studies.params import RunParams, read_values, stated_values
+from editkit.studies.params import RunParams, foreign, read_values, stated_values
 
 # What a run writes, and what the next one into the same folder removes first.
 OWNED = {
@@ -184,7 +184,7 @@ def _refuse(stated: dict[str, Any], params: RunParams, chapters: list[Chapter], 
         raise ValueError(f"{params_path}: run_dir is set by the report command; choose it with --out")
     declared = {name for chapter in chapters for name in chapter.declared}
     for name in stated:
-        if name not in declared | {"report_title"}:
+        if name not in declared | foreign(RunParams) | {"report_title"}:
             near = difflib.get_close_matches(name, declared, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
             raise ValueError(f"{params_path}: no notebook declares {name!r}; {hint}")

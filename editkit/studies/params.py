@@ -18,6 +18,7 @@ from editkit.studies.repair_spec import ImageParams, RepairSpec
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
 from editkit.studies.setting import SettingParams
+from editkit.studies.sweep import SweepParams
 
 BASE = "base.yaml"  # beside a parameter file: what it does not state
 
@@ -39,9 +40,9 @@ class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, Basel
         """Read and validate a parameter file, over ``base.yaml`` beside it where there is one.
 
         Paths become absolute: a relative one counts from the file's folder if it exists there, else from the working
-        directory. Raises ``ValueError`` that names the file.
+        directory. What only a sweep takes is left to it. Raises ``ValueError`` that names the file.
         """
-        values = stated_values(path)
+        values = {name: value for name, value in stated_values(path).items() if name not in foreign(cls)}
         try:
             return cls(**values)._checked([Path(path).parent, Path()])
         except ValueError as error:
@@ -91,6 +92,11 @@ class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, Basel
             except ValueError as error:
                 raise ValueError(f"vit_data_options of {data}: {error}") from None
         return params
+
+
+def foreign(params: type[RunParams]) -> set[str]:
+    """Return the names of a sweep's parameters that a file may state and these do not know."""
+    return SweepParams.model_fields.keys() - params.model_fields.keys()
 
 
 def stated_values(path: str | Path) -> dict[str, Any]:

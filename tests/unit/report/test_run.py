@@ -336,3 +336,15 @@ def test_the_base_file_counts_for_what_notebooks_declare(tmp_path, monkeypatch, 
     record = json.loads(Path("reports/tiny/run.json").read_text())
     assert record["notebooks"][0]["parameters"] == {"n_facts": 8, "seeds": [5]}
     assert record["notebooks"][1]["parameters"] == {"seeds": [5]} and record["parameters"]["n_examples"] == 7
+
+
+def test_what_only_a_sweep_takes_is_left_to_it(tmp_path, monkeypatch, no_browser):
+    monkeypatch.chdir(project(tmp_path, third=True))
+    Path("params/tiny.yaml").write_text("n_facts: 8\nsweep_parts: [batches]\n")
+    assert cli.main(["report", "params/tiny.yaml", "--only", "00_first", "02_third"]) == 0
+    record = json.loads(Path("reports/tiny/run.json").read_text())
+    assert [(chapter["name"], chapter["status"]) for chapter in record["notebooks"]] == [
+        ("00_first", "done"),
+        ("02_third", "done"),
+    ]
+    assert "sweep_parts" not in record["parameters"]

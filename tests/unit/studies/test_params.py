@@ -25,7 +25,7 @@ def test_parameter_files_are_valid_and_state_only_what_differs_from_the_base(pat
     params, stated, base = RunParams.load(path), read_values(path), read_values(path.with_name(BASE))
     assert set(RunParams.model_fields) - params.model_fields_set == {"run_dir"}
     assert not any(params.n_facts % size for size in params.batch_sizes)
-    same = [name for name, value in stated.items() if value == base[name]]
+    same = [name for name, value in stated.items() if name in base and value == base[name]]
     assert same == (list(base) if path.name == BASE else [])
 
 
