@@ -36,6 +36,12 @@ def test_conda_environment_equals_pyproject():
     assert sorted(through_pip) == sorted(DIRECT)
 
 
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert (ROOT / "LICENSE").read_text().startswith(f"{PROJECT['license']} License")
+
+
 def test_every_direct_dependency_is_pinned_with_hashes():
     lock = pins("lock.txt")
     assert names(DIRECT) - {"torch"} <= set(lock)
