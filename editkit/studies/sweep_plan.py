@@ -13,7 +13,7 @@ from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets, stored_targets
 from editkit.studies import sweep_cells
 from editkit.studies.runs import untouched
-from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams
+from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, facts_of
 from editkit.studies.sweep_cells import Bench, failure
 from editkit.studies.sweep_cost import Pace, Probe, memory_mb, shown
 
@@ -59,7 +59,8 @@ class Plan:
     seconds: Mapping[str, float]  # measured, by the names of those that are finished
     failed: Mapping[str, str]  # problems of those that failed when they were last run
     jobs: Sequence[Job]
-    targets_missing: int
+    targets_missing: int  # of those that cells share
+    own_targets: Mapping[SweepCell, int]  # v* that pending cells find step by step, on the model as it then stands
     probe: Probe | None
     memory_mb: float  # of a worker, at least
 
@@ -79,7 +80,7 @@ class Plan:
     @property
     def pace(self) -> Pace:
         """What the finished cells tell of the others."""
-        pace = Pace(self.bench.params, self.probe)
+        pace = Pace(self.bench.params, self.probe, self.own_targets)
         for name, seconds in self.seconds.items():
             pace.learn(self.cells[name], seconds)
         return pace
@@ -117,6 +118,7 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
         {name: told["problem"] for name in pending if (told := failure(store, name))},
         jobs,
         sum(_missing(bench, job) for job in jobs if job.what == "targets"),
+        {cell: facts_of(params, cell.part) for cell, spec in specs.items() if _own_targets(params, spec, cell)},
         Probe.take(setting) if probe and specs else None,
         memory_mb(setting, layers) if layers else 0.0,
     )
@@ -138,10 +140,8 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
     covered: dict[tuple[int, str], set[str]] = {}
     for cell in ordered:
         spec, facts = specs[cell], drawn[cell]
-        if spec.target_mode == "gradient":
-            continue  # without v*
-        if spec.targets_from == "current" and cell.part == "sequences" and cell.batch_size < len(facts):
-            continue  # each step finds its own, on the model as it stands
+        if spec.target_mode == "gradient" or _own_targets(bench.params, spec, cell):
+            continue
         decisive = [spec.layers[-1], spec.target_mode, *(getattr(spec, name) for name in DECISIVE)]
         where = cell.seed, digest([decisive, bench.settings[cell.part].contexts[cell.seed]])
         if not {fact.id for fact in facts} <= (found := covered.setdefault(where, set())):
@@ -149,6 +149,12 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
             yield from (Job("targets", cell.part, cell.seed, begin, spec) for begin in range(0, len(facts), PACKED))
     untouched_on = {(cell.seed, data_hash(drawn[cell])): cell for cell in ordered if cell.part != "evaluation"}
     yield from (Job("untouched", cell.part, cell.seed) for cell in untouched_on.values())
+
+
+def _own_targets(params: SweepParams, spec: EditSpec, cell: SweepCell) -> bool:
+    """Say whether each step of a cell finds its own v*, on the model as it stands."""
+    current = spec.targets_from == "current" and spec.target_mode != "gradient"
+    return current and cell.part == "sequences" and cell.batch_size < facts_of(params, cell.part)
 
 
 def _mark(surroundings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -196,13 +202,20 @@ def estimate(plan: Plan, workers: int) -> str:
     """Say what the pending cells will take, and on what that rests."""
     if not plan.pending:
         return "nothing is left to run"
-    left = plan.pace.left(plan.pending.values())
-    targets = plan.targets_missing * (plan.probe.target if plan.probe else 0.0)
+    memory = f"memory: at least {plan.memory_mb:,.0f} MB a worker, {plan.memory_mb * workers:,.0f} MB in all"
+    left, own = plan.pace.left(plan.pending.values()), sum(plan.own_targets.values())
+    shared = f"{plan.targets_missing} v* to find before" + f", {own} in steps" * bool(own)
+    if not plan.probe and left.unknown == len(plan.pending):
+        unknown = f"none that is alike has been measured of {left.unknown} cells; --plan times a few facts"
+        return f"how long it takes is not known: {unknown} ({shared}); {memory}"
     rests = f"{len(plan.seconds)} finished cells"
     if left.unknown:
-        counted = "only their scoring is counted" if plan.probe else "they are not counted; --plan times their scoring"
-        rests += f"; of {left.unknown} cells none that is alike has been measured, {counted}"
-    seconds, least = (left.seconds + targets) / workers, "at least " * bool(left.unknown)
+        counted = "only their scoring and v* are" if plan.probe else "they are not"
+        rests += f"; of {left.unknown} cells none that is alike has been measured, {counted} counted"
+    targets = plan.targets_missing * plan.probe.target if plan.probe else 0.0
+    at_once = min(workers, sum(job.what == "targets" for job in plan.jobs))
+    seconds = left.on(workers) + targets / max(at_once, 1)
+    least = "at least " * bool(left.unknown or (plan.targets_missing and not plan.probe))
     told = f"estimated: {least}{shown(seconds)} on {workers} worker" + "s" * (workers > 1)
-    told += f" ({plan.targets_missing} v* to find, {shown(targets)} of one worker), from {rests}"
-    return told + f"; memory: at least {plan.memory_mb:,.0f} MB a worker, {plan.memory_mb * workers:,.0f} MB in all"
+    shared += f", those before {shown(targets)} of one worker" if plan.probe else ", not timed"
+    return f"{told} ({shared}; the longest cell {shown(left.longest)}), from {rests}; {memory}"

@@ -174,9 +174,9 @@ def _say_left(bar: tqdm, pace: Pace, left: dict[str, SweepCell], client: Client)
         bar.set_postfix_str("no worker yet")
         return
     rest = pace.left(left.values())
-    told = (
-        f"about {shown(rest.seconds / min(workers, max(1, len(left))))} left on {workers} worker{'s' * (workers > 1)}"
-    )
-    if rest.unknown:
-        told += f" and {rest.unknown} cells of which none that is alike is finished"
-    bar.set_postfix_str(told)
+    on, unknown = f"on {workers} worker{'s' * (workers > 1)}", f"{rest.unknown} cells of which none that is alike is"
+    if left and rest.unknown == len(left) and not rest.seconds:
+        bar.set_postfix_str(f"how long is not known: {unknown} finished, {on}")
+        return
+    told = f"about {shown(rest.on(workers))} left {on}"
+    bar.set_postfix_str(told + f" and {unknown} finished" * bool(rest.unknown))

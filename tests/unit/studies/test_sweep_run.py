@@ -135,7 +135,8 @@ def test_progress_says_what_is_left(sweep_params, store, client, capsys):
     params = sweep_params(sweep_parts=["batches"])
     run(look(params, store), client, {}, progress=True)
     shown = capsys.readouterr().err
-    assert "cells of which none that is alike is finished" in shown and "about 0 s left on 1 worker" in shown
+    assert "how long is not known: 4 cells of which none that is alike is finished, on 1 worker" in shown
+    assert "about 0 s left on 1 worker" in shown
     assert "4 of 4 cells" in shown
 
 
