@@ -198,7 +198,7 @@ class Work:
             self.make()
         except Exception as error:  # whatever it is: other cells are not concerned
             note_failure(self.store, self.name, error)
-            return Outcome(self.name, time.perf_counter() - begun, _told(error))
+            return Outcome(self.name, time.perf_counter() - begun, in_one_line(error))
         failed.unlink(missing_ok=True)
         return Outcome(self.name, self.seconds() or time.perf_counter() - begun)
 
@@ -210,7 +210,7 @@ def failure_key(name: str) -> dict[str, str]:
 def note_failure(store: Store, name: str, error: BaseException) -> None:
     """Keep why a cell failed, with its traceback."""
     lines = traceback.format_exception(error)
-    about = {"problem": _told(error), "traceback": "".join(lines)}
+    about = {"problem": in_one_line(error), "traceback": "".join(lines)}
     store.put(FAILED, failure_key(name), {"json": json_tensor(about)})
 
 
@@ -220,7 +220,8 @@ def failure(store: Store, name: str) -> dict[str, str] | None:
     return None if entry is None else from_json_tensor(entry["json"])
 
 
-def _told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """Return what kind of error it is and what it says."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -17,7 +17,7 @@ from editkit.models import pick_device
 from editkit.studies.sweep import SweepParams
 from editkit.studies.sweep_cells import Outcome
 from editkit.studies.sweep_plan import Plan, survey, tell
-from editkit.studies.sweep_run import SchedulerLost, result_of, run
+from editkit.studies.sweep_run import Crew, SchedulerLost, planned, run
 
 LOCAL, SLURM = "local", "slurm"
 ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[^/\s]+:\d+")
@@ -76,12 +76,13 @@ def sweep(
             return plan, found
     while True:
         with _connected(scheduler, max(workers, 1), wait) as client:
+            crew = Crew(client, say)
             try:
                 if plan is None:
-                    plan = result_of(client.submit(survey, params, pure=False, **how))
-                    _say_all(say, plan, max(1, len(client.nthreads())))
+                    plan = planned(crew, params, **how)
+                    _say_all(say, plan, max(1, len(crew.fit())))
                 if not only_plan:
-                    run(plan, client, found, progress=progress)
+                    run(plan, crew, found, progress=progress)
                 return plan, found
             except SchedulerLost:
                 if not ADDRESS.fullmatch(scheduler):
