@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -203,6 +203,13 @@ class Work:
         return Outcome(self.name, self.seconds() or time.perf_counter() - begun)
 
 
+class Failure(TypedDict):
+    """Why a cell failed."""
+
+    problem: str  # in one line
+    traceback: str
+
+
 def failure_key(name: str) -> dict[str, str]:
     return {"cell": name}
 
@@ -214,8 +221,8 @@ def note_failure(store: Store, name: str, error: BaseException) -> None:
     store.put(FAILED, failure_key(name), {"json": json_tensor(about)})
 
 
-def failure(store: Store, name: str) -> dict[str, str] | None:
-    """Return ``problem`` and ``traceback`` of a cell that failed when it was last run, else None."""
+def failure(store: Store, name: str) -> Failure | None:
+    """Return why a cell failed when it was last run, else None."""
     entry = store.get(FAILED, failure_key(name))
     return None if entry is None else from_json_tensor(entry["json"])
 

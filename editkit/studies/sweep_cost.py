@@ -103,10 +103,12 @@ class Pace:
 
 
 def memory_mb(setting: Setting, layers: Iterable[int]) -> float:
-    """Return what a worker holds at least, in MB: weights, second moments and what is computed with them."""
-    weights = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
-    d_v, d_k = setting.lm.weight(next(iter(layers))).shape
-    held = weights + len(set(layers)) * (STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k)
+    """Return what a worker holds at least, in MB: weights, and of edited layers second moments and what is computed
+    with them."""
+    held = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
+    for layer in set(layers):
+        d_v, d_k = setting.lm.weight(layer).shape
+        held += STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k
     return held / 2**20 + PROCESS_MB * (setting.device.type == "cpu")
 
 

@@ -14,7 +14,7 @@ from editkit.language.targets import optimise_targets, stored_targets
 from editkit.studies import sweep_cells
 from editkit.studies.runs import untouched
 from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, facts_of
-from editkit.studies.sweep_cells import Bench, failure
+from editkit.studies.sweep_cells import Bench, Failure, failure
 from editkit.studies.sweep_cost import Pace, Probe, memory_mb, shown
 
 PACKED = 256  # facts whose targets are optimised by one call; whoever makes them, they are packed alike
@@ -57,7 +57,7 @@ class Plan:
     cells: Mapping[str, SweepCell]  # by the name of their entry
     left_out: Sequence[LeftOut]
     seconds: Mapping[str, float]  # measured, by the names of those that are finished
-    failed: Mapping[str, str]  # problems of those that failed when they were last run
+    failed: Mapping[str, Failure]  # those that failed when they were last run
     jobs: Sequence[Job]
     targets_missing: int  # of those that cells share
     own_targets: Mapping[SweepCell, int]  # v* that pending cells find step by step, on the model as it then stands
@@ -115,12 +115,12 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
         cells,
         left,
         seconds,
-        {name: told["problem"] for name in pending if (told := failure(store, name))},
+        {name: told for name in pending if (told := failure(store, name))},
         jobs,
         sum(_missing(bench, job) for job in jobs if job.what == "targets"),
         {cell: facts_of(params, cell.part) for cell, spec in specs.items() if _own_targets(params, spec, cell)},
         Probe.take(setting) if probe and specs else None,
-        memory_mb(setting, layers) if layers else 0.0,
+        memory_mb(setting, layers),
     )
 
 
@@ -182,9 +182,18 @@ def tell(plan: Plan, workers: int) -> Iterator[str]:
         example = next(left.cell for left in plan.left_out if left.reason == reason)
         yield f"  {number} × {reason} (such as {example})"
     yield from _more(len(reasons) - TOLD, "reasons")
-    yield from (f"  failed before: {plan.cells[name]}: {told}" for name, told in list(plan.failed.items())[:TOLD])
+    for name, told in list(plan.failed.items())[:TOLD]:
+        yield f"  failed before: {plan.cells[name]}: {told['problem']}"
     yield from _more(len(plan.failed) - TOLD, "failures")
     yield estimate(plan, workers)
+
+
+def tell_failed(plan: Plan, workers: int) -> Iterator[str]:
+    """Tell the cells that failed when they were last run, each with its traceback."""
+    for name, told in plan.failed.items():
+        yield f"{plan.cells[name]}: {told['problem']}"
+        yield from (f"  {line}" for line in told["traceback"].splitlines())
+    yield f"{len(plan.failed)} of {len(plan.cells)} cells failed when they were last run"
 
 
 def _grouped(cells: Iterable[SweepCell]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from editkit.studies.sweep import SweepCell, SweepParams
-from editkit.studies.sweep_cost import Left, Pace, Probe, shown
+from editkit.studies.sweep_cost import PROCESS_MB, Left, Pace, Probe, memory_mb, shown
 
 PARAMS = SweepParams(n_facts=8, sequence_facts=8, sequence_batch=2, sequence_every=2)
 SINGLES = SweepCell("sequences", "memit", 1, 1, (("replay", "none"),))
@@ -59,6 +59,13 @@ def test_the_longest_cell_bounds_what_many_workers_take():
 def test_writing_is_timed_where_tables_have_ge(setting, writers):
     here = setting({1: (writers, [])})
     assert Probe.take(replace(here, fluency_facts=3)).text > 0 == Probe.take(here).text
+
+
+def test_a_worker_holds_the_weights_even_where_nothing_is_edited(setting):
+    here = setting()
+    weights = sum(tensor.nbytes for tensor in here.lm.model.state_dict().values()) / 2**20
+    assert memory_mb(here, []) == pytest.approx(weights + PROCESS_MB)
+    assert memory_mb(here, [1, 2, 2]) - memory_mb(here, []) == 2 * (memory_mb(here, [1]) - memory_mb(here, [])) > 0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
