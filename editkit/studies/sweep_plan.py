@@ -9,8 +9,10 @@ from editkit.cache import Store, digest, entry_key
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import DECISIVE
 from editkit.facts import data_hash
+from editkit.language.forward.precision import choose_precision
 from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets, stored_targets
+from editkit.models import LanguageModel
 from editkit.studies import sweep_cells
 from editkit.studies.runs import untouched
 from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, facts_of
@@ -53,7 +55,7 @@ class Plan:
 
     bench: Bench  # without a model
     root: str  # of the store
-    surroundings: Mapping[str, Any]  # what determines all results and must be the same wherever cells are run
+    surroundings: Mapping[str, Any]  # see surroundings_of
     cells: Mapping[str, SweepCell]  # by the name of their entry
     left_out: Sequence[LeftOut]
     seconds: Mapping[str, float]  # measured, by the names of those that are finished
@@ -106,7 +108,7 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
     specs = {cell: spec.resolve(setting.lm) for cell in pending.values() if (spec := bench.spec(cell))}
     jobs = list(_jobs(bench, specs))
     layers = {layer for spec in specs.values() for layer in spec.layers}
-    surroundings = entry_key(sweep_cells.__name__, setting.lm)
+    surroundings = surroundings_of(setting.lm, store)
     store.plain(*_mark(surroundings), dict)
     return Plan(
         bench.without_model(),
@@ -122,6 +124,11 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
         Probe.take(setting) if probe and specs else None,
         memory_mb(setting, layers),
     )
+
+
+def surroundings_of(lm: LanguageModel, store: Store) -> dict[str, Any]:
+    """Return what determines all results of a sweep, and must be the same wherever its cells are run."""
+    return entry_key(sweep_cells.__name__, lm) | {"precision in fast mode": choose_precision(lm, "fast", store)}
 
 
 def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:

@@ -18,13 +18,12 @@ import torch
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, as_completed, get_worker
 from tqdm.auto import tqdm
 
-from editkit.cache import Store, digest, entry_key
+from editkit.cache import Store, digest
 from editkit.models import LanguageModel, load_lm
-from editkit.studies import sweep_cells
 from editkit.studies.sweep import SweepCell, SweepParams
 from editkit.studies.sweep_cells import Bench, Outcome, in_one_line, note_failure
 from editkit.studies.sweep_cost import Pace, shown
-from editkit.studies.sweep_plan import Job, Plan, survey
+from editkit.studies.sweep_plan import Job, Plan, surroundings_of, survey
 
 TICK = 0.25  # seconds between two looks at the workers while nothing ends
 LONELY = 30  # seconds without a worker after which that is said
@@ -123,13 +122,13 @@ class OnWorker(WorkerPlugin):
             lm = load_lm(params.model, **params.loading)
             if lm.device.type == "cpu":
                 torch.set_num_threads(1)
-            found = entry_key(sweep_cells.__name__, lm)
+            found = surroundings_of(lm, store := Store(self._plan.root))
             if other := [name for name, value in surroundings.items() if found[name] != value]:
                 raise ValueError(
                     f"it has another {' and '.join(other)} than the sweep was planned with; packages, device and "
                     "weights must be the same on all workers and where a sweep is planned"
                 )
-            self._lm, self._bench = lm, self._plan.bench.with_model(lm, Store(self._plan.root))
+            self._lm, self._bench = lm, self._plan.bench.with_model(lm, store)
         return self._bench
 
     def check(self) -> None:

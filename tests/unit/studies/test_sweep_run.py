@@ -9,6 +9,7 @@ import torch
 from distributed import Client, LocalCluster
 
 from editkit.cache import Store
+from editkit.language.forward import precision
 from editkit.studies import runs, sweep_run
 from editkit.studies.sweep_cells import failure
 from editkit.studies.sweep_run import Crew, OnWorker, planned, run
@@ -155,6 +156,24 @@ def test_where_no_worker_is_there_it_says_so_and_what_to_do(sweep_params, store,
         f"no worker has been there for 0.5 s; start one with 'dask worker {address} --nthreads 1', or see in squeue "
         "what Slurm's jobs wait for"
     ]
+
+
+def test_all_workers_take_products_as_the_plan_does(sweep_params, store, client, monkeypatch):
+    watch = iter([3.0, 1.0])  # bfloat16 gains where it is planned, and nowhere after that
+
+    monkeypatch.setattr(precision, "_seconds", lambda x, weight: next(watch, 1.0))
+    hyperparameters = sweep_params().hyperparameters | {"target_mode": "fast"}
+    params = sweep_params(sweep_parts=["batches"], hyperparameters=hyperparameters)
+    plan = look(params, store)
+    assert plan.surroundings["precision in fast mode"] == "bfloat16"
+    run(plan, Crew(client), found := {}, progress=False)
+    assert len(found) == 4 and not any(outcome.problem for outcome in found.values())
+    edited = tables(params, store).baselines.dropna(subset="target_precision")
+    assert set(edited.target_precision) == {"bfloat16"}
+    with pytest.raises(ValueError, match="it has another precision in fast mode than the sweep was planned with"):
+        other = replace(plan, surroundings=plan.surroundings | {"precision in fast mode": "float32"})
+        monkeypatch.setattr(type(plan), "sees_store", lambda _: True)
+        run(replace(other, seconds={}), Crew(client), {}, progress=False)
 
 
 def test_a_shared_part_that_fails_is_told_and_its_cells_fail_with_a_traceback(sweep_params, store, client, monkeypatch):
