@@ -20,7 +20,7 @@ from editkit.language.domain import EditSession
 from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, measure_all, sentences
 from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
-from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
+from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
 from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
@@ -34,7 +34,7 @@ Record = dict[str, list]  # these so far, as plain values
 class SequenceParams(Parameters):
     """The chapter on replay."""
 
-    sequence_methods: Annotated[list[BatchMethodName], Field(min_length=1)] = ["emmet"]
+    sequence_methods: Annotated[list[SequenceMethodName], Field(min_length=1)] = ["emmet"]
     """Editors whose edits arrive in sequence; the first is the one whose replay is varied."""
     sequence_facts: Annotated[int, Field(ge=2)] = 2
     """Facts edited one batch after another per seed."""
