@@ -49,7 +49,8 @@ def finished(plan: Plan) -> dict[str, int]:
 
 def results(store: Store) -> list[Path]:
     """List the entries of cells, whole or not."""
-    return [*store.root.glob("sequence/*.safetensors"), *store.root.glob("cell/*.safetensors")]
+    kinds = ("sequence", "sequence-part", "cell")
+    return [path for kind in kinds for path in store.root.glob(f"{kind}/*.safetensors")]
 
 
 def look(params: SweepParams, store: Store) -> Plan:
