@@ -83,7 +83,7 @@ def add_options(
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
-    from editkit.report.sweep import SweepOptions
+    from editkit.report.sweep import SweepOptions, keys
     from editkit.report.vit import ALSO, VitOptions, files
     from editkit.studies.repair_spec import RepairSpec
     from editkit.studies.tune import TuneParams
@@ -133,8 +133,13 @@ def parser() -> argparse.ArgumentParser:
     add_options(command, TuneParams, {}, ["facts_part"])
     command.set_defaults(run=tune)
 
-    command = commands.add_parser("sweep", help="run the matrix of methods, batches and memories on many workers")
-    command.add_argument("params", help="parameter file, such as params/full.yaml")
+    command = commands.add_parser(
+        "sweep",
+        help="run the matrix of methods, batches and memories on many workers",
+        epilog=keys(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("params", help="parameter file, such as params/sweep/matrix.yaml")
     add_options(command, SweepOptions, {}, [])
     command.set_defaults(run=sweep)
     return top

@@ -38,13 +38,12 @@ class SolverSpec(Parameters):
     emmet_lambda: NonNegative | None = None
     """Slack of emmet's equality, in units of the mean eigenvalue of KᵀMK: only what conditioning needs. 0 is exact."""
     nullspace: Literal["threshold", "kept"] = "threshold"
-    """Null space of alphaedit and betaedit: below nullspace_threshold, or what the kept keys K₀ leave free,
-    I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ."""
+    """Null space of alphaedit and betaedit: below nullspace_threshold, or, of alphaedit alone, what the kept keys K₀
+    leave free, I − K₀(K₀ᵀK₀)⁻¹K₀ᵀ."""
     nullspace_threshold: Positive | None = None
     """Eigenvalue of the second moment C below which its eigenvector belongs to the null space (alphaedit, betaedit)."""
     nullspace_every: Annotated[int, Field(ge=0)] = 1000
-    """Edits after which betaedit takes the null space anew, the keys of all edits so far being kept too; 0 never does.
-    With nullspace kept it stays as it is."""
+    """Edits after which betaedit takes its null space anew, with the keys of all edits so far kept too; 0: never."""
     l2: Positive | None = None
     """Ridge inside the null space of the second moment C (alphaedit, betaedit)."""
 
@@ -104,12 +103,10 @@ def _space(C: Tensor, spec: SolverSpec) -> Subspace:
 
 def _betaedit(C: Tensor, kept: Tensor, spec: SolverSpec) -> Precision:
     """Return the precision of ``l2·I + λC`` inside the null space of ``kept``, a second moment like C."""
-    return restricted_precision(_space(kept, spec), _ridged(_weighed(C, spec), spec.l2))
+    return restricted_precision(null_space(kept, spec.nullspace_threshold), _ridged(_weighed(C, spec), spec.l2))
 
 
 def _betaedit_renewed(C: Tensor, seen: Tensor, spec: SolverSpec) -> Precision:
-    if spec.nullspace == "kept":  # directions that no kept key spans: a mean with other keys has none
-        return _betaedit(C, C, spec)
     return _betaedit(C, (seen + _weighed(C, spec)) / (1 + spec.mom2_update_weight), spec)
 
 
@@ -222,7 +219,10 @@ METHODS: dict[str, Method] = {
     ),
 }
 MethodName = Literal[*METHODS]
-BatchMethodName = Literal[*(name for name, method in METHODS.items() if not method.one_at_a_time)]
+# Those of which earlier edits can be remembered in every way.
+SequenceMethodName = Literal[
+    *(name for name, method in METHODS.items() if not method.one_at_a_time and "target_mode" not in method.asks)
+]
 TargetMethodName = Literal[*(name for name, method in METHODS.items() if "target_mode" not in method.asks)]  # with v*
 COMPARED = ("rome", "memit", "emmet", "alphaedit")  # by studies where nobody says which
 CONTROLS: dict[str, Look] = {  # what editors are compared with

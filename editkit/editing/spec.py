@@ -107,6 +107,8 @@ class EditSpec(
                 f"replay_weight = {self.replay_weight:g}: must be 1 for {self.method}, whose equality meets new and "
                 "earlier edits alike, whatever they weigh"
             )
+        if METHODS[self.method].renewed and self.nullspace == "kept":  # where C is 0: nothing is left of its weight
+            raise ValueError(f"nullspace = 'kept': must be 'threshold' for {self.method}, which would be alphaedit")
         if self.lora_dropout:
             raise ValueError(
                 f"lora_dropout = {self.lora_dropout:g}: must be 0; closed-form factors are not trained, so there is "

@@ -69,7 +69,7 @@ def optimise_targets(
         raise ValueError("no facts to optimise targets for")
     if spec.target_mode == "gradient":
         raise ValueError("target_mode = 'gradient': must be 'exact' or 'fast' where v* is asked for")
-    precision = choose_precision(lm, spec.target_mode)
+    precision = choose_precision(lm, spec.target_mode, store)
     keys = _cache_keys(lm, precision, facts, spec, contexts) if store else []
     found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
     missing = [i for i, entry in enumerate(found) if entry is None]
@@ -94,7 +94,7 @@ def stored_targets(
     lm: LanguageModel, facts: Sequence[Fact], spec: "EditSpec", contexts: Sequence[str], store: Store
 ) -> int:
     """Count the facts of which :func:`optimise_targets` would find the target in the store."""
-    keys = _cache_keys(lm, choose_precision(lm, spec.target_mode), facts, spec, contexts)
+    keys = _cache_keys(lm, choose_precision(lm, spec.target_mode, store), facts, spec, contexts)
     return sum(store.path("target", key).exists() for key in keys)
 
 

@@ -106,7 +106,7 @@ def trace(
     if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma is {sigma!r}; a finite number above 0 is needed, or None to take it from the subjects")
     sigma = sigma or spec.trace_noise * subject_sigma(lm, [fact.subject for fact in facts])
-    precision = choose_precision(lm, spec.trace_mode)
+    precision = choose_precision(lm, spec.trace_mode, store)
     base = entry_key(__name__, lm, spec=spec.model_dump(), sigma=sigma, precision=precision) if store else {}
     frames = []
     with _products(lm, precision):

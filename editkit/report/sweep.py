@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from textwrap import fill
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from editkit.config import Parameters
 from editkit.studies.params import RunParams
 from editkit.studies.sweep import SweepParams
 
+WIDTH = 100  # of the help
 say_now = partial(print, flush=True)  # a log shows it while a sweep goes on
 
 
@@ -26,24 +28,35 @@ class SweepOptions(Parameters):
     """Number of workers; 0: as many as this machine has GPUs, or cores and memory for, and one job of Slurm."""
     plan: bool = False
     """Print cells, those left out, estimated hours and memory, and run nothing."""
+    failed: bool = False
+    """Print the cells that failed when they were last run, each with its traceback, and run nothing."""
+
+
+def keys() -> str:
+    """List what a parameter file may say of the matrix alone, each key with its meaning and default."""
+    own = {name: SweepParams.model_fields[name] for name in SweepParams.__annotations__}
+    lines = (f"{name}: {' '.join(field.description.split())} Default: {field.default}." for name, field in own.items())
+    told = "\n".join(fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines)
+    return f"keys of the parameter file for the matrix, beside those of a report (params/base.yaml):\n{told}"
 
 
 def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = say_now) -> bool:
     """Run a sweep by the words of the command line, or say what it would do; returns whether no cell failed.
 
-    Finished cells are not run again, failed ones are. Raises ``ValueError`` where parameters or options are wrong or a
-    package is missing, ``OSError`` where a scheduler does not answer.
+    Finished cells are not run again, failed ones are. Raises ``ValueError`` where parameters or options are wrong,
+    ``OSError`` where a scheduler does not answer.
     """
+    from editkit.studies import sweep_cluster  # Dask takes a second, which other commands need not wait for
+
     options = SweepOptions.from_texts(texts)
+    if options.plan and options.failed:
+        raise ValueError("plan and failed: one of the two can be printed")
+    act = "plan" if options.plan else "failed" if options.failed else "run"
     params = SweepFile.load(file)
-    try:
-        from editkit.studies import sweep_cluster
-    except ImportError as missing:
-        raise ValueError(f"a sweep runs on Dask, but {missing}: pip install dask distributed") from None
-    plan, found = sweep_cluster.sweep(params, options.scheduler, options.workers, only_plan=options.plan, say=say)
+    plan, found = sweep_cluster.sweep(params, options.scheduler, options.workers, act=act, say=say)
     failed = sum(bool(outcome.problem) for outcome in found.values())
     if found:
         say(f"{len(plan.seconds) + len(found) - failed} of {len(plan.cells)} cells are finished")
     if failed:
-        say(f"{failed} cell{'s' * (failed > 1)} failed; tracebacks are kept, and the next call runs them again")
+        say(f"{failed} cell{'s' * (failed > 1)} failed; --failed prints tracebacks, and the next call runs them again")
     return not failed

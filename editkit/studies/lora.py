@@ -15,7 +15,7 @@ from editkit.editing.lowrank import spectrum
 from editkit.language.domain import EditSession
 from editkit.language.finetune import FinetuneSpec
 from editkit.language.metrics import evaluate, places
-from editkit.methods import BatchMethodName
+from editkit.methods import SequenceMethodName
 from editkit.models import LanguageModel
 from editkit.studies.runs import check_batches, run_finetuning
 from editkit.studies.sequences import Trajectory, run_all
@@ -31,7 +31,7 @@ FINETUNED = ["steps", "parameters", "seconds", "peak_memory_mb"]
 class LoraParams(Parameters):
     """The chapter on low rank."""
 
-    lora_method: BatchMethodName = "emmet"
+    lora_method: SequenceMethodName = "emmet"
     """Editor whose updates are brought down to a low rank."""
     lora_facts: Annotated[int, Field(ge=3)] = 3
     """Facts edited per seed."""

@@ -20,12 +20,13 @@ from editkit.language.domain import EditSession
 from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, measure_all, sentences
 from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
-from editkit.methods import METHODS, UNTOUCHED, BatchMethodName, label
+from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
 from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.steps import described
 
+WHOLE, PART = "sequence", "sequence-part"  # entries of a sequence, and of one that is not at its end
 HELD_OUT = 8  # facts of a seed that no sequence edits
 RECORDED = ("steps", "retention", "prompts", "texts")  # of texts their GE
 Record = dict[str, list]  # these so far, as plain values
@@ -34,7 +35,7 @@ Record = dict[str, list]  # these so far, as plain values
 class SequenceParams(Parameters):
     """The chapter on replay."""
 
-    sequence_methods: Annotated[list[BatchMethodName], Field(min_length=1)] = ["emmet"]
+    sequence_methods: Annotated[list[SequenceMethodName], Field(min_length=1)] = ["emmet"]
     """Editors whose edits arrive in sequence; the first is the one whose replay is varied."""
     sequence_facts: Annotated[int, Field(ge=2)] = 2
     """Facts edited one batch after another per seed."""
@@ -302,7 +303,8 @@ class Course:
 
     def stored(self) -> tuple[State | None, Record]:
         """Read how far the sequence has come: the session's state after the last step, and what was measured."""
-        state = self.setting.store.get("sequence", self.key)
+        store = self.setting.store
+        state = store.get(WHOLE, self.key) or store.get(PART, self.key)
         return state, from_json_tensor(state["record"]) if state else {name: [] for name in RECORDED}
 
     def trajectory(self) -> Trajectory:
@@ -330,11 +332,19 @@ class Course:
                     state = session.state_dict()
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
-                    kept = state if step < self.total else {}
-                    setting.store.put("sequence", self.key, {"record": json_tensor(record)} | kept)
+                    self._store(record, state)
                     bar.update()
         finally:
             session.undo()
+
+    def _store(self, record: Record, state: State) -> None:
+        """Store how far the sequence has come; a whole one is an entry of its own, which nothing writes over."""
+        store, entry = self.setting.store, {"record": json_tensor(record)}
+        if len(record["steps"]) < self.total:
+            store.put(PART, self.key, entry | state)
+        else:
+            store.put(WHOLE, self.key, entry)
+            store.path(PART, self.key).unlink(missing_ok=True)
 
     def _probes(self) -> dict[str, TextProbe]:
         """Make a probe of each kind of text that there is, of what neither C nor a trust score has seen."""

@@ -138,7 +138,7 @@ def _changes(params: SweepParams, part: Part, method: str, size: int) -> Iterato
         yield {}
         return
     for memory in _memories(params, part, method):
-        for form in _forms(params, size, memory):
+        for form in _forms(params, method, size, memory):
             yield memory | form
 
 
@@ -152,22 +152,41 @@ def _memories(params: SweepParams, part: Part, method: str) -> list[Changes]:
     return found
 
 
-def _forms(params: SweepParams, size: int, memory: Changes) -> list[Changes]:
+def _forms(params: SweepParams, method: str, size: int, memory: Changes) -> list[Changes]:
     """List the forms of an update; a rank of at least its columns needs no fit, and is run once, as *exact*."""
     forms: list[Changes] = [{}] if "raw" in params.sweep_edit_modes else []
     if "lora" in params.sweep_edit_modes:
-        forms.append(adapter(_columns(params, size, memory), "exact"))
+        forms.append(adapter(_columns(params, method, size, memory), "exact"))
         forms += [adapter(rank, fit) for rank in params.lora_ranks for fit in params.lora_fits]
     return forms
 
 
-def _columns(params: SweepParams, size: int, memory: Changes) -> int:
-    """Return the largest number of edits that a step corrects: new ones, and earlier ones that are pulled back."""
+def _columns(params: SweepParams, method: str, size: int, memory: Changes) -> int:
+    """Return the largest number of edits that an update corrects: new ones, and earlier ones that are pulled back."""
+    if method in METHODS and METHODS[method].one_at_a_time:
+        return 1
     most = max(size, params.sequence_facts)
     if memory.get("replay") == "history":
         return most
-    again = math.ceil(memory.get("replay_rate", 0.0) * size - ROUNDING)
-    return min(size + again, most)
+    return min(size + _replayed(memory.get("replay_rate", 0.0), size), most)
+
+
+def _replayed(rate: float, size: int) -> int:
+    """Return how many earlier edits a rate replays with a new batch, where there are so many."""
+    return math.ceil(rate * size - ROUNDING)
+
+
+def _repeats(params: SweepParams, cell: SweepCell) -> str:
+    """Say to which value that stands before it in its list one of a cell's buffer comes; empty where to none."""
+    changed, size, facts = dict(cell.changes), cell.batch_size, facts_of(params, cell.part)
+    rate, kept = changed["replay_rate"], changed.get("replay_max_items", 0)
+    again = _replayed(rate, size)
+    first = next((other for other in params.replay_rates if other and _replayed(other, size) == again), rate)
+    if first != rate and params.hyperparameters.get("replay_base", "batch") == "batch":
+        return f"a rate of {rate:g} replays {again} with {size} new, as {first:g} does"
+    if kept >= facts and (others := [n for n in params.replay_sizes if not n or n >= facts]) and others[0] != kept:
+        return f"a buffer of {kept} keeps all {facts} edits, as replay_max_items = {others[0]} does"
+    return ""
 
 
 def _reason(params: SweepParams, cell: SweepCell) -> str:
@@ -178,7 +197,9 @@ def _reason(params: SweepParams, cell: SweepCell) -> str:
         few = size > params.n_facts
         return f"evaluation_facts = {size} are more than n_facts = {params.n_facts}" if few else ""
     alone = cell.method in METHODS and METHODS[cell.method].one_at_a_time
-    columns, batches = _columns(params, size, changed), cell.part == "batches"
+    columns, batches = _columns(params, cell.method, size, changed), cell.part == "batches"
+    unheld = cell.method == "memit_rls" and not batches and replay != "hold"
+    repeated = _repeats(params, cell) if changed.get("replay_rate") else ""
     fitted = changed.get("lora_fit") not in (None, "exact")
     reasons = [
         (facts % size, f"{size} does not divide {facts} facts"),
@@ -187,8 +208,10 @@ def _reason(params: SweepParams, cell: SweepCell) -> str:
         (replay != "none" and batches, "every batch is made in the untouched model: there is nothing to replay"),
         (replay != "none" and size == facts, "one batch has nothing to replay"),
         (replay == "buffer" and not changed.get("replay_rate"), "a replay rate of 0 is no replay"),
+        (unheld, "memit_rls is memit that holds all edits: without hold it is memit"),
+        (repeated, repeated),
         (cell.order and batches, "every batch is made in the untouched model: there is no order"),
         (cell.order and size == facts, "one batch has no order"),
-        (fitted and rank >= columns, f"rank {rank} holds all {columns} edits of a step: exact is that"),
+        (fitted and rank >= columns, f"rank {rank} holds all {columns} edits of an update: exact is that"),
     ]
     return next((reason for holds, reason in reasons if holds), "")

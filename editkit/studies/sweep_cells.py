@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -22,7 +22,7 @@ from editkit.studies import evaluation
 from editkit.studies.evaluation import Asked, Read, first_facts
 from editkit.studies.locate import choose_layers
 from editkit.studies.runs import CONTROL, baseline_specs, batches_key, measure_batches
-from editkit.studies.sequences import HELD_OUT, Course, courses, measured_every
+from editkit.studies.sequences import HELD_OUT, WHOLE, courses, measured_every
 from editkit.studies.setting import Setting
 from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, grid
 
@@ -104,7 +104,7 @@ class Bench:
         if cell.part == "sequences":
             every = measured_every(self.params, cell.batch_size)
             (course,) = courses(setting, spec, cell.batch_size, every=every)
-            return Work("sequence", course.key, setting.store, course.trajectory, partial(_took_course, course))
+            return Work(WHOLE, course.key, setting.store, course.trajectory, _took_course)
         if cell.part == "batches":
             key = batches_key(setting, seed, spec, cell.batch_size)
             make = partial(measure_batches, setting, seed, spec, cell.batch_size)
@@ -178,7 +178,7 @@ class Work:
     key: dict[str, Any]
     store: Store
     make: Callable[[], Any]  # computes and stores the entry, or reads it
-    took: Callable[[dict[str, Any]], float | None]  # seconds of a whole result; None for part of one
+    took: Callable[[dict[str, Any]], float]  # seconds of the result
 
     @property
     def name(self) -> str:
@@ -186,7 +186,7 @@ class Work:
         return self.store.path(self.kind, self.key).stem
 
     def seconds(self) -> float | None:
-        """Return the seconds that the result took, as they are stored with it; None where there is no whole result."""
+        """Return the seconds that the result took, as they are stored with it; None where there is none."""
         entry = self.store.get(self.kind, self.key)
         return None if entry is None else self.took(entry)
 
@@ -198,9 +198,16 @@ class Work:
             self.make()
         except Exception as error:  # whatever it is: other cells are not concerned
             note_failure(self.store, self.name, error)
-            return Outcome(self.name, time.perf_counter() - begun, _told(error))
+            return Outcome(self.name, time.perf_counter() - begun, in_one_line(error))
         failed.unlink(missing_ok=True)
         return Outcome(self.name, self.seconds() or time.perf_counter() - begun)
+
+
+class Failure(TypedDict):
+    """Why a cell failed."""
+
+    problem: str  # in one line
+    traceback: str
 
 
 def failure_key(name: str) -> dict[str, str]:
@@ -210,17 +217,18 @@ def failure_key(name: str) -> dict[str, str]:
 def note_failure(store: Store, name: str, error: BaseException) -> None:
     """Keep why a cell failed, with its traceback."""
     lines = traceback.format_exception(error)
-    about = {"problem": _told(error), "traceback": "".join(lines)}
+    about = {"problem": in_one_line(error), "traceback": "".join(lines)}
     store.put(FAILED, failure_key(name), {"json": json_tensor(about)})
 
 
-def failure(store: Store, name: str) -> dict[str, str] | None:
-    """Return ``problem`` and ``traceback`` of a cell that failed when it was last run, else None."""
+def failure(store: Store, name: str) -> Failure | None:
+    """Return why a cell failed when it was last run, else None."""
     entry = store.get(FAILED, failure_key(name))
     return None if entry is None else from_json_tensor(entry["json"])
 
 
-def _told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """Return what kind of error it is and what it says."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -230,6 +238,5 @@ def _took(entry: dict[str, Any]) -> float:
     return row["seconds"] + row["seconds_scoring"]
 
 
-def _took_course(course: Course, entry: dict[str, Any]) -> float | None:
-    steps = from_json_tensor(entry["record"])["steps"]
-    return sum(step["seconds"] + step["seconds_scoring"] for step in steps) if len(steps) == course.total else None
+def _took_course(entry: dict[str, Any]) -> float:
+    return sum(step["seconds"] + step["seconds_scoring"] for step in from_json_tensor(entry["record"])["steps"])

@@ -5,19 +5,21 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from typing import Literal
 
 import psutil
 import torch
+from dask_jobqueue import SLURMCluster
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.system import memory_limit
 
 from editkit.models import pick_device
 from editkit.studies.sweep import SweepParams
 from editkit.studies.sweep_cells import Outcome
-from editkit.studies.sweep_plan import Plan, survey, tell
-from editkit.studies.sweep_run import SchedulerLost, result_of, run
+from editkit.studies.sweep_plan import Plan, survey, tell, tell_failed
+from editkit.studies.sweep_run import Crew, SchedulerLost, planned, run
 
 LOCAL, SLURM = "local", "slurm"
 ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[^/\s]+:\d+")
@@ -28,8 +30,6 @@ PATIENCE = 120  # seconds that a lost scheduler has to come back
 def check_scheduler(scheduler: str, workers: int) -> None:
     """Raise ``ValueError`` for what is no scheduler or not there, and for workers where it has its own."""
     if scheduler == SLURM:
-        if not find_spec("dask_jobqueue"):
-            raise ValueError("scheduler = 'slurm': needs the package dask-jobqueue (pip install dask-jobqueue)")
         if not shutil.which("sbatch"):
             raise ValueError("scheduler = 'slurm': there is no sbatch here; call this where jobs are submitted")
     elif scheduler != LOCAL:
@@ -47,18 +47,19 @@ def sweep(
     scheduler: str = LOCAL,
     workers: int = 0,
     *,
-    only_plan: bool = False,
+    act: Literal["run", "plan", "failed"] = "run",
     say: Callable[[str], None] = print,
     patience: float = PATIENCE,
     progress: bool = True,
 ) -> tuple[Plan, dict[str, Outcome]]:
-    """Plan a sweep, say what it will do, and run the cells that are not finished.
+    """Plan a sweep, say what it will do, and run the cells that are not finished; or only say what it would do or
+    which cells failed.
 
     Args:
         scheduler: "local", "slurm" or a Dask scheduler's address. Unless it is local, a worker makes the plan, on
             whose device and packages the results depend.
         workers: processes on this machine (0: as many as it has GPUs, or cores and memory for) or jobs of Slurm (0: 1).
-        only_plan: run nothing.
+        act: "plan" runs nothing, and times a few facts; "failed" only tells which cells failed, with tracebacks.
         patience: seconds in which a scheduler that was lost may come back; what was in flight is then sent again.
 
     Returns the plan, and what became of each cell that was run, by its name. Raises ``ValueError`` as
@@ -66,22 +67,24 @@ def sweep(
     scheduler, or none any more.
     """
     check_scheduler(scheduler, workers)
-    how, found, plan, wait = {"probe": only_plan, "progress": progress}, {}, None, ANSWER
+    how, found, plan, wait = {"probe": act == "plan", "progress": progress}, {}, None, ANSWER
+    told = tell_failed if act == "failed" else tell
     if scheduler == LOCAL:
         plan = survey(params, **how)
         torch.cuda.empty_cache()  # the model is no longer needed here
         workers = workers or default_workers(plan)
-        _say_all(say, plan, workers)
-        if only_plan or not plan.pending:
+        _say_all(say, told(plan, workers))
+        if act != "run" or not plan.pending:
             return plan, found
     while True:
         with _connected(scheduler, max(workers, 1), wait) as client:
+            crew = Crew(client, say)
             try:
                 if plan is None:
-                    plan = result_of(client.submit(survey, params, pure=False, **how))
-                    _say_all(say, plan, max(1, len(client.nthreads())))
-                if not only_plan:
-                    run(plan, client, found, progress=progress)
+                    plan = planned(crew, params, **how)
+                    _say_all(say, told(plan, max(1, len(crew.fit()))))
+                if act == "run":
+                    run(plan, crew, found, progress=progress)
                 return plan, found
             except SchedulerLost:
                 if not ADDRESS.fullmatch(scheduler):
@@ -90,8 +93,8 @@ def sweep(
         wait = patience
 
 
-def _say_all(say: Callable[[str], None], plan: Plan, workers: int) -> None:
-    for line in tell(plan, workers):
+def _say_all(say: Callable[[str], None], lines: Iterable[str]) -> None:
+    for line in lines:
         say(line)
 
 
@@ -102,8 +105,14 @@ def default_workers(plan: Plan) -> int:
         return min(torch.cuda.device_count(), cells)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
-    room = psutil.virtual_memory().available / 2**20 / max(plan.memory_mb, 1)
+    room = _free_mb() / plan.memory_mb
     return max(1, min(cores, int(room), cells))
+
+
+def _free_mb() -> float:
+    """Return the memory in MB that this process may still take: of the machine, and of its control group's limit."""
+    allowed = memory_limit() - psutil.Process().memory_info().rss
+    return min(psutil.virtual_memory().available, allowed) / 2**20
 
 
 @contextmanager
@@ -150,10 +159,9 @@ def _visible_gpus() -> list[str]:
 def slurm_cluster(workers: int):
     """Ask Slurm for jobs, a worker each, as Dask's configuration says (jobqueue.slurm: queue, memory, walltime, …).
 
+    A job that ends, as at its walltime, is replaced by another one.
     Raises ``ValueError`` where the configuration does not say how much memory a job gets.
     """
-    from dask_jobqueue import SLURMCluster
-
     try:
         cluster = SLURMCluster(cores=1, processes=1, python=sys.executable)
     except ValueError:
@@ -161,5 +169,5 @@ def slurm_cluster(workers: int):
             "scheduler = 'slurm': say in ~/.config/dask/jobqueue.yaml what a job gets, at least jobqueue.slurm.memory; "
             "a GPU by job-extra-directives: ['--gres=gpu:1']"
         ) from None
-    cluster.scale(jobs=workers)
+    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)
     return cluster

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,10 +57,15 @@ class Probe:
 
 
 class Left(NamedTuple):
-    """What is left to do, one cell after another."""
+    """What is left to do."""
 
-    seconds: float
+    seconds: float  # one cell after another
     unknown: int  # cells of which none that is alike was measured: the least that they take is counted
+    longest: float  # seconds of the longest cell, which no number of workers shortens
+
+    def on(self, workers: int) -> float:
+        """Return the seconds that several workers take, at least."""
+        return max(self.seconds / max(workers, 1), self.longest)
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Pace:
 
     params: SweepParams
     probe: Probe | None = None
+    targets: Mapping[SweepCell, int] = field(default_factory=dict)  # v* that a cell finds by itself, step by step
     _measured: dict[tuple, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def learn(self, cell: SweepCell, seconds: float) -> None:
@@ -83,21 +89,26 @@ class Pace:
         return None
 
     def left(self, cells: Iterable[SweepCell]) -> Left:
-        seconds, unknown = 0.0, 0
-        for cell in cells:
-            expected = self.expect(cell)
-            if expected is None:
-                unknown += 1
-                expected = self.probe.scoring(self.params, cell) if self.probe else 0.0
-            seconds += expected
-        return Left(seconds, unknown)
+        """Add up what cells take; of those of which none that is alike was measured, what the probe tells."""
+        cells = list(cells)
+        known = [self.expect(cell) for cell in cells]
+        each = [self._least(cell) if told is None else told for cell, told in zip(cells, known, strict=True)]
+        return Left(sum(each), known.count(None), max(each, default=0.0))
+
+    def _least(self, cell: SweepCell) -> float:
+        """Return the seconds of a cell's scoring and of its own targets; 0 where nothing has been timed."""
+        if not self.probe:
+            return 0.0
+        return self.probe.scoring(self.params, cell) + self.probe.target * self.targets.get(cell, 0)
 
 
 def memory_mb(setting: Setting, layers: Iterable[int]) -> float:
-    """Return what a worker holds at least, in MB: weights, second moments and what is computed with them."""
-    weights = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
-    d_v, d_k = setting.lm.weight(next(iter(layers))).shape
-    held = weights + len(set(layers)) * (STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k)
+    """Return what a worker holds at least, in MB: weights, and of edited layers second moments and what is computed
+    with them."""
+    held = sum(tensor.nbytes for tensor in setting.lm.model.state_dict().values())
+    for layer in set(layers):
+        d_v, d_k = setting.lm.weight(layer).shape
+        held += STATISTIC_BYTES * d_k**2 + 8 * d_v * d_k
     return held / 2**20 + PROCESS_MB * (setting.device.type == "cpu")
 
 

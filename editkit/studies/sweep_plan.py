@@ -9,12 +9,14 @@ from editkit.cache import Store, digest, entry_key
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import DECISIVE
 from editkit.facts import data_hash
+from editkit.language.forward.precision import choose_precision
 from editkit.language.moments import second_moments
 from editkit.language.targets import optimise_targets, stored_targets
+from editkit.models import LanguageModel
 from editkit.studies import sweep_cells
 from editkit.studies.runs import untouched
-from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams
-from editkit.studies.sweep_cells import Bench, failure
+from editkit.studies.sweep import LeftOut, Part, SweepCell, SweepParams, facts_of
+from editkit.studies.sweep_cells import Bench, Failure, failure
 from editkit.studies.sweep_cost import Pace, Probe, memory_mb, shown
 
 PACKED = 256  # facts whose targets are optimised by one call; whoever makes them, they are packed alike
@@ -53,13 +55,14 @@ class Plan:
 
     bench: Bench  # without a model
     root: str  # of the store
-    surroundings: Mapping[str, Any]  # what determines all results and must be the same wherever cells are run
+    surroundings: Mapping[str, Any]  # see surroundings_of
     cells: Mapping[str, SweepCell]  # by the name of their entry
     left_out: Sequence[LeftOut]
     seconds: Mapping[str, float]  # measured, by the names of those that are finished
-    failed: Mapping[str, str]  # problems of those that failed when they were last run
+    failed: Mapping[str, Failure]  # those that failed when they were last run
     jobs: Sequence[Job]
-    targets_missing: int
+    targets_missing: int  # of those that cells share
+    own_targets: Mapping[SweepCell, int]  # v* that pending cells find step by step, on the model as it then stands
     probe: Probe | None
     memory_mb: float  # of a worker, at least
 
@@ -79,7 +82,7 @@ class Plan:
     @property
     def pace(self) -> Pace:
         """What the finished cells tell of the others."""
-        pace = Pace(self.bench.params, self.probe)
+        pace = Pace(self.bench.params, self.probe, self.own_targets)
         for name, seconds in self.seconds.items():
             pace.learn(self.cells[name], seconds)
         return pace
@@ -105,7 +108,7 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
     specs = {cell: spec.resolve(setting.lm) for cell in pending.values() if (spec := bench.spec(cell))}
     jobs = list(_jobs(bench, specs))
     layers = {layer for spec in specs.values() for layer in spec.layers}
-    surroundings = entry_key(sweep_cells.__name__, setting.lm)
+    surroundings = surroundings_of(setting.lm, store)
     store.plain(*_mark(surroundings), dict)
     return Plan(
         bench.without_model(),
@@ -114,12 +117,18 @@ def survey(params: SweepParams, *, store: Store | None = None, probe: bool = Fal
         cells,
         left,
         seconds,
-        {name: told["problem"] for name in pending if (told := failure(store, name))},
+        {name: told for name in pending if (told := failure(store, name))},
         jobs,
         sum(_missing(bench, job) for job in jobs if job.what == "targets"),
+        {cell: facts_of(params, cell.part) for cell, spec in specs.items() if _own_targets(params, spec, cell)},
         Probe.take(setting) if probe and specs else None,
-        memory_mb(setting, layers) if layers else 0.0,
+        memory_mb(setting, layers),
     )
+
+
+def surroundings_of(lm: LanguageModel, store: Store) -> dict[str, Any]:
+    """Return what determines all results of a sweep, and must be the same wherever its cells are run."""
+    return entry_key(sweep_cells.__name__, lm) | {"precision in fast mode": choose_precision(lm, "fast", store)}
 
 
 def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
@@ -138,10 +147,8 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
     covered: dict[tuple[int, str], set[str]] = {}
     for cell in ordered:
         spec, facts = specs[cell], drawn[cell]
-        if spec.target_mode == "gradient":
-            continue  # without v*
-        if spec.targets_from == "current" and cell.part == "sequences" and cell.batch_size < len(facts):
-            continue  # each step finds its own, on the model as it stands
+        if spec.target_mode == "gradient" or _own_targets(bench.params, spec, cell):
+            continue
         decisive = [spec.layers[-1], spec.target_mode, *(getattr(spec, name) for name in DECISIVE)]
         where = cell.seed, digest([decisive, bench.settings[cell.part].contexts[cell.seed]])
         if not {fact.id for fact in facts} <= (found := covered.setdefault(where, set())):
@@ -149,6 +156,12 @@ def _jobs(bench: Bench, specs: Mapping[SweepCell, EditSpec]) -> Iterator[Job]:
             yield from (Job("targets", cell.part, cell.seed, begin, spec) for begin in range(0, len(facts), PACKED))
     untouched_on = {(cell.seed, data_hash(drawn[cell])): cell for cell in ordered if cell.part != "evaluation"}
     yield from (Job("untouched", cell.part, cell.seed) for cell in untouched_on.values())
+
+
+def _own_targets(params: SweepParams, spec: EditSpec, cell: SweepCell) -> bool:
+    """Say whether each step of a cell finds its own v*, on the model as it stands."""
+    current = spec.targets_from == "current" and spec.target_mode != "gradient"
+    return current and cell.part == "sequences" and cell.batch_size < facts_of(params, cell.part)
 
 
 def _mark(surroundings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -176,9 +189,18 @@ def tell(plan: Plan, workers: int) -> Iterator[str]:
         example = next(left.cell for left in plan.left_out if left.reason == reason)
         yield f"  {number} × {reason} (such as {example})"
     yield from _more(len(reasons) - TOLD, "reasons")
-    yield from (f"  failed before: {plan.cells[name]}: {told}" for name, told in list(plan.failed.items())[:TOLD])
+    for name, told in list(plan.failed.items())[:TOLD]:
+        yield f"  failed before: {plan.cells[name]}: {told['problem']}"
     yield from _more(len(plan.failed) - TOLD, "failures")
     yield estimate(plan, workers)
+
+
+def tell_failed(plan: Plan, workers: int) -> Iterator[str]:
+    """Tell the cells that failed when they were last run, each with its traceback."""
+    for name, told in plan.failed.items():
+        yield f"{plan.cells[name]}: {told['problem']}"
+        yield from (f"  {line}" for line in told["traceback"].splitlines())
+    yield f"{len(plan.failed)} of {len(plan.cells)} cells failed when they were last run"
 
 
 def _grouped(cells: Iterable[SweepCell]) -> Iterator[str]:
@@ -196,13 +218,20 @@ def estimate(plan: Plan, workers: int) -> str:
     """Say what the pending cells will take, and on what that rests."""
     if not plan.pending:
         return "nothing is left to run"
-    left = plan.pace.left(plan.pending.values())
-    targets = plan.targets_missing * (plan.probe.target if plan.probe else 0.0)
+    memory = f"memory: at least {plan.memory_mb:,.0f} MB a worker, {plan.memory_mb * workers:,.0f} MB in all"
+    left, own = plan.pace.left(plan.pending.values()), sum(plan.own_targets.values())
+    shared = f"{plan.targets_missing} v* to find before" + f", {own} in steps" * bool(own)
+    if not plan.probe and left.unknown == len(plan.pending):
+        unknown = f"none that is alike has been measured of {left.unknown} cells; --plan times a few facts"
+        return f"how long it takes is not known: {unknown} ({shared}); {memory}"
     rests = f"{len(plan.seconds)} finished cells"
     if left.unknown:
-        counted = "only their scoring is counted" if plan.probe else "they are not counted; --plan times their scoring"
-        rests += f"; of {left.unknown} cells none that is alike has been measured, {counted}"
-    seconds, least = (left.seconds + targets) / workers, "at least " * bool(left.unknown)
+        counted = "only their scoring and v* are" if plan.probe else "they are not"
+        rests += f"; of {left.unknown} cells none that is alike has been measured, {counted} counted"
+    targets = plan.targets_missing * plan.probe.target if plan.probe else 0.0
+    at_once = min(workers, sum(job.what == "targets" for job in plan.jobs))
+    seconds = left.on(workers) + targets / max(at_once, 1)
+    least = "at least " * bool(left.unknown or (plan.targets_missing and not plan.probe))
     told = f"estimated: {least}{shown(seconds)} on {workers} worker" + "s" * (workers > 1)
-    told += f" ({plan.targets_missing} v* to find, {shown(targets)} of one worker), from {rests}"
-    return told + f"; memory: at least {plan.memory_mb:,.0f} MB a worker, {plan.memory_mb * workers:,.0f} MB in all"
+    shared += f", those before {shown(targets)} of one worker" if plan.probe else ", not timed"
+    return f"{told} ({shared}; the longest cell {shown(left.longest)}), from {rests}; {memory}"

@@ -19,7 +19,7 @@ def test_names_of_methods_and_controls_never_meet():
     assert methods.COMPARED == ("rome", "memit", "emmet", "alphaedit")
     assert not METHODS.keys() & CONTROLS.keys() and methods.UNTOUCHED in CONTROLS
     assert get_args(methods.MethodName) == tuple(METHODS)
-    assert get_args(methods.BatchMethodName) == tuple(name for name in METHODS if name != "rome")
+    assert get_args(methods.SequenceMethodName) == tuple(name for name in METHODS if name not in ("rome", "ultraedit"))
     assert get_args(methods.TargetMethodName) == tuple(name for name in METHODS if name != "ultraedit")
 
 

@@ -9,6 +9,7 @@ weights therefore settles both.
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from transformers.pytorch_utils import Conv1D
 
+from editkit.cache import Store, entry_key
 from editkit.models import LanguageModel
 from editkit.models.base import is_plain
 
@@ -24,14 +26,25 @@ GAIN = 1.3  # a smaller gain is eaten up by the conversions
 FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 and more
 
 
-def choose_precision(lm: LanguageModel, mode: str) -> str:
-    """Choose ``bfloat16`` in mode ``fast`` where it is clearly faster on this hardware, else the model's own type."""
+def choose_precision(lm: LanguageModel, mode: str, store: Store | None = None) -> str:
+    """Choose ``bfloat16`` in mode ``fast`` where it is clearly faster on this hardware, else the model's own type.
+
+    A ``store`` keeps what was found, for weights of that shape on that kind of device: whoever shares it computes the
+    same, now and later, however fast it would be there.
+    """
     if mode == "fast" and all(p.dtype == torch.float32 and is_plain(p) for p in lm.model.parameters()):
-        weight = lm.float32_weight
-        x = torch.randn(ROWS, weight.shape[1], device=weight.device)
-        if _seconds(x, weight) > GAIN * _seconds(x.bfloat16(), weight.bfloat16()):
-            return "bfloat16"
+        if store is None:
+            return _faster(lm)
+        about = {"device": lm.device.type, "shape": list(lm.float32_weight.shape)}
+        return store.plain("products", entry_key(__name__, **about), partial(_faster, lm))
     return str(lm.model.dtype).removeprefix("torch.")
+
+
+def _faster(lm: LanguageModel) -> str:
+    weight = lm.float32_weight
+    x = torch.randn(ROWS, weight.shape[1], device=weight.device)
+    gains = _seconds(x, weight) > GAIN * _seconds(x.bfloat16(), weight.bfloat16())
+    return "bfloat16" if gains else "float32"
 
 
 def _seconds(x: Tensor, weight: Tensor) -> float:

@@ -119,6 +119,13 @@ def test_a_users_file_of_another_layout_is_refused_by_name(tmp_path, monkeypatch
     assert len(str(refused.value).splitlines()) == 1
 
 
+def test_a_null_space_in_which_betaedit_is_alphaedit_is_refused(tiny, full_spec):
+    lm = tiny()
+    assert full_spec("alphaedit", nullspace="kept").resolve(lm).nullspace == "kept"
+    with pytest.raises(ValueError, match="nullspace = 'kept': must be 'threshold' for betaedit, which would be alphae"):
+        full_spec("betaedit", nullspace="kept").resolve(lm)
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [

@@ -164,7 +164,7 @@ def test_fast_targets_are_near_the_exact_ones_and_weights_come_back(tiny, facts,
     lm = tiny(family)
     before = lm.fingerprint()
     exact = optimise_targets(lm, facts, full_spec().resolve(lm), [], store=store, progress=False)
-    monkeypatch.setattr(targets, "choose_precision", lambda lm, mode: "bfloat16")
+    monkeypatch.setattr(targets, "choose_precision", lambda lm, mode, store: "bfloat16")
     fast = optimise_targets(lm, facts, full_spec(target_mode="fast").resolve(lm), [], store=store, progress=False)
     assert (exact.precision, fast.precision, fast.cached) == ("float32", "bfloat16", 0)
     assert lm.fingerprint() == before and lm.model.dtype == torch.float32

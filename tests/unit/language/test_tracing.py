@@ -241,7 +241,7 @@ def test_an_end_of_the_prompt_follows_what_comes_before_it():
 def test_fast_products_are_near_the_exact_ones(tiny, facts, monkeypatch):
     lm = tiny()
     exact = trace(lm, facts, SPEC, sigma=SIGMA, progress=False)
-    monkeypatch.setattr(tracing, "choose_precision", lambda lm, mode: "bfloat16" if mode == "fast" else "float32")
+    monkeypatch.setattr(tracing, "choose_precision", lambda lm, mode, _: "bfloat16" if mode == "fast" else "float32")
     fast = trace(lm, facts, SPEC.model_copy(update={"trace_mode": "fast"}), sigma=SIGMA, progress=False)
     assert not np.isclose(fast.restored, exact.restored, atol=1e-7).all()
     assert np.allclose(fast.restored, exact.restored, atol=0.02)

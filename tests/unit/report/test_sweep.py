@@ -1,6 +1,5 @@
 """The command that runs a sweep: what it prints, what it refuses, and its exit code."""
 
-import builtins
 import re
 
 import pytest
@@ -9,7 +8,8 @@ import yaml
 from editkit.cli import main
 from editkit.report.sweep import SweepFile
 from editkit.studies import sweep_cluster
-from editkit.studies.sweep import SweepParams
+from editkit.studies.params import RunParams
+from editkit.studies.sweep import SweepParams, facts_of, grid
 from editkit.studies.sweep_cells import Outcome
 
 
@@ -29,8 +29,34 @@ def test_a_reports_parameter_file_is_taken_with_the_sweeps_own(file, tmp_path):
 
 
 def test_parameters_of_the_committed_files_are_taken(pytestconfig):
-    for path in sorted((pytestconfig.rootpath / "params").glob("*.yaml")):
+    for path in sorted((pytestconfig.rootpath / "params").rglob("*.yaml")):
         assert SweepFile.load(path).sweep_parts
+
+
+def test_the_committed_matrix_is_that_of_the_study(pytestconfig):
+    """Batches {1, 8, 32, 128, 512, 1024}; singles, 32 × 32, one batch; r {0, .1, .3, .5}; rank {4, 8, 16}; 3 seeds."""
+    params = SweepFile.load(pytestconfig.rootpath / "params" / "sweep" / "matrix.yaml")
+    cells, left = grid(params)
+    batches, sequences = ([cell for cell in cells if cell.part == part] for part in ("batches", "sequences"))
+    assert {cell.batch_size for cell in batches} == {1, 8, 32, 128, 512, 1024}
+    assert {cell.batch_size for cell in sequences} == {1, 32, 1024} and {cell.seed for cell in cells} == {1, 2, 3}
+    assert {facts_of(params, part) for part in ("batches", "sequences")} == {1024}
+    steps = [dict(cell.changes) for cell in sequences if cell.batch_size == 32]
+    assert {changes.get("replay_rate", 0.0) for changes in steps} == {0.0, 0.1, 0.3, 0.5}
+    assert {4, 8, 16} < {changes["lora_rank"] for changes in steps if "lora_rank" in changes}
+    assert {"rome", "memit", "emmet", "alphaedit"} <= {cell.method for cell in sequences if cell.batch_size == 1}
+    assert all(one.reason for one in left)
+
+
+def test_the_help_tells_the_keys_of_the_matrix(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    own = [name for name in SweepParams.model_fields if name not in RunParams.model_fields]
+    assert {"sweep_parts", "sweep_replays", "sweep_edit_modes", "sweep_orders"} <= set(own)
+    for name in own:
+        field = SweepParams.model_fields[name]
+        assert f"{name}: {' '.join(field.description.split())} Default: {field.default}." in shown
 
 
 @pytest.mark.parametrize(
@@ -58,17 +84,9 @@ def test_a_scheduler_that_does_not_answer_is_a_failure_in_one_line(file, capsys,
     assert "error: no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_without_dask_it_says_what_to_install(file, capsys, monkeypatch):
-    read = builtins.__import__
-
-    def without(name, *rest):
-        if name == "editkit.studies" and "sweep_cluster" in (rest[2] or ()):
-            raise ModuleNotFoundError("No module named 'distributed'")
-        return read(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert main(["sweep", file]) == 2
-    assert "a sweep runs on Dask, but No module named 'distributed': pip install dask" in capsys.readouterr().err
+def test_plan_and_failed_are_one_of_two(file, capsys):
+    assert main(["sweep", file, "--plan", "--failed"]) == 2
+    assert "error: plan and failed: one of the two can be printed" in capsys.readouterr().err
 
 
 def test_a_failed_cell_ends_in_exit_code_1(file, capsys, monkeypatch):
@@ -77,4 +95,4 @@ def test_a_failed_cell_ends_in_exit_code_1(file, capsys, monkeypatch):
     monkeypatch.setattr(sweep_cluster, "sweep", lambda *_, **__: (plan, found))
     assert main(["sweep", file]) == 1
     out = capsys.readouterr().out
-    assert "1 of 2 cells are finished" in out and "1 cell failed; tracebacks are kept" in out
+    assert "1 of 2 cells are finished" in out and "1 cell failed; --failed prints tracebacks" in out

@@ -12,7 +12,7 @@ from editkit.cache import Store
 from editkit.studies.sweep import SweepParams
 from editkit.studies.sweep_cells import Bench
 from editkit.studies.sweep_plan import Plan, survey
-from editkit.studies.sweep_run import run
+from editkit.studies.sweep_run import Crew, run
 from editkit.studies.sweep_tables import Found, gather
 
 CONTEXT = get_context("forkserver")  # of a clean process that has imported everything
@@ -25,7 +25,7 @@ def sweep_here(values: dict, root: str) -> None:
     os.environ["EDITKIT_CACHE"] = root
     plan = survey(SweepParams(**values), progress=False)
     with LocalCluster(**QUIET) as cluster, Client(cluster) as client:
-        run(plan, client, {}, progress=False)
+        run(plan, Crew(client), {}, progress=False)
 
 
 def serve(port: int, root: str) -> None:
@@ -49,7 +49,8 @@ def finished(plan: Plan) -> dict[str, int]:
 
 def results(store: Store) -> list[Path]:
     """List the entries of cells, whole or not."""
-    return [*store.root.glob("sequence/*.safetensors"), *store.root.glob("cell/*.safetensors")]
+    kinds = ("sequence", "sequence-part", "cell")
+    return [path for kind in kinds for path in store.root.glob(f"{kind}/*.safetensors")]
 
 
 def look(params: SweepParams, store: Store) -> Plan:

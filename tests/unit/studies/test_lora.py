@@ -71,6 +71,11 @@ def test_one_configuration_twice_and_steps_that_do_not_fit_are_refused(three):
         lora.run_adapters(three, LoraParams(lora_batches=[2]), [])
 
 
+def test_an_editor_without_targets_is_refused_by_name():
+    with pytest.raises(ValueError, match="lora_method = 'ultraedit': .*'memit', 'emmet', .* or 'betaedit'"):
+        LoraParams(lora_method="ultraedit")
+
+
 def test_stacks_grow_or_stay(three):
     stacks = lora_tables.lora_stacks(lora.run_adapters(three, PARAMS, lora.stack_grid(PARAMS)).scores)
     assert (

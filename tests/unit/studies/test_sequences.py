@@ -1,6 +1,7 @@
 """Sequences of edits: the tables, their resumption, and what tells runs apart."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ import torch
 from editkit import evaluate, summarize
 from editkit.language.drift import KINDS
 from editkit.language.fluency import fluency
+from editkit.methods import SequenceMethodName
 from editkit.studies import sequences, tables
 from editkit.studies.findings import sequence_findings
 from editkit.studies.intervals import interval
@@ -276,6 +278,16 @@ def test_grids_hold_every_combination_once():
         {"replay": "none", "norm_clamp": 1.05},
         {"replay": "none", "stop_probability": 0.9},
     ]
+
+
+def test_every_editor_that_may_arrive_in_sequence_takes_every_way_of_remembering(setting):
+    one = setting()
+    for method in get_args(SequenceMethodName):
+        params = SequenceParams(sequence_methods=[method], norm_clamps=[1.05], stop_probabilities=[0.9])
+        for changes in [*kinds(params), *ablation_grid(params)]:
+            one.spec(method, **changes).resolve(one.lm)
+    with pytest.raises(ValueError, match="sequence_methods.0 = 'ultraedit': .*'memit', 'emmet', .* or 'betaedit'"):
+        SequenceParams(sequence_methods=["ultraedit"])
 
 
 def test_a_rate_of_zero_is_the_plain_run_and_not_a_second_one(setting):

@@ -101,8 +101,48 @@ def test_a_rank_that_holds_all_edits_of_a_step_is_exact_once():
         (4, "history"): [("exact", 8), ("svd", 2), ("svd", 4), ("svd", 6)],
         (8, "none"): [("exact", 8), ("svd", 2), ("svd", 4), ("svd", 6)],
     }
-    assert reasons(left)["rank 4 holds all 4 edits of a step: exact is that"] == 1
-    assert reasons(left)["rank 6 holds all 6 edits of a step: exact is that"] == 1
+    assert reasons(left)["rank 4 holds all 4 edits of an update: exact is that"] == 1
+    assert reasons(left)["rank 6 holds all 6 edits of an update: exact is that"] == 1
+
+
+def test_rome_has_one_rank_whatever_its_batch():
+    changes = {"methods": ["rome"], "sweep_edit_modes": ["lora"], "lora_ranks": [1, 4, 16], "batch_sizes": [1, 8]}
+    cells, left = grid(params(**changes, sweep_parts=["batches"], lora_fits=["svd"]))
+    assert [(cell.batch_size, dict(cell.changes)["lora_rank"]) for cell in cells] == [(1, 1), (8, 1)]
+    told = [f"rank {rank} holds all 1 edits of an update: exact is that" for rank in (1, 4, 16)]
+    assert [reasons(left)[reason] for reason in told] == [2, 2, 2]
+
+
+def buffers(found, size: int) -> list[tuple]:
+    told = [dict(cell.changes) for cell in found if cell.batch_size == size]
+    return [(one["replay_rate"], one["replay_max_items"]) for one in told if one["replay"] == "buffer"]
+
+
+def test_rates_that_replay_the_same_number_are_run_once():
+    rates = {"sweep_parts": ["sequences"], "replay_rates": [0.1, 0.25, 0.3, 0.5, 0.6]}
+    cells, left = grid(params(**rates))
+    assert buffers(cells, 1) == [(0.1, 0)], "any rate replays one edit with one new one"
+    assert buffers(cells, 4) == [(0.1, 0), (0.3, 0), (0.6, 0)], "ceil of 0.4, 1, 1.2, 2, 2.4"
+    told = reasons(left)
+    assert told["a rate of 0.6 replays 1 with 1 new, as 0.1 does"] == 1
+    assert told["a rate of 0.25 replays 1 with 4 new, as 0.1 does"] == 1
+    assert told["a rate of 0.5 replays 2 with 4 new, as 0.3 does"] == 1
+    of_all, _ = grid(params(**rates, hyperparameters={"replay_base": "buffer"}))
+    assert len(buffers(of_all, 1)) == 5, "shares of a buffer that grows are all different"
+
+
+def test_buffers_that_keep_all_edits_are_run_once():
+    cells, left = grid(params(sweep_parts=["sequences"], replay_sizes=[4, 0, 8, 9]))
+    assert buffers(cells, 1) == [(0.5, 4), (0.5, 0)]
+    assert reasons(left)["a buffer of 8 keeps all 8 edits, as replay_max_items = 0 does"] == 2
+    alone, _ = grid(params(sweep_parts=["sequences"], replay_sizes=[9]))
+    assert buffers(alone, 4) == [(0.5, 9)], "nothing else is that"
+
+
+def test_rls_is_run_with_everything_held_alone():
+    cells, left = grid(params(sweep_parts=["sequences"], methods=["memit_rls"], sequence_methods=["memit_rls"]))
+    assert [(cell.batch_size, dict(cell.changes)["replay"]) for cell in cells] == [(1, "hold"), (4, "hold")]
+    assert reasons(left)["memit_rls is memit that holds all edits: without hold it is memit"] == 2 * 3 + 1
 
 
 def test_weights_and_other_knobs_of_the_ablation_are_axes_too():

@@ -64,7 +64,28 @@ def test_a_sequence_of_which_steps_are_missing_is_not_finished(bench, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         here.work(STEPS).run()
     assert here.settings["sequences"].lm.fingerprint() == undisturbed
-    assert here.work(STEPS).store.get("sequence", here.work(STEPS).key) and here.work(STEPS).seconds() is None
+    work = here.work(STEPS)
+    assert work.store.get("sequence-part", work.key) and not work.store.get("sequence", work.key)
+    assert work.seconds() is None
+
+
+def test_a_whole_sequence_is_kept_whatever_a_worker_that_was_given_up_still_writes(bench, monkeypatch):
+    here, parts = bench(), []
+    put = Store.put
+
+    def noted(store, kind, key, tensors):
+        if kind == "sequence-part":
+            parts.append((kind, key, tensors))
+        put(store, kind, key, tensors)
+
+    monkeypatch.setattr(Store, "put", noted)
+    work = here.work(STEPS)
+    scores = work.make().scores
+    took = work.seconds()
+    assert parts and took and not work.store.path("sequence-part", work.key).exists()
+    put(work.store, *parts[0])  # of one step, by one that was believed to be lost
+    assert work.seconds() == took
+    assert here.work(STEPS).make().scores.equals(scores)
 
 
 @pytest.mark.parametrize("cell", [BATCH, STEPS], ids=lambda cell: cell.part)

@@ -1,15 +1,19 @@
 """Where cells run: workers that are lost, a scheduler that is lost, and what is refused."""
 
+import os
 import signal
 import socket
 import threading
 import time
 
+import dask
 import psutil
 import pytest
+from distributed import Client
 
 from editkit.cache import Store
 from editkit.studies import sweep_cluster
+from editkit.studies.sweep_cells import note_failure
 from editkit.studies.sweep_cluster import check_scheduler, sweep
 from tests.unit.studies.sweeping import assert_same, finished, look, results, serve, start, sweep_here, tables
 
@@ -121,16 +125,35 @@ def test_what_is_no_scheduler_is_refused_before_anything_is_loaded(scheduler, wo
         check_scheduler(scheduler, workers)
 
 
-def test_slurm_needs_its_package_and_its_commands(monkeypatch):
-    monkeypatch.setattr(sweep_cluster, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="needs the package dask-jobqueue"):
-        check_scheduler("slurm", 2)
-    monkeypatch.setattr(sweep_cluster, "find_spec", lambda name: name)
+def test_slurm_needs_its_commands(monkeypatch):
     monkeypatch.setattr(sweep_cluster.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="there is no sbatch here"):
         check_scheduler("slurm", 2)
     monkeypatch.setattr(sweep_cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
     check_scheduler("slurm", 2)
+
+
+SBATCH = """cp "$1" "$0.$$"
+setsid bash "$0.$$" >/dev/null 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_has_ended_is_replaced(tmp_path, monkeypatch):
+    for name, text in {"sbatch": SBATCH, "scancel": 'kill -- "-$1"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    job = {"jobqueue.slurm.memory": "1GB", "distributed.deploy.lost-worker-timeout": "1s"}
+    with dask.config.set(job), sweep_cluster.slurm_cluster(1) as cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=120)
+        (first,) = client.run(os.getpid).values()
+        os.killpg(os.getpgid(first), signal.SIGKILL)  # the whole job, as at its walltime
+        end = time.monotonic() + 120
+        while (now := set(client.run(os.getpid).values()) - {first}) == set() and time.monotonic() < end:
+            time.sleep(0.5)
+        assert len(now) == 1
 
 
 def test_a_machine_gets_workers_for_its_memory_and_for_what_is_left(sweep_params, store, monkeypatch):
@@ -139,16 +162,36 @@ def test_a_machine_gets_workers_for_its_memory_and_for_what_is_left(sweep_params
     monkeypatch.setattr(sweep_cluster.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     memory = [10 * plan.memory_mb * 2**20]
     monkeypatch.setattr(sweep_cluster.psutil, "virtual_memory", lambda: type("", (), {"available": memory[0]}))
+    monkeypatch.setattr(sweep_cluster, "memory_limit", lambda: 2**60)
     assert sweep_cluster.default_workers(plan) == 6
     memory[0] /= 4
     assert sweep_cluster.default_workers(plan) == 2
     memory[0] /= 100
     assert sweep_cluster.default_workers(plan) == 1
+    memory[0] *= 1000  # of a machine that lets this process have less
+    own = psutil.Process().memory_info().rss
+    monkeypatch.setattr(sweep_cluster, "memory_limit", lambda: own + 3.5 * plan.memory_mb * 2**20)
+    assert sweep_cluster.default_workers(plan) in (2, 3)  # this process grows by itself
+
+
+def test_failed_cells_are_told_with_their_tracebacks_and_nothing_is_run(sweep_params, here, monkeypatch):
+    monkeypatch.setattr(sweep_cluster, "local_cluster", lambda *_: pytest.fail("a cluster is started"))
+    plan, said = look(sweep_params(), here), []
+    name = next(iter(plan.cells))
+    try:
+        raise FloatingPointError("the update is\nnot finite")
+    except FloatingPointError as error:
+        note_failure(here, name, error)
+    sweep(sweep_params(), act="failed", say=said.append, progress=False)
+    assert said[0] == f"{plan.cells[name]}: FloatingPointError: the update is not finite"
+    assert said[1] == "  Traceback (most recent call last):"
+    assert any("raise FloatingPointError" in line for line in said)
+    assert said[-1] == "1 of 24 cells failed when they were last run" and not (here.root / "target").exists()
 
 
 def test_a_plan_alone_starts_no_worker(sweep_params, here, monkeypatch):
     monkeypatch.setattr(sweep_cluster, "local_cluster", lambda *_: pytest.fail("a cluster is started"))
     said = []
-    plan, found = sweep(sweep_params(), only_plan=True, say=said.append, progress=False)
+    plan, found = sweep(sweep_params(), act="plan", say=said.append, progress=False)
     assert len(plan.cells) == 24 and not found and "estimated: " in said[-1]
     assert not (here.root / "cell").exists()

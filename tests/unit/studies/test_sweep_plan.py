@@ -1,11 +1,13 @@
 """What a sweep will do, before anything of it is run."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from editkit.cache import Store
 from editkit.studies.sweep_cells import Bench
+from editkit.studies.sweep_cost import Probe
 from editkit.studies.sweep_plan import PACKED, estimate, survey, tell
 
 
@@ -58,6 +60,11 @@ def test_targets_of_a_step_on_the_edited_model_are_not_made_before(look):
     assert [job.what for job in jobs] == ["moments", "targets", "untouched"], "one batch finds them on the untouched"
     singles = look(targets_from="current", sweep_parts=["sequences"], sequence_seeds=[1], sequence_facts=4)
     assert singles.targets_missing == 4
+    found = {(cell.batch_size, number) for cell, number in singles.own_targets.items()}
+    assert found == {(1, 4), (2, 4)} and len(singles.own_targets) == 8, "two methods, two sizes, two memories"
+    assert "32 in steps" in estimate(singles, 1)
+    base = look(sweep_parts=["sequences"], sequence_seeds=[1], sequence_facts=4)
+    assert not base.own_targets and "in steps" not in estimate(base, 1)
 
 
 def test_methods_without_targets_have_none_to_be_made(look):
@@ -116,9 +123,18 @@ def test_an_estimate_says_what_it_rests_on(look, sweep_params, store):
         if cell.seed == 1:
             here.work(cell).run()
     plan = look()
-    assert "at least" not in estimate(plan, 1).split(";")[0] and "from 12 finished cells" in estimate(plan, 1)
+    told, timed = estimate(plan, 1), estimate(replace(plan, probe=Probe(score=1.0, target=2.0)), 3)
+    assert told.startswith("estimated: at least ") and "4 v* to find before, not timed" in told
+    assert "at least" not in timed.split(";")[0] and "from 12 finished cells" in timed
+    assert "4 v* to find before, those before 8 s of one worker; the longest cell" in timed
     expected = sum(plan.seconds[name] for name, cell in cells.items() if cell.seed == 1)
     assert plan.pace.left(plan.pending.values()).seconds == pytest.approx(expected)
+
+
+def test_without_any_measurement_it_says_that_nothing_is_known(look):
+    told = estimate(look(), 2)
+    assert told.startswith("how long it takes is not known: none that is alike has been measured of 24 cells")
+    assert " 0 s" not in told and "8 v* to find before" in told and "MB a worker" in told
 
 
 def test_stores_are_apart(look, sweep_params, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from editkit.cache import Store
 from editkit.language.forward import precision
 from editkit.language.forward.precision import bfloat16_blocks, choose_precision, exact_products
 from editkit.models.hooks import capture
@@ -20,6 +21,17 @@ def test_exact_mode_and_a_model_of_lower_precision_keep_their_own(tiny):
 def test_fast_mode_takes_bfloat16_only_where_it_gains(tiny, monkeypatch, ratio, chosen):
     monkeypatch.setattr(precision, "_seconds", lambda x, weight: ratio if weight.dtype == torch.float32 else 1.0)
     assert choose_precision(tiny(), "fast") == chosen
+
+
+def test_who_shares_a_store_computes_alike_whatever_a_stopwatch_says_later(tiny, monkeypatch, store, tmp_path):
+    ratio = [3.0]
+    monkeypatch.setattr(precision, "_seconds", lambda x, weight: ratio[0] if weight.dtype == torch.float32 else 1.0)
+    lm = tiny()
+    assert choose_precision(lm, "fast", store) == "bfloat16"
+    ratio[0] = 1.0
+    lm.weight(1).add_(1.0)  # an edited model computes as the untouched one
+    assert choose_precision(lm, "fast", store) == "bfloat16" and choose_precision(lm, "exact", store) == "float32"
+    assert choose_precision(lm, "fast", Store(tmp_path / "other")) == choose_precision(lm, "fast") == "float32"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
