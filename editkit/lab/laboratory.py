@@ -80,7 +80,10 @@ class Laboratory:
 
     def spec(self, method: str | None = None) -> EditSpec:
         """Return the spec as chosen, or that of another method. Raises ``ValueError`` for choices that do not fit."""
-        return self._stated(method or self.method).resolve(self.lm)
+        spec = self._stated(method or self.method).resolve(self.lm)
+        if self.bench.loaded and spec.edit_mode == "raw":
+            raise ValueError("an adapter lies beside the weights: choose 'adapter', or go back to the base")
+        return spec
 
     def look(self) -> tuple[Look, list[str]]:
         """Return what the model makes of the form, and why that cannot be edited in now: no reason where it can.
@@ -95,8 +98,6 @@ class Laboratory:
         except ValueError as problem:
             return NOTHING, [sentence(problem)]
         reasons = self.form.reasons()
-        if not reasons and self.bench.loaded and spec.edit_mode == "raw":
-            reasons = ["an adapter lies beside the weights: choose 'adapter', or go back to the base"]
         if not reasons and spec == self.bench.spec and self.form.fact() in self.bench.facts:
             reasons = ["this edit is in the model"]
         return found, reasons
@@ -241,8 +242,7 @@ class Laboratory:
 
     def _make(self, doing: str, entries: Sequence[Entry], shown: Fact | None = None) -> None:
         """Let the model hold the entries that are on, and then read; the list changes once they are in."""
-        stated, facts = self._stated(self.method), [entry.fact for entry in entries]
-        spec = stated.resolve(self.lm)
+        stated, spec, facts = self._stated(self.method), self.spec(), [entry.fact for entry in entries]
 
         def task() -> None:
             self.bench.make(spec, [entry.fact for entry in entries if entry.on], self.worker.watch)

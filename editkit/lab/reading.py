@@ -60,7 +60,8 @@ def next_tokens(lm: LanguageModel, text: str, n: int = SHOWN) -> Says:
     ids, _ = lm.encode(text)
     hidden = lm.forward(torch.tensor([ids], device=lm.device))[0, -1]
     found = lm.logits(hidden).softmax(-1).topk(n)
-    return [(lm.tokenizer.decode([token]), p) for p, token in zip(found.values.tolist(), found.indices.tolist())]
+    tokens = [lm.tokenizer.decode([token]) for token in found.indices.tolist()]
+    return list(zip(tokens, found.values.tolist(), strict=True))
 
 
 def read(lm: LanguageModel, fact: Fact, probes: Sequence[Probe] = ()) -> Reading:

@@ -63,18 +63,19 @@ class Worker:
 
     def _run(self, task: Callable[[], None]) -> None:
         self.changed()
-        with self.lock, warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            try:
+        try:
+            with self.lock, warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
                 task()
-            except Stopped:
-                self.notes.append("stopped: the weights are as they were")
-            except Exception as problem:  # of any kind: it is told in place, and the model is as it was
-                self.error = sentence(problem)
-        user = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
-        self.notes += list(dict.fromkeys(user))[:NOTES]
-        self.doing = ""
-        self.changed()
+        except Stopped:
+            self.notes.append("stopped: the weights are as they were")
+        except Exception as problem:  # of any kind: it is told in place, and the model is as it was
+            self.error = sentence(problem)
+        finally:
+            user = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
+            self.notes += list(dict.fromkeys(user))[:NOTES]
+            self.doing = ""
+            self.changed()
 
 
 def sentence(problem: BaseException) -> str:
