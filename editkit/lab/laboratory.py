@@ -112,9 +112,9 @@ class Laboratory:
         self.form = replace(self.form, **fields)
         self.changed()
 
-    def pick(self, fact: Fact) -> None:
-        """Fill the form with a fact."""
-        self.form = Form.of(fact)
+    def pick(self, fact: Fact | None) -> None:
+        """Fill the form with a fact; None empties it."""
+        self.form = Form.of(fact) if fact else Form()
         self.changed()
 
     def choose(self, method: str | None = None, **fields: Any) -> None:
@@ -219,7 +219,8 @@ class Laboratory:
 
     def as_python(self) -> str:
         """Return a program that edits the model as it is edited now."""
-        return program(self.lm.name, self._made or self._stated(self.method), self.bench.facts, self.bench.loaded)
+        spec = self._made if self.bench.facts else self._stated(self.method)
+        return program(self.lm.name, spec, self.bench.facts, self.bench.loaded)
 
     @property
     def result(self) -> EditResult | None:

@@ -71,7 +71,7 @@ class Playground(w.VBox):
             fields[name] = w.Textarea(description=name, placeholder="full texts, one a line", layout=WIDE)
         for name, field in fields.items():
             field.observe(self._guarded(lambda change, name=name: self.lab.type(**{name: change.new})), "value")
-        titles = [(f"{fact.text} → {fact.target_true}", fact) for fact in self.lab.facts]
+        titles = [("my own", None), *((f"{fact.text} → {fact.target_true}", fact) for fact in self.lab.facts)]
         fields["fact"] = w.Dropdown(options=titles, description="pick a fact", layout=WIDE)
         fields["fact"].observe(self._guarded(lambda change: self.lab.pick(change.new)), "value")
         return fields
@@ -181,6 +181,7 @@ class Playground(w.VBox):
         lab, (look, reasons) = self.lab, self.lab.look()
         for name in ("subject", "prompt", "new", "true", "paraphrases", "neighbours"):
             self.fields[name].value = getattr(lab.form, name)
+        self.fields["fact"].value = lab.form.picked if lab.form.picked in lab.facts else None
         self.tokens.value, self.says.value = markup.tokens(look), markup.answer(look)
         self.reasons.value = markup.notice(reasons)
         self.buttons["edit"].disabled = bool(reasons)

@@ -62,8 +62,9 @@ class Worker:
                 raise TimeoutError(f"{self.doing} takes longer than {timeout:g} s")
 
     def _run(self, task: Callable[[], None]) -> None:
-        self.changed()
+        told: list[warnings.WarningMessage] = []
         try:
+            self.changed()
             with self.lock, warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 task()

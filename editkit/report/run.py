@@ -162,9 +162,7 @@ def _line(number: int, chapters: list[Chapter]) -> str:
 def _chapters(notebooks: Path, folder: Path, only: Sequence[str]) -> list[Chapter]:
     sources = sorted(filter(is_chapter, notebooks.glob("[0-9][0-9]_*.ipynb")))
     if not sources:
-        raise ValueError(
-            f"no numbered notebooks with parameters in {notebooks.resolve()}: run from the checkout's root"
-        )
+        raise ValueError(f"no notebook with parameters in {notebooks.resolve()}: run from the checkout's root")
     if unknown := set(only) - (known := {source.stem for source in sources}):
         raise ValueError(f"no chapter {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
     return [

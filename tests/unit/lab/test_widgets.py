@@ -45,6 +45,8 @@ def test_a_fact_is_picked_with_all_that_belongs_to_it(shown, facts):
     shown.fields["fact"].value = facts[1]
     assert shown.fields["true"].value == "Italy" and shown.fields["paraphrases"].value == facts[1].paraphrases[0]
     assert shown.lab.form.fact() == facts[1]
+    shown.fields["fact"].value = None
+    assert shown.fields["subject"].value == "" and "type the subject" in shown.reasons.value
 
 
 def test_settings_reach_the_spec_and_a_weight_solves_again(shown):

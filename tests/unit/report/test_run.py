@@ -314,7 +314,7 @@ def test_missing_files_are_refused(tmp_path, monkeypatch, capsys):
     assert "params/none.yaml" in capsys.readouterr().err
     Path("some.yaml").write_text("n_facts: 1\n")
     assert cli.main(["report", "some.yaml"]) == 2
-    assert "no numbered notebooks with parameters" in capsys.readouterr().err
+    assert "no notebook with parameters" in capsys.readouterr().err
 
 
 def test_a_formula_that_cannot_be_set_is_shown_as_source():
