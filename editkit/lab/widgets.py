@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as w
 
 from editkit.cache import Store
-from editkit.facts import Fact, read_facts
+from editkit.facts import Fact, part_of, read_facts
 from editkit.lab import markup
 from editkit.lab.laboratory import CHOICES, Laboratory
 from editkit.methods import COMPARED, METHODS, label
@@ -40,8 +40,9 @@ def playground(
         store: where targets and second moments are cached.
     """
     lm = load_lm(model) if isinstance(model, str) else model
-    facts = read_facts("worldfacts", seed=1)[:OFFERED] if facts is None else facts
-    heldout = read_facts("worldfacts", seed=1, part="tune")[:HELD_OUT]
+    world = read_facts("worldfacts", seed=1, part="all")
+    heldout = [fact for fact in world if part_of(fact) == "tune"][:HELD_OUT]
+    facts = [fact for fact in world if part_of(fact) == "test"][:OFFERED] if facts is None else facts
     return Playground(Laboratory(lm, facts=facts, hyperparameters=hyperparameters, store=store, heldout=heldout))
 
 

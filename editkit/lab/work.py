@@ -1,6 +1,7 @@
 """One task at a time, beside whoever asked for it, that can be told to stop."""
 
 import threading
+import time
 import warnings
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ class Worker:
         self.doing = ""  # what is being done, in words; empty where nothing is
         self.steps: list[Step] = []  # of the search that is under way, or was last
         self.error = ""  # why the last task failed, in a sentence
-        self.notes: list[str] = []  # what it warned of
+        self.notes: list[str] = []  # how long it took, and what it warned of
         self.lock = threading.Lock()  # held by whoever uses the model
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -63,6 +64,7 @@ class Worker:
 
     def _run(self, task: Callable[[], None]) -> None:
         told: list[warnings.WarningMessage] = []
+        begun = time.perf_counter()
         try:
             self.changed()
             with self.lock, warnings.catch_warnings(record=True) as told:
@@ -74,7 +76,7 @@ class Worker:
             self.error = sentence(problem)
         finally:
             user = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
-            self.notes += list(dict.fromkeys(user))[:NOTES]
+            self.notes += [f"{self.doing} took {time.perf_counter() - begun:.1f} s", *dict.fromkeys(user)][: 1 + NOTES]
             self.doing = ""
             self.changed()
 
