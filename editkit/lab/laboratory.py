@@ -105,7 +105,10 @@ class Laboratory:
     @property
     def settled(self) -> bool:
         """Whether the edits in the model were made under the spec that is chosen."""
-        return not self.bench.facts or self.bench.spec == self.spec()
+        try:
+            return not self.bench.facts or self.bench.spec == self.spec()
+        except ValueError:  # which look() tells
+            return False
 
     def type(self, **fields: str) -> None:
         """Type into fields of the form."""

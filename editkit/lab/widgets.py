@@ -225,9 +225,10 @@ class Playground(w.VBox):
     def _show_edits(self) -> None:
         lab, b, n = self.lab, self.buttons, len(self.lab.bench.facts)
         state = f"{n} edit{'s'[: n != 1]} in the model" if n else "clean model"
+        state += "" if lab.settled else ", made under other settings: make them again"
         state += "".join(f" · with {folder}" for folder in lab.bench.loaded)
         self.head.value = f"<b>editkit</b> {markup.text(f'{lab.lm.name} · {lab.lm.device} · {state}')}"
-        b["undo"].disabled = b["again"].disabled = not lab.entries
+        b["undo"].disabled, b["again"].disabled = not lab.entries, lab.settled
         b["base"].disabled = not (lab.entries or lab.bench.loaded)
         b["save"].disabled, b["load"].disabled = not n, bool(n)
         self.entries.children = [self._entry(place) for place in range(len(lab.entries))]

@@ -68,8 +68,9 @@ def test_settings_reach_the_spec_and_a_weight_solves_again(shown):
     assert (shown.lab.bench.spec.edit_mode, shown.lab.bench.spec.lora_stack) == ("lora", "fixed")
     s["layers"].value, s["v_num_grad_steps"].value = (2, 3), 2
     assert shown.lab.spec().layers == [2, 3] and not shown.lab.settled
+    assert "made under other settings" in shown.head.value and not shown.buttons["again"].disabled
     press(shown, "again")
-    assert shown.lab.settled and "step 2 of 2" in shown.loss.value
+    assert shown.lab.settled and shown.buttons["again"].disabled and "step 2 of 2" in shown.loss.value
 
 
 def test_compare_save_and_load(shown, lab, tmp_path):
