@@ -33,8 +33,8 @@ test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in 
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
 	$(PY) -m tests
 
-lab: $(STAMP) ## Open JupyterLab on notebooks/
-	$(PY) -m jupyterlab --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(STAMP) ## Open JupyterLab on the laboratory, notebooks/07_playground.ipynb
+	$(PY) -m jupyterlab --notebook-dir notebooks --LabApp.default_url=/lab/tree/07_playground.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(STAMP) ## Measure speed against the published algorithms (a quarter of an hour)
 	$(PY) -m benchmarks --json benchmarks/results.json

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -123,6 +123,10 @@ class Session:
         memory = self._journal.undo(last, make_memory(self.spec))
         self.memory = self.memory if memory is None else memory
 
+    def untouched(self) -> AbstractContextManager[None]:
+        """Return a context in which the model is as it was before the first edit; the edits come back bit for bit."""
+        return self._journal.untouched()
+
     def settle(self) -> None:
         """Accept the edits so far and drop their updates: from now on they can only be undone all together.
 
@@ -223,12 +227,12 @@ class Session:
     def _prepared(self) -> Editor:
         """Return the editor, made on the model as it was before its first edit."""
         if self._editor is None:
-            with self._journal.untouched():
+            with self.untouched():
                 self._editor = Editor(self._weights, self.spec, self.domain, self.domain.costs())
         return self._editor
 
     def _targets(self, items: list[Item]) -> Targets:
-        with nullcontext() if self.spec.targets_from == "current" else self._journal.untouched():
+        with nullcontext() if self.spec.targets_from == "current" else self.untouched():
             return self.domain.targets(items)
 
     def _write(self, editor: Editor, items: list[Item], targets: Targets, weight: float) -> list[Written]:
@@ -271,7 +275,7 @@ class Session:
         if not (promised := self.spec.promised):
             return write(0.0), None
         edited = [*self._journal.edited(), *items]  # listed while adapters are switched on
-        with self._journal.untouched():
+        with self.untouched():
             kept = self.domain.promises(edited)
 
         latest: dict[float, list[Written]] = {}  # what is written now, by its weight

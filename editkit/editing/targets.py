@@ -97,6 +97,21 @@ class Losses(NamedTuple):
     first: Tensor | None = None  # (bool) whether nothing is likelier, where most_probable_steps asks for it
 
 
+class Step(NamedTuple):
+    """Where a search stands after one look at the loss."""
+
+    number: int  # from 1
+    of: int  # largest number of steps
+    edits: int  # that are still searched for
+    loss: float  # their mean
+
+    def __str__(self) -> str:
+        return f"step {self.number} of {self.of}, batch of {self.edits}"
+
+
+Watch = Callable[[Step], None]  # what it raises ends a search between two steps
+
+
 class Batch(Protocol):
     """What is needed to compute the losses of a batch of edits."""
 
@@ -113,7 +128,7 @@ def optimise_shift(
     size: Tensor,
     dim: int,
     spec: TargetSpec,
-    report: Callable[[str], None],
+    watch: Watch,
 ) -> list[dict[str, Tensor]]:
     """Minimise ``nll + kl_factor · drift + v_weight_decay · ‖δ‖ / ‖h‖²``, ``‖δ‖ ≤ clamp_norm_factor · ‖h‖``, by Adam.
 
@@ -126,7 +141,7 @@ def optimise_shift(
     Args:
         losses: of some edits under shifts δ (m, dim).
         size: ‖h‖ of each edit, (n,).
-        report: receives a line of progress at each step.
+        watch: called at each step; what it raises is passed on.
 
     Returns for each edit ``delta`` (dim,), ``losses`` (steps,), nan after it has finished, and ``probability``.
     Raises ``FloatingPointError`` where the loss is not finite.
@@ -141,12 +156,12 @@ def optimise_shift(
     active = torch.arange(len(size), device=device)  # edits still in the batch
     ahead = torch.zeros_like(active)  # steps at which nothing was likelier than what is wanted
     for step in range(steps):
-        report(f"step {step + 1} of {steps}, batch of {len(active)}")
         found = losses(batch, delta[active])
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
         loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():
             raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
+        watch(Step(step + 1, steps, len(active), loss.mean().item()))
         history[active.cpu(), step] = loss.detach().cpu()
         probability[active.cpu()] = (-found.nll.detach()).exp().cpu()
         final[active] = delta.detach()[active]

@@ -17,7 +17,7 @@ batch, in which the suffixes of an edit's prompts lie side by side in one row.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, entry_key
-from editkit.editing.targets import DECISIVE, Losses, Targets, optimise_shift
+from editkit.editing.targets import DECISIVE, Losses, Step, Targets, Watch, optimise_shift
 from editkit.facts.fact import Fact
 from editkit.language.forward.precision import bfloat16_blocks, choose_precision
 from editkit.language.forward.prefix import PADDING, Prefix, buckets, pad
@@ -54,13 +54,15 @@ def optimise_targets(
     *,
     store: Store | None = None,
     progress: bool = True,
+    watch: Watch = lambda step: None,
 ) -> Targets:
     """Optimise ``v*`` for each fact on the model as it stands; ``spec`` must be resolved.
 
     With a ``store``, a target computed before for the same weights, fact, contexts and hyperparameters is
     read from it: it does not depend on the method, the batch size or the other facts. Each group of facts is
     stored as soon as it is done, so an interrupted call goes on where it was. A group that does not fit into
-    memory is halved, with a warning.
+    memory is halved, with a warning. ``watch`` is called at each step; what it raises ends the search there, and is
+    passed on.
 
     Raises ``ValueError`` for no facts, for a subject that is missing from its prompt, for a target without tokens, and
     where ``target_mode`` asks for none; ``FloatingPointError`` where the optimisation leaves the finite numbers.
@@ -82,7 +84,7 @@ def optimise_targets(
     # Exact targets keep to the default kernels, as the published code does: Adam's first steps follow the signs of
     # gradients, and where one is near zero another kernel's rounding is enough to end elsewhere.
     with bar, bfloat16_blocks(lm) if todo and precision == "bfloat16" else nullcontext():
-        for place, entry in _shifts(lm, edits, spec, bar):
+        for place, entry in _shifts(lm, edits, spec, bar, watch):
             i = missing[place]
             found[i] = {"value": h[place] + entry.pop("delta"), **entry}
             if store:
@@ -99,15 +101,20 @@ def stored_targets(
 
 
 def _shifts(
-    lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm
+    lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm, watch: Watch
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield the place of each edit and its optimised shift, group by group, as each is done."""
+
+    def tell(step: Step) -> None:
+        bar.set_postfix_str(str(step))
+        watch(step)
+
     left, budget = list(range(len(edits))), spec.target_batch or automatic_batch(lm, spec.layers[-1])
     while left:
         group = [left[g] for g in buckets([edits[i].length for i in left], budget)[0]]
         start = time.perf_counter()
         try:
-            entries = _optimise(lm, [edits[i] for i in group], spec, bar.set_postfix_str)
+            entries = _optimise(lm, [edits[i] for i in group], spec, tell)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or len(group) == 1:
                 raise
@@ -219,10 +226,10 @@ class _Batch:
         return _Batch(self.prefix.select(rows), **{name: getattr(self, name)[rows] for name in names})
 
 
-def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", report: Callable) -> list[dict[str, Tensor]]:
+def _optimise(lm: LanguageModel, edits: list[_Edit], spec: "EditSpec", watch: Watch) -> list[dict[str, Tensor]]:
     batch = _Batch.make(lm, edits, spec.layers[-1])
     size = batch.state[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
-    return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, report)
+    return optimise_shift(batch, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, watch)
 
 
 def _losses(lm: LanguageModel, spec: "EditSpec", batch: _Batch, delta: Tensor) -> Losses:

@@ -30,6 +30,10 @@ from jupyter_client.kernelspec import KernelSpec
 from nbconvert.filters import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 
+QUIET = "--IPKernelApp.log_level=40"  # no warning that messages to this process are not encrypted
+# Bars of progress are lines here, which somebody watches in a terminal: a widget would stay in the copy as a dead view.
+LINES = "--IPKernelApp.exec_lines=import sys, tqdm; tqdm.auto = sys.modules['tqdm.auto'] = tqdm"
+
 
 @dataclass
 class Failure:
@@ -84,6 +88,12 @@ class Chapter:
             "executed": self.executed.relative_to(folder).as_posix(),
             "log": self.log.relative_to(folder).as_posix(),
         }
+
+
+def is_chapter(notebook: Path) -> bool:
+    """Tell whether a notebook is a chapter of the report: those are that have a cell tagged ``parameters``."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return any("parameters" in cell.metadata.get("tags", []) for cell in cells)
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
@@ -254,8 +264,7 @@ def execute(chapter: Chapter, values: dict[str, Any], stated: dict[str, Any], la
                 log_output=True,
                 stderr_file=_Progress(label),
                 start_timeout=120,
-                # Silences its warning that messages to this process are not encrypted.
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=[QUIET, LINES],
             )
             chapter.status = "done"
         except Exception as error:  # a dead kernel, a missing kernel or a time-out must not end the report

@@ -19,7 +19,7 @@ import torch
 from editkit.cache import write_atomic
 from editkit.figures import find_browser
 from editkit.plain import to_json
-from editkit.report.execute import Chapter, declared_parameters, execute_all
+from editkit.report.execute import Chapter, declared_parameters, execute_all, is_chapter
 from editkit.report.html import render_report
 from editkit.report.pdf import print_pdf
 from editkit.studies import places
@@ -73,7 +73,7 @@ def build_report(
     only: Sequence[str] = (),
     at_once: int = 0,
 ) -> Report:
-    """Execute the numbered notebooks on a parameter file and export the report.
+    """Execute the numbered notebooks that declare parameters on a parameter file and export the report.
 
     A failing notebook ends the execution, not the export: the report shows what there is.
 
@@ -162,11 +162,11 @@ def _line(chapter: Chapter, chapters: list[Chapter]) -> str:
 
 
 def _chapters(notebooks: Path, folder: Path, only: Sequence[str]) -> list[Chapter]:
-    sources = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
+    sources = sorted(filter(is_chapter, notebooks.glob("[0-9][0-9]_*.ipynb")))
     if not sources:
-        raise ValueError(f"no numbered notebooks in {notebooks.resolve()}: run from the checkout's root")
+        raise ValueError(f"no notebook with parameters in {notebooks.resolve()}: run from the checkout's root")
     if unknown := set(only) - (known := {source.stem for source in sources}):
-        raise ValueError(f"no notebook {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
+        raise ValueError(f"no chapter {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
     return [
         Chapter(
             source=source,

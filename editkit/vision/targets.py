@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, entry_key
-from editkit.editing.targets import DECISIVE, Losses, Targets, TargetSpec, optimise_shift
+from editkit.editing.targets import DECISIVE, Losses, Step, Targets, TargetSpec, optimise_shift
 from editkit.models import VisionModel
 from editkit.models.hooks import run_from
 from editkit.vision.forward import BATCH
@@ -47,6 +47,10 @@ def optimise_targets(
     missing = [place for place, entry in enumerate(found) if entry is None]
     bar = tqdm(total=len(missing), desc=f"targets at layer {layer}", unit="image", disable=not (progress and missing))
     size = max(1, BATCH // (1 + reader.copies))
+
+    def tell(step: Step) -> None:
+        bar.set_postfix_str(str(step))
+
     with bar:
         for begin in range(0, len(missing), size):
             start, places = time.perf_counter(), missing[begin : begin + size]
@@ -55,7 +59,7 @@ def optimise_targets(
             labels = torch.tensor([item.label for item in group], device=vit.device)
             h = states[:, 0, 0].float()
             batch = _Batch(states, labels, vit, layer + 1, spec.v_loss_layer + 1)
-            entries = optimise_shift(batch, _losses, h.norm(dim=1), states.shape[3], spec, bar.set_postfix_str)
+            entries = optimise_shift(batch, _losses, h.norm(dim=1), states.shape[3], spec, tell)
             each = torch.tensor((time.perf_counter() - start) / len(group))
             for place, own, entry in zip(places, h.cpu(), entries, strict=True):
                 found[place] = {"value": own + entry.pop("delta"), **entry, "seconds": each}

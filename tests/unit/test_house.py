@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from importlinter.cli import lint_imports
 
+from editkit.report.execute import is_chapter
+
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "tests" / "unit"
 MODULES = sorted((ROOT / "editkit").rglob("*.py"))
-CHAPTERS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+NOTEBOOKS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+CHAPTERS = {name: notebook for name, notebook in NOTEBOOKS.items() if is_chapter(ROOT / "notebooks" / name)}
 TAGS = {"parameters", "hide-input", "hide-output", "remove-cell"}  # as editkit.report.html reads them
 OF_THE_WHOLE = {"test_benchmarks.py", "test_families.py", "test_house.py", "test_packaging.py"}  # of no single module
 
@@ -70,10 +73,10 @@ def test_code_cells_are_short():
     assert np.percentile(lengths, 90) <= 10
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_outputs_are_committed_exactly_where_they_are_compared(name):
-    nbformat.validate(CHAPTERS[name])
-    for cell in CHAPTERS[name].cells:
+    nbformat.validate(NOTEBOOKS[name])
+    for cell in NOTEBOOKS[name].cells:
         if cell.cell_type == "code":
             checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
             assert bool(cell.outputs) == checked
@@ -89,9 +92,13 @@ def test_a_chapter_opens_with_its_question_and_closes_with_its_findings(name):
     assert headings[-1] == "## Findings"
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_notebooks_are_seven_chapters_and_the_laboratory():
+    assert NOTEBOOKS.keys() - CHAPTERS.keys() == {"07_playground.ipynb"} and len(CHAPTERS) == 7
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_tags_are_those_that_the_report_knows(name):
-    assert {tag for cell in CHAPTERS[name].cells for tag in cell.metadata.get("tags", [])} <= TAGS
+    assert {tag for cell in NOTEBOOKS[name].cells for tag in cell.metadata.get("tags", [])} <= TAGS
 
 
 def test_every_chapter_takes_facts_from_any_source():

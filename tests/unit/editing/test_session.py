@@ -87,6 +87,20 @@ def test_undo_takes_back_the_last_edits_bit_for_bit(tiny, facts, start):
         session.undo(1)
 
 
+def test_untouched_is_the_model_before_the_first_edit_and_the_edits_come_back(tiny, facts, start):
+    lm = tiny()
+    came = lm.fingerprint()
+    session = start(lm)
+    with session.untouched():
+        assert lm.fingerprint() == came
+    session.edit(facts[:2])
+    edited = lm.fingerprint()
+    with pytest.raises(KeyError), session.untouched():
+        assert lm.fingerprint() == came
+        raise KeyError
+    assert lm.fingerprint() == edited != came
+
+
 def test_one_layer_with_equality_puts_out_the_target_exactly(tiny, facts, start):
     lm = tiny()
     session = start(lm, "emmet", layers=[2], n_contexts=0)

@@ -61,6 +61,24 @@ def test_the_clamp_bounds_the_shift(tiny, facts, full_spec):
     assert torch.allclose(ratio, torch.full_like(ratio, 0.05), rtol=1e-3)
 
 
+def test_a_search_tells_its_steps_and_ends_between_them(tiny, facts, full_spec, store):
+    lm, spec, steps = tiny(), full_spec(v_num_grad_steps=4), []
+    spec = spec.resolve(lm)
+    found = optimise_targets(lm, facts[:2], spec, [], progress=False, watch=steps.append)
+    assert [(step.number, step.of, step.edits) for step in steps] == [(n, 4, 2) for n in (1, 2, 3, 4)]
+    torch.testing.assert_close(torch.tensor([step.loss for step in steps]), found.losses.mean(0))
+
+    def stop(step):
+        if step.number == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        optimise_targets(lm, facts[:2], spec, [], store=store, progress=False, watch=stop)
+    assert not lm.layers[spec.layers[-1] + 1]._forward_hooks and not lm.layers[0]._forward_pre_hooks
+    again = optimise_targets(lm, facts[:2], spec, [], store=store, progress=False)
+    assert again.cached == 0 and torch.equal(again.values, found.values)
+
+
 def test_cached_targets_are_the_same_and_only_for_the_same_weights(tiny, facts, full_spec, store):
     lm = tiny()
     spec = full_spec().resolve(lm)

@@ -1,4 +1,4 @@
-"""Notebooks: whose interpreter runs them, and which run beside each other."""
+"""Notebooks: whose interpreter runs them, what bars of progress become, and which run beside each other."""
 
 import json
 import os
@@ -30,6 +30,25 @@ def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(tmp_path
     [output] = nbformat.read(chapter.executed, as_version=4).cells[-1].outputs
     assert output.text.split() == [sys.executable, "2", "/data/a.json"]
     assert chapter.parameters == {"n_facts": 2, "facts_path": "a.json"}
+
+
+def test_bars_of_progress_are_lines_and_leave_no_widget(tmp_path):
+    cells = [
+        new_code_cell("n_facts = 3", metadata={"tags": ["parameters"]}),
+        new_code_cell("from tqdm import auto\nfrom tqdm.auto import tqdm\nassert auto.tqdm is tqdm"),
+        new_code_cell("import ipywidgets\nprint(len(list(tqdm(range(n_facts), desc='counting'))))"),
+    ]
+    kernel = {"name": "python3", "language": "python", "display_name": "other"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "00_probe.ipynb")
+    chapter = Chapter(tmp_path / "00_probe.ipynb", tmp_path / "executed.ipynb", tmp_path / "log", {"n_facts": 3})
+    execute(chapter, {}, {}, "probe")
+    assert chapter.failure is None
+    executed = nbformat.read(chapter.executed, as_version=4)
+    printed = {"stdout": "", "stderr": ""}
+    for output in executed.cells[-1].outputs:  # a widget's view has no name
+        printed[output.name] += output.text
+    assert printed["stdout"] == "3\n" and "counting: 100%" in printed["stderr"]
+    assert "widgets" not in executed.metadata
 
 
 WAITS = """

@@ -89,7 +89,7 @@ def project(folder: Path, second: str = "n_facts", third: bool = False) -> Path:
         *cells,
     )
     if third:
-        write(folder / "notebooks", "02_third", new_markdown_cell("# Third chapter"), code("1"))
+        write(folder / "notebooks", "02_third", new_markdown_cell("# Third chapter"), code("seeds = [9]", "parameters"))
     (folder / "params" / "tiny.yaml").write_text("n_facts: 8\nseeds: [1, 2]\nreport_title: A tiny <report>\n")
     return folder
 
@@ -210,6 +210,15 @@ def test_without_a_browser_there_is_html(tmp_path, monkeypatch, no_browser, caps
     assert "no PDF: no browser found" in capsys.readouterr().out
 
 
+def test_a_notebook_without_parameters_is_no_chapter(tmp_path, monkeypatch, no_browser, capsys):
+    monkeypatch.chdir(project(tmp_path, second="1"))
+    write(tmp_path / "notebooks", "07_open", code("raise ValueError('not asked for')"))
+    built = build_report("params/tiny.yaml")
+    assert built.ok and [chapter.name for chapter in built.chapters] == ["00_first", "01_second"]
+    assert cli.main(["report", "params/tiny.yaml", "--only", "07_open"]) == 2
+    assert "no chapter '07_open': must be one of 00_first, 01_second" in capsys.readouterr().err
+
+
 def test_a_failing_notebook_is_named(tmp_path, monkeypatch, no_browser, capsys):
     monkeypatch.chdir(project(tmp_path, second="# why\nraise KeyError('gone')", third=True))
     assert cli.main(["report", "params/tiny.yaml"]) == 1
@@ -305,7 +314,7 @@ def test_missing_files_are_refused(tmp_path, monkeypatch, capsys):
     assert "params/none.yaml" in capsys.readouterr().err
     Path("some.yaml").write_text("n_facts: 1\n")
     assert cli.main(["report", "some.yaml"]) == 2
-    assert "no numbered notebooks" in capsys.readouterr().err
+    assert "no notebook with parameters" in capsys.readouterr().err
 
 
 def test_a_formula_that_cannot_be_set_is_shown_as_source():

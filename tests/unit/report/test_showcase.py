@@ -28,7 +28,8 @@ def checkout(tmp_path, monkeypatch):
     """Two chapters, of which one is shown, and its parameters."""
     for name in ("notebooks", "params"):
         (tmp_path / name).mkdir()
-    write(tmp_path / "notebooks", "00_other", code("raise ValueError('not asked for')"))
+    other = [code("seeds = [9]", "parameters"), code("raise ValueError('not asked for')")]
+    write(tmp_path / "notebooks", "00_other", *other)
     write(tmp_path / "notebooks", "01_shown", code(PARAMETERS, "parameters"), code(FIGURE), code(FINDINGS))
     (tmp_path / showcase.PARAMS).mkdir()
     (tmp_path / showcase.PARAMS / "mine.yaml").write_text("seeds: [3, 4]\n")

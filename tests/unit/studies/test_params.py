@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import RunParams
+from editkit.report.execute import is_chapter
 from editkit.studies.params import BASE, read_values
 
 ROOT = Path(__file__).parents[3]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+CHAPTERS = sorted(filter(is_chapter, (ROOT / "notebooks").glob("*.ipynb")))
 PARAMS = sorted((ROOT / "params").glob("*.yaml"))
 
 
@@ -190,7 +191,7 @@ def test_a_notebook_drops_what_is_no_value():
     )
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
 def test_notebook_parameters_are_known_and_default_to_the_same(path):
     declared = papermill.inspect_notebook(str(path))
     values = {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}
@@ -200,7 +201,7 @@ def test_notebook_parameters_are_known_and_default_to_the_same(path):
 
 
 def test_every_parameter_is_declared_by_a_notebook():
-    declared = {name for path in NOTEBOOKS for name in papermill.inspect_notebook(str(path))}
+    declared = {name for path in CHAPTERS for name in papermill.inspect_notebook(str(path))}
     assert set(RunParams.model_fields) - declared == {"report_title"}
 
 

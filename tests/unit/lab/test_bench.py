@@ -1,0 +1,33 @@
+"""The model on the bench; what the laboratory does with it is tested there."""
+
+import pytest
+
+from editkit.lab.bench import Bench
+from tests.unit.lab.test_laboratory import bits
+
+
+@pytest.fixture
+def bench(tiny, store, facts):
+    return Bench(tiny(), store=store, heldout=facts[2:])
+
+
+def test_what_is_missing_is_counted_with_the_edits_taken_out(bench, full_spec, facts):
+    spec = full_spec(v_num_grad_steps=2, targets_from="base").resolve(bench.lm)
+    assert bench.missing(spec, []) == 0 and bench.missing(spec, facts[:2]) == 2
+    bench.make(spec, facts[:1], lambda step: None)
+    assert bench.missing(spec, facts[:2]) == 1, "targets belong to the model without its edits"
+    assert bench.facts == facts[:1] and bench.spec == spec
+
+
+def test_untouched_is_the_model_as_it_came_and_the_edits_come_back(bench, full_spec, facts):
+    came = bits(bench.lm)
+    with bench.untouched():
+        assert bits(bench.lm) == came
+    bench.make(full_spec(v_num_grad_steps=2, targets_from="base").resolve(bench.lm), facts[:1], lambda step: None)
+    edited = bits(bench.lm)
+    with pytest.raises(KeyError), bench.untouched():
+        assert bits(bench.lm) == came
+        raise KeyError
+    assert bits(bench.lm) == edited != came
+    bench.close()
+    assert bits(bench.lm) == came and bench.spec is None and bench.result is None
