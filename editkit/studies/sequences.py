@@ -303,8 +303,7 @@ class Course:
 
     def stored(self) -> tuple[State | None, Record]:
         """Read how far the sequence has come: the session's state after the last step, and what was measured."""
-        store = self.setting.store
-        state = store.get(WHOLE, self.key) or store.get(PART, self.key)
+        state = self.setting.store.get(WHOLE, self.key) or self.setting.store.get(PART, self.key)
         return state, from_json_tensor(state["record"]) if state else {name: [] for name in RECORDED}
 
     def trajectory(self) -> Trajectory:
@@ -332,19 +331,12 @@ class Course:
                     state = session.state_dict()
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
-                    self._store(record, state)
+                    kind, kept = (PART, state) if step < self.total else (WHOLE, {})
+                    setting.store.put(kind, self.key, {"record": json_tensor(record)} | kept)
                     bar.update()
         finally:
             session.undo()
-
-    def _store(self, record: Record, state: State) -> None:
-        """Store how far the sequence has come; a whole one is an entry of its own, which nothing writes over."""
-        store, entry = self.setting.store, {"record": json_tensor(record)}
-        if len(record["steps"]) < self.total:
-            store.put(PART, self.key, entry | state)
-        else:
-            store.put(WHOLE, self.key, entry)
-            store.path(PART, self.key).unlink(missing_ok=True)
+        setting.store.path(PART, self.key).unlink(missing_ok=True)  # the whole is an entry that no part writes over
 
     def _probes(self) -> dict[str, TextProbe]:
         """Make a probe of each kind of text that there is, of what neither C nor a trust score has seen."""
