@@ -51,13 +51,13 @@ class Bench:
 
     @property
     def spec(self) -> EditSpec | None:
-        """The spec of the edits in the model; None where there are none."""
+        """The spec of the edits in the model, or of the last that were in it; None before the first."""
         return self._session.spec if self._session else None
 
     @property
     def result(self) -> EditResult | None:
         """What the last edit in the model did."""
-        return self._session.results[-1] if self._session else None
+        return self._session.results[-1] if self.facts else None
 
     def untouched(self) -> AbstractContextManager[None]:
         """Return a context in which the model is without its edits; afterwards they are back, bit for bit."""
@@ -103,7 +103,7 @@ class Bench:
 
     def save(self, directory: str | Path) -> Path:
         """Write the edits as one adapter. Raises ``ValueError`` where they are not beside the weights."""
-        if self._session is None:
+        if not self.facts:
             raise ValueError("there is no edit to save")
         if self.spec.edit_mode == "raw":
             raise ValueError("edits over the weights are no adapter: choose 'adapter', which solves them again")
@@ -116,6 +116,7 @@ class Bench:
         """
         if self.facts:
             raise ValueError("the model holds edits: take them back first, since they were made without that adapter")
+        self._take_back()  # a session on the model without that adapter
         stack = self._stack or AdapterStack(self.lm)
         stack.load(directory, f"loaded_{len(self.loaded) + 1}")
         self._stack = stack
@@ -139,9 +140,10 @@ class Bench:
 
     def _write(self, spec: EditSpec | None, facts: Sequence[Fact]) -> None:
         """Take back what is not wanted and edit in what is missing; on an error nothing is left in the model."""
-        kept = _common(self.facts, facts) if spec == self.spec else 0
+        same = self._session is not None and spec == self.spec  # what it has factored serves again
+        kept = _common(self.facts, facts) if same else 0
         new = facts[kept:]
-        if kept and self._session:
+        if same:
             self._session.undo(len(self.facts) - kept)
         else:
             self._take_back()

@@ -19,6 +19,20 @@ def test_what_is_missing_is_counted_with_the_edits_taken_out(bench, full_spec, f
     assert bench.facts == facts[:1] and bench.spec == spec
 
 
+def test_what_was_factored_serves_again_after_an_undo(bench, full_spec, facts, monkeypatch):
+    spec = full_spec(v_num_grad_steps=2, targets_from="base").resolve(bench.lm)
+    came = bits(bench.lm)
+    bench.make(spec, facts[:1], lambda step: None)
+    edited = bits(bench.lm)
+    bench.make(spec, [], lambda step: None)
+    assert bits(bench.lm) == came and bench.result is None
+    with pytest.raises(ValueError, match="no edit to save"):
+        bench.save("nowhere")
+    monkeypatch.setattr("editkit.language.domain.second_moments", lambda *_, **__: pytest.fail("read again"))
+    bench.make(spec, facts[:1], lambda step: None)
+    assert bits(bench.lm) == edited != came and bench.result.items == facts[:1]
+
+
 def test_untouched_is_the_model_as_it_came_and_the_edits_come_back(bench, full_spec, facts):
     came = bits(bench.lm)
     with bench.untouched():
