@@ -189,10 +189,14 @@ def rank_areas(
         with np.errstate(divide="ignore", invalid="ignore"):
             p = np.fmax(p, 2 * t.sf(np.abs(gap) / error, number - 1))
     low, high = _on_logits(value, half)
-    edge = proportion(0, min(event.sum(), (~event).sum()))[1]  # of an order without any exception
+    rarer = int(min(event.sum(), (~event).sum()))
+    edge = proportion(0, rarer)[1]  # of an order without any exception
     low, high = np.where(value == 1, 1 - edge, low), np.where(value == 0, edge, high)
+    flat, same = gap_half < TINY, np.abs(gap) < TINY
+    p = np.where(flat, np.where(same, 1.0, min(1, 2 * 0.5**rarer)), p)
+    gap_half = np.where(flat & ~same, edge, gap_half)
     ends = {"gap_low": np.maximum(gap - gap_half, -1), "gap_high": np.minimum(gap + gap_half, 1)}
-    return {"value": value, "low": low, "high": high, "gap": gap, **ends, "p": np.where(gap_half < TINY, 1, p)}
+    return {"value": value, "low": low, "high": high, "gap": gap, **ends, "p": p}
 
 
 def _pairs(event: np.ndarray, predictors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:

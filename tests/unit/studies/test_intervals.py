@@ -279,6 +279,8 @@ def test_areas_at_borders_within_one_cluster_and_of_no_order():
     assert found["value"].tolist() == [1, 0, 0.5]
     assert found["low"].tolist() == pytest.approx([1 - bound, 0, 0.5])
     assert found["high"].tolist() == pytest.approx([1, bound, 0.5]) and found["gap"].tolist() == [0, 1, 0.5]
+    assert found["p"].tolist() == pytest.approx([1, 2 * 0.5**10, 2 * 0.5**10])
+    assert found["gap_low"].tolist() == pytest.approx([0, 1 - bound, 0.5 - bound])
     alone = rank_areas(event, predictors + np.linspace(0, 1.5, 20)[:, None], [np.zeros(20, dtype=int)])
     assert (alone["low"] <= 0.5).all() and (alone["p"] == 1).all()
     with pytest.raises(ValueError, match="20 of 20 have it"):
