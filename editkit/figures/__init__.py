@@ -15,7 +15,7 @@ from editkit.figures.images import (
 from editkit.figures.ladder import ranks_by_rung
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
 from editkit.figures.probes import probe_dots
-from editkit.figures.replay import along_the_sequence, differences, forgetting_curves, retention_map
+from editkit.figures.replay import along_the_sequence, differences, foretold, forgetting_curves, retention_map
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
@@ -34,6 +34,7 @@ __all__ = [
     "effect_curves",
     "effect_heat_maps",
     "find_browser",
+    "foretold",
     "forgetting_curves",
     "frontier_curves",
     "gallery",

@@ -7,7 +7,18 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from editkit.figures.style import BLUE, GREY, SERIES, add_line, finish, interval, panels, places
+from editkit.figures.style import (
+    BLUE,
+    GREY,
+    SERIES,
+    add_line,
+    finish,
+    interval,
+    method_style,
+    methods_in,
+    panels,
+    places,
+)
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -82,6 +93,37 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     figure.update_xaxes(title_text="difference of final S")
     figure.update_yaxes(autorange="reversed", title_text="")
     return finish(figure, title, subtitle, height=200 + 34 * len(frame))
+
+
+def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
+    """Plot the area under the ROC curve of each predictor of loss with its interval, a panel a score.
+
+    Args:
+        areas: columns method, score, predictor, value, low, high, one row of each
+            (:func:`editkit.studies.foretold.areas`).
+        names: predictor to what it is called.
+
+    Raises ``ValueError`` where no area is known.
+    """
+    shown = areas.dropna(subset="value")
+    if shown.empty:
+        raise ValueError(f"no area to show, of {len(areas)} rows")
+    methods, scores = methods_in(shown), shown["score"].unique()
+    figure = panels([f"lost: {score}" for score in scores], len(scores), shared_yaxes=True, horizontal_spacing=0.06)
+    for score, where in zip(scores, places(len(scores), len(scores)), strict=True):
+        for place, method in enumerate(methods):
+            rows = shown[(shown["method"] == method) & (shown["score"] == score)].set_index("predictor").reindex(names)
+            aside = 0.5 * ((place + 0.5) / len(methods) - 0.5)  # of a predictor's row
+            bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
+            line = {"x": rows.value, "y": [number + aside for number in range(len(names))], "error_x": bars}
+            look = {**method_style(method), "mode": "markers", "hovertemplate": "AUC %{x:.3f}"}
+            figure.add_scatter(**line, **look, **where)
+    rows = {"range": [len(names) - 0.5, -0.5], "tickvals": list(range(len(names))), "ticktext": list(names.values())}
+    figure.update_yaxes(**rows, showgrid=False)
+    figure.add_vline(0.5, line={"color": GREY, "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(range=[0, 1.02], tickformat=".1f", title_text="AUC")
+    subtitle = "areas under the ROC curve with 95 % intervals; dashed: no better than chance"
+    return finish(figure, "Which edits will the next steps lose?", subtitle, height=240 + 46 * len(names))
 
 
 def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, where: dict[str, Any], hover: str) -> None:

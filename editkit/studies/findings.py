@@ -7,6 +7,7 @@ import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.baseline_tables import BUDGET
+from editkit.studies.foretold import PREDICTORS
 from editkit.studies.intervals import RESOLVED
 from editkit.studies.runs import CONTROL
 from editkit.studies.tables import number, over_seeds, sampled, written
@@ -256,6 +257,33 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
         ):
             listed = "; ".join(f"{r.run} {_gap(r)}" for r in rows[chosen].itertuples())
             sentences += [f"Against that, final S is {verdict} {listed}."] if listed else []
+    return sentences
+
+
+def foretelling_findings(areas: pd.DataFrame) -> list[str]:
+    """Say whether the solver foretells which edits a step loses, and whether cosine and age do as well.
+
+    Args:
+        areas: see :func:`editkit.studies.foretold.areas`.
+    """
+    sentences = []
+    for _, rows in areas.groupby(["run_id", "score"], sort=False):
+        ours, *others = (row for _, row in rows.iterrows())
+        cases = f"{ours.run}, {ours.score}: of {ours.n} times that an edit held, {ours.lost} were lost by the next"
+        if pd.isna(ours.value):
+            sentences.append(f"{cases} measurement: too few of either kind to ask what foretells it.")
+            continue
+        sure = ours.low > 0.5 or ours.high < 0.5
+        chance = f"{'better' if ours.value > 0.5 else 'worse'} than chance" if sure else "not resolved from chance"
+        told = []
+        for other in others:
+            verdict = "not resolved" if not other.p_holm < RESOLVED else "higher" if other.gap > 0 else "lower"
+            gap = written(other.gap, other.gap_low, other.gap_high, "+")
+            told.append(f"{verdict} against {PREDICTORS[other.predictor]} ({gap}, p {number(other.p_holm, '.2g')})")
+        sentences.append(
+            f"{cases} measurement. What the solver says before, {PREDICTORS['interference']}, orders them with an "
+            f"AUC of {written(ours.value, ours.low, ours.high)}, {chance}; it is {'; '.join(told)}."
+        )
     return sentences
 
 

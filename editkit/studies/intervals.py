@@ -155,18 +155,90 @@ def estimate(scores: np.ndarray, groupings: Sequence[np.ndarray], seed: int = 0)
     return _at_borders(found, half < TINY, np.isfinite(scores).all(axis=1).sum(axis=0), least)
 
 
+def rank_areas(
+    event: np.ndarray, predictors: np.ndarray, groupings: Sequence[np.ndarray], seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Estimate the areas under the ROC curves (AUC) of predictors of one event, with 95 % intervals.
+
+    An area is the share of pairs, one case with the event and one without, in which the predictor is higher for the
+    one with; ties count half (Hanley and McNeil, Radiology 143, 1982). Pairs are counted once for every two clusters:
+    drawing clusters again then only weighs these counts.
+
+    Args:
+        event: whether it happened, (n,); some must be true and some false.
+        predictors: (n, k).
+        groupings: as for :func:`estimate`.
+
+    Returns ``value``, ``low``, ``high``, each (k,), and of the first predictor's area minus each other's ``gap``,
+    ``gap_low``, ``gap_high`` and two-sided ``p``. Raises ``ValueError`` where all or none have the event.
+    """
+    if event.all() or not event.any():
+        raise ValueError(f"an area needs cases with and without the event, and {event.sum()} of {len(event)} have it")
+    generator = np.random.default_rng(seed)
+    value = _areas(np.ones((1, 1)), *_pairs(event, predictors, np.zeros(len(event), dtype=int)))[0]
+    gap, half, gap_half, p = value[0] - value, *np.zeros((3, len(value)))
+    for groups in groupings:
+        number = groups.max() + 1
+        if number == 1:
+            half, gap_half, p = (np.full(len(value), end) for end in (np.inf, np.inf, 1.0))
+            continue
+        found, reach = _areas(_redrawn(number, generator), *_pairs(event, predictors, groups)), t.ppf(0.975, number - 1)
+        half = np.maximum(half, reach * _spread(found, number))
+        error = _spread(found[:, :1] - found, number)
+        gap_half = np.maximum(gap_half, reach * error)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = np.fmax(p, 2 * t.sf(np.abs(gap) / error, number - 1))
+    low, high = _on_logits(value, half)
+    rarer = int(min(event.sum(), (~event).sum()))
+    edge = proportion(0, rarer)[1]  # of an order without any exception
+    low, high = np.where(value == 1, 1 - edge, low), np.where(value == 0, edge, high)
+    flat, same = gap_half < TINY, np.abs(gap) < TINY
+    p = np.where(flat, np.where(same, 1.0, min(1, 2 * 0.5**rarer)), p)
+    gap_half = np.where(flat & ~same, edge, gap_half)
+    ends = {"gap_low": np.maximum(gap - gap_half, -1), "gap_high": np.minimum(gap + gap_half, 1)}
+    return {"value": value, "low": low, "high": high, "gap": gap, **ends, "p": p}
+
+
+def _pairs(event: np.ndarray, predictors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Count the pairs that predictors order rightly, by the clusters of both cases (k, G, G), and each side (G,)."""
+    number = groups.max() + 1
+    wins = np.zeros((predictors.shape[1], number, number))
+    for wins_of, values in zip(wins, predictors.T, strict=True):
+        for other in range(number):
+            without = np.sort(values[~event & (groups == other)])
+            below = (np.searchsorted(without, values[event], side) for side in ("left", "right"))
+            np.add.at(wins_of[:, other], groups[event], sum(below) / 2)
+    return wins, *(np.bincount(groups[side], minlength=number) for side in (event, ~event))
+
+
+def _areas(times: np.ndarray, wins: np.ndarray, with_event: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Make areas (…, k) of counts of pairs, each cluster counted ``times`` (…, G); nan without a pair."""
+    with np.errstate(invalid="ignore"):
+        won = np.einsum("bg,kgh,bh->bk", times, wins, times, optimize=True)
+        return won / ((times @ with_event) * (times @ without))[:, None]
+
+
 def _standard_error(scores: np.ndarray, groups: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
     """Draw clusters again: the standard error of each statistic (4,), inf for one cluster; and degrees of freedom."""
     sums, counts = _sums(scores, groups)
     number = len(sums)
     if number == 1:
         return np.full(4, np.inf), 0
+    times = _redrawn(number, generator)
+    return _spread(_statistic(np.tensordot(times, sums, 1), np.tensordot(times, counts, 1)), number), number - 1
+
+
+def _redrawn(number: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw clusters with replacement: how often each is drawn, (RESAMPLES, number)."""
     drawn = generator.integers(number, size=(RESAMPLES, number)) + number * np.arange(RESAMPLES)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)  # each cluster's
-    found = _statistic(np.tensordot(times, sums, 1), np.tensordot(times, counts, 1))
+    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+
+
+def _spread(found: np.ndarray, number: int) -> np.ndarray:
+    """Return the standard error of statistics (RESAMPLES, …) of so many clusters drawn again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a score that no fact has
-        return np.nanstd(found, axis=0, ddof=1) * (number / (number - 1)) ** 0.5, number - 1
+        return np.nanstd(found, axis=0, ddof=1) * (number / (number - 1)) ** 0.5
 
 
 def _sums(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,13 +22,14 @@ from editkit.language.metrics import evaluate, places, summarize
 from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
+from editkit.studies.interference import Interference
 from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.steps import described
 
 WHOLE, PART = "sequence", "sequence-part"  # entries of a sequence, and of one that is not at its end
 HELD_OUT = 8  # facts of a seed that no sequence edits
-RECORDED = ("steps", "retention", "prompts", "texts")  # of texts their GE
+RECORDED = ("steps", "retention", "edits", "prompts", "texts")  # of texts their GE
 Record = dict[str, list]  # these so far, as plain values
 
 
@@ -76,6 +77,7 @@ class Trajectory(NamedTuple):
     scores: pd.DataFrame  # one row a moment (pre, immediate, final): ES, PS, NS, S, …, and every hyperparameter
     steps: pd.DataFrame  # one row a step: what the solver said, growth, trust, seconds, drift by kind of text
     retention: pd.DataFrame  # one row for the edits of step ``edited_at`` as they stand at step ``measured_at``
+    edits: pd.DataFrame  # one row an edit as it stands then, with what was done to it since it was last measured
     prompts: pd.DataFrame  # one row a prompt and moment, see :func:`editkit.language.metrics.evaluate`
 
 
@@ -106,31 +108,6 @@ def ablation_grid(params: SequenceParams) -> list[dict[str, Any]]:
         *(plain | {"norm_clamp": bound} for bound in params.norm_clamps),
         *(plain | {"stop_probability": p} for p in params.stop_probabilities),
     ]
-
-
-def gap_to_one_batch(setting: Setting, method: str, batch_size: int, **changes: Any) -> float:
-    """Compare the update that steps of ``batch_size`` add up to with that of one batch of the same edits.
-
-    Returns ``‖Σ ΔW − ΔW of one batch‖ / ‖ΔW of one batch‖`` (Frobenius) at the last edited layer alone, with targets
-    from the untouched model, on the facts of the first seed. For *hold* and a setting without context prefixes theory
-    says 0 (:mod:`editkit.editing.replay`), and what is left is the rounding of keys and weights.
-
-    Raises ``ValueError`` for a batch size that does not divide the facts.
-    """
-    seed, draw = next(iter(setting.draws.items()))
-    check_batches(len(draw.facts), [batch_size])
-    layer = setting.spec(method).resolve(setting.lm).layers[-1]
-    spec = setting.spec(method, **{"layers": [layer], "targets_from": "base", **changes})
-    warm_targets(setting, seed, [spec.model_copy(update={"seed": seed})])
-    totals = []
-    for size in (batch_size, len(draw.facts)):
-        session = setting.session(spec.model_copy(update={"seed": seed}), seed)
-        try:
-            steps = [session.edit(draw.facts[i : i + size]) for i in range(0, len(draw.facts), size)]
-        finally:
-            session.undo()
-        totals.append(sum(step.deltas[layer] for step in steps))
-    return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()
 
 
 def run_grid(
@@ -320,15 +297,16 @@ class Course:
         if spec.targets_from == "base":
             warm_targets(setting, spec.seed, [spec])
         session = setting.session(spec, spec.seed)
-        probes = self._probes() if self.drift else {}
+        probes, done_to = self._probes() if self.drift else {}, Interference(setting.lm, spec.layers)
         bar = tqdm(total=self.total, initial=done, desc=self.run.label, unit="step", disable=not setting.progress)
         try:
             if state:
                 session.load_state_dict({name: tensor for name, tensor in state.items() if name != "record"})
+                done_to.load_state_dict(state)
             with bar:
                 for step in range(done + 1, self.total + 1):
-                    _step(session, self, step, probes, record)
-                    state = session.state_dict()
+                    _step(session, self, step, probes, done_to, record)
+                    state = session.state_dict() | done_to.state_dict()
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
                     kind, kept = (PART, state) if step < self.total else (WHOLE, {})
@@ -373,21 +351,32 @@ class Course:
             scores=pd.DataFrame([where | row | costs | knobs for row in rows]),
             steps=steps.assign(**where),
             retention=pd.DataFrame(record["retention"]).assign(**where),
+            edits=pd.concat(map(pd.DataFrame, record["edits"]), ignore_index=True).assign(**where),
             prompts=prompts.assign(**where),
         )
 
 
-def _step(session: EditSession, plan: Course, step: int, probes: Mapping[str, TextProbe], record: Record) -> None:
+def _step(
+    session: EditSession,
+    plan: Course,
+    step: int,
+    probes: Mapping[str, TextProbe],
+    done_to: Interference,
+    record: Record,
+) -> None:
     """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
     facts, size, measured = plan.facts, plan.batch_size, plan.measured(step)
     end = step * size
     result = session.edit(facts[end - size : end])
     start = time.perf_counter()
+    done_to.step(facts[end - size : end], result.updates)
     begin = 0 if measured else end - size
     frame = evaluate(session.model, facts[begin:end])
     frame["edited_at"] = (begin + places(facts[begin:end])) // size + 1  # by place: a fact may come twice
     moments = [("immediate", frame[frame.edited_at == step])] + [("final", frame)] * (end == len(facts))
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
+    edits = frame.loc[frame.kind == "rewrite", ["fact", "relation", "edited_at", "success", "accuracy"]]  # one an edit
+    record["edits"].append(edits.assign(measured_at=step, **done_to.look(begin)).to_dict(orient="list"))
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
     if end == len(facts):

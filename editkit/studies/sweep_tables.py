@@ -47,7 +47,7 @@ def gather(bench: Bench, *, progress: bool = True) -> Found:
     return Found(
         baselines,
         prompts,
-        stack(parts["sequences"]) if parts["sequences"] else Trajectory(*(pd.DataFrame() for _ in range(4))),
+        stack(parts["sequences"]) if parts["sequences"] else Trajectory(*(pd.DataFrame() for _ in Trajectory._fields)),
         evaluation.joined([*zip(*parts["evaluation"], strict=True)])
         if parts["evaluation"]
         else Evaluation(*(pd.DataFrame() for _ in range(4))),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from editkit import figures
 
@@ -19,6 +20,25 @@ def along_the_sequence():
 
 def differences():
     return figures.differences(PAIRS, title="Against no replay", subtitle="paired")
+
+
+NAMES = {"interference": "‖ΔW k‖", "age": "age"}
+AREAS = pd.DataFrame(
+    [("emmet", "success", "interference", 0.8, 0.7, 0.9), ("memit", "success", "interference", 0.6, 0.4, 0.8)]
+    + [("emmet", "success", "age", 0.5, 0.4, 0.6), ("emmet", "accuracy", "age", np.nan, np.nan, np.nan)],
+    columns=["method", "score", "predictor", "value", "low", "high"],
+)
+
+
+def test_areas_stand_in_the_row_of_their_predictor_and_unknown_ones_nowhere(labelled):
+    figure = figures.foretold(AREAS, NAMES)
+    labelled(figure, bare=["yaxis"])
+    assert list(figure.layout.yaxis.ticktext) == list(NAMES.values()) and len(figure.data) == 2
+    emmet = next(points for points in figure.data if points.name == "EMMET")
+    assert list(emmet.x) == [0.8, 0.5] and [round(y) for y in emmet.y] == [0, 1]
+    assert np.allclose(emmet.error_x.array, 0.1)
+    with pytest.raises(ValueError, match="no area to show, of 1 rows"):
+        figures.foretold(AREAS[-1:], NAMES)
 
 
 def test_figures_are_labelled_and_vector(labelled):

@@ -43,6 +43,31 @@ def test_findings_on_the_setup_compare_position_0_and_count_free_directions():
     assert "Layer 5" in space and "768 of 1,536 key directions (50%)" in space and "1.2%" in space
 
 
+def area_rows(score: str, values, gaps) -> list[dict]:
+    about = {"run_id": "a", "run": "EMMET, none", "method": "emmet", "replay": "none", "score": score}
+    sample = {"lost": 12, "n": 90, "seeds": 1, "clusters": 9}
+    columns = ["value", "low", "high", "gap", "gap_low", "gap_high", "p", "p_holm"]
+    rows = zip(("interference", "taken_back", "cosine", "age"), values, gaps, strict=True)
+    return [
+        about | sample | {"predictor": name} | dict(zip(columns, (*found, *gap), strict=True))
+        for name, found, gap in rows
+    ]
+
+
+def test_what_foretells_forgetting_is_told_with_its_verdicts():
+    unknown = (math.nan,) * 5
+    values = [(0.8, 0.7, 0.9), (0.8, 0.7, 0.9), (0.6, 0.5, 0.7), (0.4, 0.3, 0.5)]
+    gaps = [unknown, (0.0, -0.1, 0.1, 1.0, 1.0), (0.2, 0.1, 0.3, 0.01, 0.02), (0.4, 0.2, 0.6, 0.04, 0.08)]
+    rows = area_rows("success", values, gaps) + area_rows("accuracy", [unknown[:3]] * 4, [unknown] * 4)
+    known, missing = findings.foretelling_findings(pd.DataFrame(rows))
+    assert "EMMET, none, success: of 90 times that an edit held, 12 were lost" in known
+    assert "AUC of 0.800 [0.700, 0.900], better than chance" in known
+    assert "not resolved against share taken back (0.000 [-0.100, +0.100], p 1)" in known.replace("+0.000", "0.000")
+    assert "higher against nearest new key (+0.200 [+0.100, +0.300], p 0.02)" in known
+    assert "not resolved against age in edits (+0.400 [+0.200, +0.600], p 0.08)" in known
+    assert "accuracy" in missing and "too few" in missing and "nan" not in missing
+
+
 def baselines_of(right: dict[str, int]) -> tuple[pd.DataFrame, ...]:
     """What baseline_findings reads, of methods that hold all of 48 facts one by one and the first ``right`` at once."""
     prompts, rows = [], []

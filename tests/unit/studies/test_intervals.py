@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from editkit.language.metrics import harmonic, summarize
 from editkit.studies import intervals
@@ -18,6 +19,7 @@ from editkit.studies.intervals import (
     mean_interval,
     paired_difference,
     proportion,
+    rank_areas,
 )
 
 KINDS = ("rewrite", "paraphrase", "neighbourhood")
@@ -239,3 +241,47 @@ def test_a_clustered_mean_covers_what_clusters_share():
         }.items():
             held[name] += low <= 0 <= high
     assert 0.93 < held["clusters"] / DATA_SETS < 0.97 and held["values"] / DATA_SETS < 0.75
+
+
+def test_areas_of_clusters_drawn_again_are_those_of_scikit_learn_with_weights():
+    generator = np.random.default_rng(3)
+    groups = generator.integers(6, size=80)
+    event, predictors = generator.random(80) < 0.3, generator.integers(5, size=(80, 2)).astype(float)  # with ties
+    times = intervals._redrawn(6, generator)[:20]
+    found = intervals._areas(times, *intervals._pairs(event, predictors, groups))
+    for row, areas in zip(times, found, strict=True):
+        kept = row[groups] > 0
+        known = [roc_auc_score(event[kept], x[kept], sample_weight=row[groups][kept]) for x in predictors.T]
+        assert areas.tolist() == pytest.approx(known, abs=1e-12)
+
+
+def test_intervals_of_areas_and_of_their_differences_cover_what_they_claim():
+    """A binormal predictor, d' = 1, and one of noise alone; a third of the variance is shared within a cluster."""
+    generator, covered, data_sets = np.random.default_rng(4), np.zeros(2), 300
+    true = norm.cdf(1 / 2**0.5)
+    for _ in range(data_sets):
+        groups = np.repeat(np.arange(30), generator.integers(4, 12, 30))
+        event = generator.random(len(groups)) < 0.25
+        shared = generator.standard_normal((30, 2))[groups]
+        values = (2 / 3) ** 0.5 * generator.standard_normal((len(groups), 2)) + (1 / 3) ** 0.5 * shared
+        values[:, 0] += event
+        found = rank_areas(event, values, [groups])
+        covered[0] += found["low"][0] <= true <= found["high"][0]
+        covered[1] += found["gap_low"][1] <= true - 0.5 <= found["gap_high"][1]
+    assert (covered / data_sets > 0.92).all()
+
+
+def test_areas_at_borders_within_one_cluster_and_of_no_order():
+    event, groups = np.arange(20) < 10, np.arange(20) % 5
+    predictors = np.stack([event.astype(float), ~event, np.ones(20)], axis=1)
+    found = rank_areas(event, predictors, [groups])
+    bound = proportion(0, 10)[1]
+    assert found["value"].tolist() == [1, 0, 0.5]
+    assert found["low"].tolist() == pytest.approx([1 - bound, 0, 0.5])
+    assert found["high"].tolist() == pytest.approx([1, bound, 0.5]) and found["gap"].tolist() == [0, 1, 0.5]
+    assert found["p"].tolist() == pytest.approx([1, 2 * 0.5**10, 2 * 0.5**10])
+    assert found["gap_low"].tolist() == pytest.approx([0, 1 - bound, 0.5 - bound])
+    alone = rank_areas(event, predictors + np.linspace(0, 1.5, 20)[:, None], [np.zeros(20, dtype=int)])
+    assert (alone["low"] <= 0.5).all() and (alone["p"] == 1).all()
+    with pytest.raises(ValueError, match="20 of 20 have it"):
+        rank_areas(np.ones(20, dtype=bool), predictors, [groups])

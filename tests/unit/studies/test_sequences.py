@@ -65,6 +65,9 @@ def test_every_edit_is_tracked_and_the_model_put_back(tiny, facts, sequence, set
         assert result.steps[f"perplexity_before_{kind}"].notna().all()
     pairs = set(zip(result.retention.edited_at, result.retention.measured_at, strict=True))
     assert pairs == {(1, 1), (1, 2), (2, 2), (3, 3), (1, 4), (2, 4), (3, 4), (4, 4)}
+    share = result.edits.groupby(["edited_at", "measured_at"]).success.mean()
+    stepwise = result.retention.set_index(["edited_at", "measured_at"]).ES.sort_index()
+    assert share.to_dict() == stepwise.to_dict() and len(result.edits) == len(pairs)
     assert result.steps.replayed.tolist() == [0, 1, 2, 3] and result.steps.edits.tolist() == [1, 2, 3, 4]
     final = result.prompts[result.prompts.moment == "final"]
     assert summarize(final)["ES"] == rows.ES["final"] and set(final.edited_at) == {1, 2, 3, 4}
@@ -172,6 +175,7 @@ def test_a_run_killed_at_any_step_goes_on_without_a_lost_or_doubled_step(tiny, s
     timeless = [name for name in whole.steps if not name.startswith(("seconds", "peak"))]
     pd.testing.assert_frame_equal(again.steps[timeless], whole.steps[timeless])
     pd.testing.assert_frame_equal(again.retention, whole.retention)
+    pd.testing.assert_frame_equal(again.edits, whole.edits)
     pd.testing.assert_frame_equal(again.prompts, whole.prompts)
     monkeypatch.setattr(Setting, "session", None)
     pd.testing.assert_frame_equal(sequence(lm, **changes).steps, again.steps)  # read, not run
@@ -309,17 +313,6 @@ def test_weights_vary_only_where_they_act(setting, tiny):
     one = setting()
     for changes in grid:
         one.spec("emmet", **changes).resolve(one.lm)
-
-
-@pytest.mark.parametrize("method", ["memit", "alphaedit"])
-def test_hold_adds_up_to_one_batch_and_no_replay_does_not(setting, tiny, method):
-    one = setting(lm=tiny(), contexts=(), layers=[1, 2], mom2_n_tokens=100, nullspace_threshold=0.5)
-    mark = one.lm.fingerprint()
-    assert sequences.gap_to_one_batch(one, method, 1, replay="hold") < 1e-4
-    assert sequences.gap_to_one_batch(one, method, 1, replay="none") > 1e-3
-    assert one.lm.fingerprint() == mark
-    with pytest.raises(ValueError, match="3 does not divide"):
-        sequences.gap_to_one_batch(one, method, 3)
 
 
 def test_seeds_have_their_own_facts_and_lie_under_one_another(setting, tiny, facts):
