@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -205,10 +204,10 @@ def _faint(rows: pd.DataFrame, score: str, method: str) -> dict:
 
 
 def _range(frame: pd.DataFrame, score: str) -> list[float]:
-    """Return an axis over all intervals of a score, with room for a marker."""
-    low, high = np.nanmin(frame[f"{score}_low"]), np.nanmax(frame[f"{score}_high"])
+    """Return an axis over all intervals of a score, with room for a marker; from 0 to 1 where there are none."""
+    low, high = frame[f"{score}_low"].min(), frame[f"{score}_high"].max()
     room = 0.05 * (high - low) or 0.01
-    return [low - room, high + room]
+    return [low - room, high + room] if low == low else [0.0, 1.0]
 
 
 def _wrapped(text: str) -> str:

@@ -54,9 +54,9 @@ def beside_published(final: pd.DataFrame) -> pd.DataFrame:
     Args:
         final: of :func:`editkit.studies.summary.final_summary`.
 
-    Returns columns method, source, theirs and ours (model, data and edits), apart (in what the protocols differ), score,
-    published (on the paper's scale), measured (a share with its interval; GE in bits; – where the run has none) and n,
-    a row a published score.
+    Returns a row a published score: method, source, theirs and ours (model, data and edits), apart (in what these
+    differ), score, published (on the paper's scale), measured (a share with its interval; GE in bits; – where the run
+    has none) and n.
     """
     rows = []
     for told in PUBLISHED:
@@ -115,4 +115,4 @@ def _protocols(told: Published, row: pd.Series | None) -> dict[str, str]:
 
 def _told(protocol: dict[str, str]) -> str:
     model, data, edits, arrival = protocol.values()
-    return f"{model}, {data}, {edits} edits {arrival}"
+    return f"{model}, {data}, {'a single edit' if edits == '1' else f'{edits} edits {arrival}'}"

@@ -18,7 +18,7 @@ from editkit.studies.evaluation import Evaluation
 from editkit.studies.intervals import interval
 from editkit.studies.protocol import LENGTH, check_one
 from editkit.studies.sequences import Trajectory
-from editkit.studies.tables import SAMPLE, SCORES, sampled
+from editkit.studies.tables import SAMPLE, SCORES, number, sampled
 
 BATCH, SEQUENCE, ADAPTERS = "batch", "sequence", "adapters"
 ARRIVALS = {BATCH: "at once, into the untouched model", SEQUENCE: "one after another", ADAPTERS: "as adapters"}
@@ -43,7 +43,7 @@ def of_batches(baselines: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     edited = baselines.batch_size > 0
     names = baselines.method.map(label) + baselines.batch_size.map(", {} at once".format)
     promised = baselines.get("neighbour_budget", pd.Series(np.nan, baselines.index)).astype(float)
-    names += promised.map(", NS kept {:g}".format, na_action="ignore").fillna("")
+    names += promised.map(lambda share: f", NS kept {share:g}" if share == share else "")
     about = {"configuration": names.where(edited, label(UNTOUCHED)), "replay": np.nan}  # there is nothing to replay
     spent = baselines.reindex(columns=STAGES).sum(axis=1, min_count=1) / baselines.n_facts
     about |= {"part": "batches", "arrival": BATCH, "seconds_an_edit": spent}
@@ -66,12 +66,12 @@ def of_sequences(*trajectories: Trajectory) -> pd.DataFrame:
     """
     tables = []
     for scores, steps, _, prompts in trajectories:
-        scores, by_seed = scores.set_index(["run_id", "seed"]), steps.groupby(["run_id", "seed"])
-        spent = by_seed[STAGES].sum().sum(axis=1)
-        adapter = scores.edit_mode == "lora"
-        about = {"part": "sequences", "arrival": np.where(adapter, ADAPTERS, SEQUENCE), "configuration": scores.run}
-        about |= {"seconds_an_edit": spent / scores.n_facts, "delta_norm": by_seed.delta_norm.mean()}
-        scores = scores.assign(**about).reset_index()
+        by_seed = steps.groupby(["run_id", "seed"])
+        took = by_seed.delta_norm.mean().to_frame().assign(spent=by_seed[STAGES].sum().sum(axis=1)).reset_index()
+        scores = scores.merge(took, on=["run_id", "seed"])
+        arrival = np.where(scores.edit_mode == "lora", ADAPTERS, SEQUENCE)
+        about = {"part": "sequences", "arrival": arrival, "configuration": scores.run}
+        scores = scores.assign(**about, seconds_an_edit=scores.spent / scores.n_facts)
         before = scores[(scores.moment == UNTOUCHED) & (scores.run_id == scores.run_id.iloc[0])]
         bare = dict.fromkeys([*KNOBS, *COSTS], np.nan) | {"arrival": SEQUENCE, "batch_size": 0}
         before = before.assign(**bare, method=UNTOUCHED, configuration=label(UNTOUCHED))
@@ -183,11 +183,40 @@ def keep_and_learn(final: pd.DataFrame) -> pd.DataFrame:
     """
     check_one(final[["protocol"]])
     edits = final.dropna(subset=["PS", "NS"])
-    parts = []
+    parts = [edits[:0].assign(panel="", front=False)]
     for _, part in edits.groupby(["chapter", "facts", edits.part == "evaluation"], sort=False):
         if (part.method != UNTOUCHED).any():
             parts.append(_titled(part).assign(front=_front(part)))
     return pd.concat(parts, ignore_index=True)
+
+
+def front_shown(learnt: pd.DataFrame) -> pd.DataFrame:
+    """Write what is on the fronts of :func:`keep_and_learn`, panel by panel, what is learnt best first."""
+    rows = learnt[learnt.front].sort_values("PS", ascending=False, kind="stable")
+    order = {name: place for place, name in enumerate(learnt.panel.unique())}
+    rows = rows.sort_values("panel", key=lambda names: names.map(order), kind="stable")
+    return _written(rows, ["PS", "NS"])[["panel", "configuration", "PS", "NS", "n"]].set_index(
+        ["panel", "configuration"]
+    )
+
+
+def summary_shown(final: pd.DataFrame) -> pd.DataFrame:
+    """Write :func:`final_summary` for the chapter, without what a reader looks up in the file."""
+    index, costs = ["chapter", "configuration", "batch_size", "moment"], ["GE", *COSTS]
+    table = _written(final, SCORES).round(dict.fromkeys(costs, 2)).dropna(axis="columns", how="all")
+    names = {"seconds_an_edit": "seconds an edit", "peak_memory_mb": "MB", "delta_norm": "‖ΔW‖"}
+    shown = [name for name in (*SCORES, "n", *costs) if name in table]
+    return table.set_index(index)[shown].rename(columns=names)
+
+
+def _written(rows: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Write scores with their intervals, with two decimals."""
+
+    def cell(row: pd.Series, name: str) -> str:
+        ends = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+        return number(row[name], ".2f") + ends * pd.notna(row[name])
+
+    return rows.assign(**{name: [cell(row, name) for _, row in rows.iterrows()] for name in scores})
 
 
 def _front(part: pd.DataFrame) -> np.ndarray:
