@@ -34,7 +34,7 @@ def sizes_title(changes: pd.DataFrame) -> str:
     """Say whose S changes from the smallest to the largest batch.
 
     Args:
-        changes: of :func:`editkit.studies.baseline_tables.baseline_changes`, with the column batch_size (the largest).
+        changes: of :func:`editkit.studies.baseline_tables.baseline_changes`.
     """
     rows = changes[(changes.reference > 0) & (changes.score == "S")]
     if rows.empty:
@@ -62,7 +62,9 @@ def front_title(final: pd.DataFrame) -> str:
     """Name the editors and controls on the front of what is learnt and kept."""
     rows = summary.keep_and_learn(final)
     names = rows[(rows.part == "evaluation") & rows.front].configuration
-    return f"On the front of editors and controls: {_listed(names)}"
+    return (
+        f"On the front of editors and controls: {_listed(names)}" if len(names) else "Nothing was both learnt and kept"
+    )
 
 
 def summary_findings(
@@ -114,9 +116,9 @@ def _broken(final: pd.DataFrame, changes: pd.DataFrame) -> str:
     if rows.empty or before.empty:
         return ""
     lost = rows[(rows.p_holm < RESOLVED) & (rows.value < 0)]
-    verdict = (
-        f"{_listed(lost.method.map(label))} break neighbours" if len(lost) else "No broken neighbours are resolved"
-    )
+    verdict = "No damage to neighbours is resolved"
+    if len(lost):
+        verdict = f"Neighbours break with {_listed(lost.method.map(label))}"
     worst = rows.loc[rows.value.idxmin()]
     return (
         f"**{verdict}.** NS is {_score(before.iloc[0], 'NS')} before any edit; the largest batch changes it most with "
