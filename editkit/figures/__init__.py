@@ -1,6 +1,6 @@
 """Figures of the report: a tidy frame in, a plotly figure out. Nothing here reads files or draws by itself."""
 
-from editkit.figures.baselines import loss_curves, score_bars, scores_by_batch, seconds_bars
+from editkit.figures.baselines import loss_curves, scores_by_batch, seconds_bars
 from editkit.figures.downstream import downstream_curves
 from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
 from editkit.figures.images import (
@@ -19,6 +19,7 @@ from editkit.figures.replay import along_the_sequence, differences, foretold, fo
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
+from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
 from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
 from editkit.figures.tune import sensitivity
 
@@ -28,6 +29,7 @@ __all__ = [
     "along_the_sequence",
     "common_direction",
     "confusion_maps",
+    "costs_compared",
     "differences",
     "downstream_curves",
     "edits_at_budget",
@@ -39,11 +41,13 @@ __all__ = [
     "frontier_curves",
     "gallery",
     "growth",
+    "keep_against_learn",
     "layer_importance_bars",
     "layer_sweep",
     "leakage_curves",
     "lora_rank_vs_metrics",
     "loss_curves",
+    "methods_compared",
     "patch_heat_maps",
     "position_norms",
     "probe_dots",
@@ -51,12 +55,12 @@ __all__ = [
     "repair_bars",
     "retention_map",
     "save",
-    "score_bars",
     "scores_by_batch",
     "scores_by_tokens",
     "seconds_bars",
     "sensitivity",
     "show",
+    "sizes_compared",
     "spectrum",
     "speedups",
     "trace_heat_maps",

@@ -5,7 +5,6 @@ import plotly.graph_objects as go
 
 from editkit.figures.style import (
     BLUE,
-    INK,
     SCORES,
     add_level,
     add_line,
@@ -21,7 +20,7 @@ from editkit.figures.style import (
     ramp,
     score_panels,
 )
-from editkit.methods import UNTOUCHED, label, look
+from editkit.methods import UNTOUCHED, label
 
 
 def scores_by_batch(frame: pd.DataFrame) -> go.Figure:
@@ -45,30 +44,6 @@ def scores_by_batch(frame: pd.DataFrame) -> go.Figure:
             add_level(figure, sizes, value, label(UNTOUCHED), "dash", **where)
     log_axis(figure, sizes, "edits in the model")
     return finish(figure, "Scores against batch size", behind(after), height=680)
-
-
-def score_bars(frame: pd.DataFrame, seeds: pd.DataFrame) -> go.Figure:
-    """Draw ES, PS, NS and S as bars with intervals, grouped by method, and a dot a seed.
-
-    Args:
-        frame: as for :func:`scores_by_batch`, of one batch size and of the untouched model.
-        seeds: one row a method × seed, with columns ES, PS, NS, S.
-    """
-    figure, order = go.Figure(), list(SCORES)
-    for method in (name for name in (UNTOUCHED, *methods_in(frame[frame["method"] != UNTOUCHED]))):
-        rows = frame[frame["method"] == method].set_index("score").reindex(order)
-        name, group = label(method), {"legendgroup": method, "offsetgroup": method}
-        bar = {"marker": {"color": look(method).colour, "opacity": 0.75}, "hovertemplate": "%{x}: %{y:.3f}"}
-        bar["error_y"] = interval(rows.value, rows.low, rows.high, thickness=1.2, width=3, color=INK)
-        figure.add_bar(x=order, y=rows.value, name=name, **group, **bar)
-        dots = seeds.loc[seeds["method"] == method, order].melt(var_name="score", value_name="value")
-        dot = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"color": INK, "width": 1.2}}}
-        hover = f"{name}, one seed: %{{y:.3f}}<extra></extra>"
-        figure.add_scatter(x=dots["score"], y=dots["value"], showlegend=False, hovertemplate=hover, **group, **dot)
-    figure.update_layout(barmode="group", scattermode="group", bargap=0.18)
-    figure.update_xaxes(tickvals=order, ticktext=list(SCORES.values()))
-    figure.update_yaxes(range=[0, 1.04], title_text="share of prompts", tickformat=".1f")
-    return finish(figure, "Scores by method", f"{behind(frame)}; dots: single seeds")
 
 
 def loss_curves(frame: pd.DataFrame) -> go.Figure:

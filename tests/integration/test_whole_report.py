@@ -33,6 +33,21 @@ def test_every_notebook_ran_and_its_results_are_tidy(built):
     assert len(pd.read_csv(built.folder / "results" / "contexts.csv")) == 1
 
 
+def test_the_summary_holds_every_configuration_with_its_protocol(built):
+    final = pd.read_csv(built.folder / "results" / "final_summary.csv")
+    assert set(final.chapter) == {"01_baselines", "02_replay", "03_lora"} and final.protocol.nunique() == 1
+    assert set(final.arrival) == {"batch", "sequence", "adapters"} and set(final.moment) == {
+        "pre",
+        "immediate",
+        "final",
+    }
+    scores = pd.read_csv(built.folder / "results" / "baseline_scores.csv").set_index(["method", "batch_size", "score"])
+    batches = final[(final.part == "batches") & final.neighbour_budget.isna()]
+    assert len(batches) == 1 + 5 * 2
+    for row in batches.itertuples():
+        assert row.S == pytest.approx(scores.value[row.method, row.batch_size, "S"])
+
+
 def test_the_run_is_recorded(built):
     run = json.loads((built.folder / "run.json").read_text())
     assert run["status"] == "done" and run["parameters"]["n_facts"] == 2
@@ -47,7 +62,7 @@ def test_the_page_is_whole_and_the_rest_needs_a_browser(built):
     if find_browser():
         assert built.pdf.read_bytes().startswith(b"%PDF")
         drawn = {path.stem for path in (built.folder / "figures").glob("*.png")}
-        assert {"position_norms", "spectrum", "scores_by_batch", "score_bars", "loss_curves", "seconds"} <= drawn
+        assert {"position_norms", "spectrum", "scores_by_batch", "loss_curves", "seconds", "summary_front"} <= drawn
     else:
         assert built.pdf is None and "Chrom" in built.pdf_reason
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from editkit.studies.setting import Draw, Setting
+from editkit.studies.summary import COLUMNS
 from editkit.studies.sweep import SweepParams
 from editkit.studies.tune import TuneParams, Tuning, tuning_of
 from tests.conftest import TEXTS
@@ -108,3 +109,38 @@ def sweep_params(sweep_values):
         return SweepParams(**sweep_values(**values))
 
     return build
+
+
+def summarised() -> pd.DataFrame:
+    """A small table of all that a run measured, as editkit.studies.summary.final_summary makes it."""
+    samples = {
+        "A": {"chapter": "01", "part": "batches", "arrival": "batch", "n": 16, "moment": "immediate"},
+        "B": {"chapter": "01", "part": "evaluation", "arrival": "batch", "n": 4, "moment": "immediate"},
+        "C": {"chapter": "02", "part": "sequences", "arrival": "sequence", "n": 8, "moment": "final"},
+        "D": {"chapter": "03", "part": "sequences", "arrival": "sequence", "n": 6, "moment": "final"},
+    }
+    rows = [  # sample, method, configuration, batch size, S, other columns
+        *(("A", "memit", f"MEMIT, {size} at once", size, 0.8, {}) for size in (1, 8)),
+        *(("A", "emmet", f"EMMET, {size} at once", size, 0.7, {}) for size in (1, 8)),
+        ("A", "emmet", "EMMET, 8 at once, NS kept 0.9", 8, 0.6, {"neighbour_budget": 0.9}),
+        ("B", "memit", "MEMIT", 4, 0.8, {"PSaid": 0.3}),
+        ("B", "locft", "LocFT-BF", 4, 0.6, {"PSaid": 0.5}),
+        *(("C", "emmet", "EMMET, none", size, 0.7, {"replay": "none"}) for size in (4, 1, 8)),
+        *(("C", "emmet", "EMMET, history", size, 0.75, {"replay": "history"}) for size in (8,)),
+        ("C", "memit", "MEMIT, none", 4, 0.6, {"replay": "none"}),
+        ("C", "emmet", "EMMET, none, norm ≤ 1.05", 4, 0.4, {"replay": "none"}),
+        ("D", "emmet", "EMMET, none", 6, 0.8, {"replay": "none"}),
+        *(("D", "emmet", f"EMMET, none, LoRA svd r={r}", 6, s, {"lora_rank": r}) for r, s in ((2, 0.4), (4, 0.7))),
+    ]
+    found = []
+    for sample, about in samples.items():
+        own = [row for row in rows if row[0] == sample]
+        for _, method, told, size, value, more in [(sample, "pre", "no edit", 0, 0.1, {"moment": "pre"}), *own]:
+            row = about | {"facts": sample, "method": method, "configuration": told, "batch_size": size, "seeds": 1}
+            for name in ("ES", "PS", "NS", "S", "PSaid"):
+                score = more.get(name, value)
+                row |= {name: score, f"{name}_low": score - 0.1, f"{name}_high": score + 0.1}
+            row |= {"protocol": "p1", "model": "m", "dataset": "d", "clusters": 4, "seconds_an_edit": 2.0}
+            row |= {"arrival": "adapters", "replay": "none", "lora_fit": "svd"} if "lora_rank" in more else {}
+            found.append(row | more)
+    return pd.DataFrame(found).reindex(columns=["chapter", *COLUMNS])
