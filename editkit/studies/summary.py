@@ -65,7 +65,8 @@ def of_sequences(*trajectories: Trajectory) -> pd.DataFrame:
     Edits that lie beside the weights have the arrival "adapters". ``delta_norm`` is ‖ΔW‖ of a step, on average.
     """
     tables = []
-    for scores, steps, _, prompts in trajectories:
+    for found in trajectories:
+        scores, steps, prompts = found.scores, found.steps, found.prompts
         by_seed = steps.groupby(["run_id", "seed"])
         took = by_seed.delta_norm.mean().to_frame().assign(spent=by_seed[STAGES].sum().sum(axis=1)).reset_index()
         scores = scores.merge(took, on=["run_id", "seed"])
