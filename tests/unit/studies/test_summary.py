@@ -42,7 +42,7 @@ def batches():
 @pytest.fixture
 def trajectory():
     """Two runs of two steps on eight facts: in the weights 4 hold at last, by an adapter with a buffer 2."""
-    tables = [[], [], [], []]
+    tables = [[], [], [], [], []]
     for run, mode, replay, right in (("EMMET, none", "raw", "none", 4), ("EMMET, buffer", "lora", "buffer", 2)):
         about = {
             "run": run,
@@ -64,7 +64,7 @@ def trajectory():
         scores = pd.DataFrame({"moment": ["pre", "immediate", "final"]}).assign(**about, **own)
         steps = pd.DataFrame({"step": [1, 2], "delta_norm": [1.0, 3.0]}).assign(**about, **STAGES)
         prompts = [prompts_of(n, moment, **about) for moment, n in (("pre", 0), ("immediate", 8), ("final", right))]
-        for table, part in zip(tables, (scores, steps, steps[:0], pd.concat(prompts)), strict=True):
+        for table, part in zip(tables, (scores, steps, steps[:0], steps[:0], pd.concat(prompts)), strict=True):
             table.append(part)
     return Trajectory(*(pd.concat(parts, ignore_index=True) for parts in tables))
 
