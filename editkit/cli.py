@@ -83,14 +83,14 @@ def add_options(
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line with its subcommands."""
-    from editkit.report.sweep import SweepOptions, keys
-    from editkit.report.vit import ALSO, VitOptions, files
-    from editkit.studies.repair_spec import RepairSpec
-    from editkit.studies.tune import TuneParams
-
     top = Parser(prog="python -m editkit", description="Model editing, measured.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_report, _add_vit, _add_tune, _add_sweep):
+        add(commands)
+    return top
 
+
+def _add_report(commands: Any) -> None:
     command = commands.add_parser("report", help="execute the notebooks and write HTML and PDF")
     command.add_argument("params", help="parameter file, such as params/quick.yaml")
     command.add_argument("--out", help="Folder of the report. Default: reports/<name of the parameter file>.")
@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         help="Chapters that run beside each other, each with a model in memory. Default: two on a CPU, one on a GPU.",
     )
     command.set_defaults(run=report)
+
+
+def _add_vit(commands: Any) -> None:
+    from editkit.report.vit import ALSO, VitOptions, files
+    from editkit.studies.repair_spec import RepairSpec
 
     command = commands.add_parser(
         "vit",
@@ -129,9 +134,17 @@ def parser() -> argparse.ArgumentParser:
     add_options(command, RepairSpec, ALSO, [])
     command.set_defaults(run=vit)
 
+
+def _add_tune(commands: Any) -> None:
+    from editkit.studies.tune import TuneParams
+
     command = commands.add_parser("tune", help="search for a model's hyperparameters and write them as its defaults")
     add_options(command, TuneParams, {}, ["facts_part"])
     command.set_defaults(run=tune)
+
+
+def _add_sweep(commands: Any) -> None:
+    from editkit.report.sweep import SweepOptions, keys
 
     command = commands.add_parser(
         "sweep",
@@ -142,7 +155,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("params", help="parameter file, such as params/sweep/matrix.yaml")
     add_options(command, SweepOptions, {}, [])
     command.set_defaults(run=sweep)
-    return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
