@@ -166,7 +166,7 @@ def _chapters(notebooks: Path, folder: Path, only: Sequence[str]) -> list[Chapte
     if not sources:
         raise ValueError(f"no notebook with parameters in {notebooks.resolve()}: run from the checkout's root")
     if unknown := set(only) - (known := {source.stem for source in sources}):
-        raise ValueError(f"no chapter {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
+        raise ValueError(f"no notebook {min(unknown)!r}: must be one of {', '.join(sorted(known))}")
     return [
         Chapter(
             source=source,
