@@ -1,9 +1,7 @@
 """A saved adapter: a folder in peft's own format, with a model card and editkit's own notes."""
 
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import replace_folder
-from editkit.plain import to_json
+from editkit.plain import as_markdown, to_json
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-MARKS = re.compile(r"[\\`*|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would take for its own
 NOTES = "editkit.json"  # the base model's name and fingerprint; spec, edits and scores where there are any
 
 
@@ -112,5 +109,4 @@ def _line(cells: Sequence[Any]) -> str:
 def _cell(value: Any) -> str:
     """Write a value so that it is one cell of a Markdown table and is shown as it is, whatever it holds."""
     text = ("–" if math.isnan(value) else f"{value:.3f}") if isinstance(value, float) else str(value)
-    lines = (MARKS.sub(r"\\\g<0>", html.escape(line, quote=False)) for line in text.splitlines())
-    return "<br>".join(lines)
+    return "<br>".join(map(as_markdown, text.splitlines()))
