@@ -48,10 +48,13 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
     """Return config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
 
     Raises ``ValueError`` for another base model, before the tensors are read, and for a folder that is no such
-    adapter or is damaged.
+    adapter, is damaged or has links that lead outside.
     """
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
+    for name in (NOTES, CONFIG, WEIGHTS):
+        if not (real := (directory / name).resolve()).is_relative_to(directory.resolve()):
+            raise ValueError(f"{directory / name} leads outside its folder, to {real}")
     try:
         notes = json.loads((directory / NOTES).read_bytes())
         config, weights, model_name = json.loads((directory / CONFIG).read_bytes()), notes["weights"], notes["model"]

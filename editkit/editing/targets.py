@@ -146,7 +146,12 @@ def optimise_shift(
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
         loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
+            why = (
+                f"lower v_lr ({spec.v_lr:g})"
+                if step
+                else "nothing was changed yet: the model's own numbers are not finite"
+            )
+            raise FloatingPointError(f"the target optimisation diverged at step {step}: {why}")
         history[active.cpu(), step] = loss.detach().cpu()
         probability[active.cpu()] = (-found.nll.detach()).exp().cpu()
         final[active] = delta.detach()[active]
