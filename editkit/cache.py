@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -26,12 +27,17 @@ from torch import Tensor
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers")  # whose version may change a result
+PARTIAL = ".partial-"  # how the names of files begin that are not complete
 TIMEOUT = 60  # seconds without an answer after which a download has failed
 
 
 def cache_root() -> Path:
-    """Return ``$EDITKIT_CACHE`` where set, else ``~/.cache/editkit``."""
-    return Path(os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit").expanduser()
+    """Return ``$EDITKIT_CACHE``, or ``~/.cache/editkit`` where it is not set. Raises ``ValueError`` for a file."""
+    root = Path(os.environ.get("EDITKIT_CACHE") or Path.home() / ".cache" / "editkit").expanduser()
+    there = next(place for place in (root, *root.parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, not a folder for a cache: set EDITKIT_CACHE to a folder")
+    return root
 
 
 def digest(key: Any) -> str:
@@ -40,27 +46,52 @@ def digest(key: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is either complete or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    """Write a file that is either complete or not there at all. Raises ``OSError`` that names it."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from other users
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name what is written in an ``OSError`` that names nothing or a temporary file, as on a full disk.
+
+    One of safetensors, which has an error of its own, becomes an ``OSError`` too.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except SafetensorError as problem:
+        if not (number := re.search(r"\(os error (\d+)\)", str(problem))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    except OSError as problem:
+        if problem.errno is None or (problem.filename and PARTIAL not in os.fsdecode(problem.filename)):
+            raise
+        raise OSError(problem.errno, problem.strerror, str(path)) from None
 
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to fill, which takes the place of ``path`` once the block has ended well.
 
-    On any error what was at ``path`` stays, and nothing else is left.
+    On any error what was at ``path`` stays, and nothing else is left. Raises ``OSError`` that names it.
     """
+    with naming(path), _replacing(path) as building:
+        yield building
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
     try:
         building.chmod(0o755)  # mkdtemp's 0700 would hide results from other users
         yield building

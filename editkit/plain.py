@@ -1,12 +1,14 @@
-"""Plain files: text and JSON as people bring them, and JSON that every other program reads.
+"""Plain text: text and JSON as people bring them, JSON that every other program reads, and text inside Markdown.
 
 Bytes become text here alone: UTF-8, with or without a mark in front. A line ends at a line feed, a carriage return or
 both, never at another separator (U+2028, U+0085, …), which JSON allows inside a string.
 """
 
 import codecs
+import html
 import json
 import math
+import re
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -15,6 +17,7 @@ OTHERS = {  # marks at the beginning of a file, the longer ones first
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
+MARKS = re.compile(r"[`*|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would take for its own
 
 
 def decode(content: bytes, source: str | PathLike, kind: str = "text") -> str:
@@ -52,6 +55,12 @@ def parse_lines(content: bytes, source: str | PathLike) -> list[tuple[int, Any]]
 def is_text(value: Any) -> bool:
     r"""Say whether a value is text that can be written: JSON also allows halves of a character, such as "\ud83d"."""
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def as_markdown(text: str) -> str:
+    """Write a text, whatever it holds, so that Markdown shows it as it is, in one line."""
+    line = html.escape(" ".join(text.splitlines()), quote=False).replace("\\", "&#92;")  # \\( would open a formula
+    return MARKS.sub(r"\\\g<0>", line)
 
 
 def to_json(value: Any, **options: Any) -> str:

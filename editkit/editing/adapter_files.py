@@ -1,9 +1,7 @@
 """A saved adapter: a folder in peft's own format, with a model card and editkit's own notes."""
 
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from editkit.cache import replace_folder
-from editkit.plain import to_json
+from editkit.plain import as_markdown, to_json
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
-MARKS = re.compile(r"[\\`*|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would take for its own
 NOTES = "editkit.json"  # the base model's name and fingerprint; spec, edits and scores where there are any
 
 
@@ -51,10 +48,13 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
     """Return config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
 
     Raises ``ValueError`` for another base model, before the tensors are read, and for a folder that is no such
-    adapter or is damaged.
+    adapter, is damaged or has links that lead outside.
     """
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
+    for name in (NOTES, CONFIG, WEIGHTS):
+        if not (real := (directory / name).resolve()).is_relative_to(directory.resolve()):
+            raise ValueError(f"{directory / name} leads outside its folder, to {real}")
     try:
         notes = json.loads((directory / NOTES).read_bytes())
         config, weights, model_name = json.loads((directory / CONFIG).read_bytes()), notes["weights"], notes["model"]
@@ -112,5 +112,4 @@ def _line(cells: Sequence[Any]) -> str:
 def _cell(value: Any) -> str:
     """Write a value so that it is one cell of a Markdown table and is shown as it is, whatever it holds."""
     text = ("–" if math.isnan(value) else f"{value:.3f}") if isinstance(value, float) else str(value)
-    lines = (MARKS.sub(r"\\\g<0>", html.escape(line, quote=False)) for line in text.splitlines())
-    return "<br>".join(lines)
+    return "<br>".join(map(as_markdown, text.splitlines()))

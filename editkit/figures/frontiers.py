@@ -15,6 +15,7 @@ from editkit.figures.style import (
     SERIES,
     WIDTH,
     add_line,
+    as_label,
     aside,
     count,
     finish,
@@ -164,7 +165,8 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
             margin of that class in logits: mean) and spread (standard deviation), broken (share no longer right) and n.
     """
     names = list(dict.fromkeys([*moved["class"], *directions.true]))
-    short = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
+    short = [as_label(name if len(name) <= 18 else f"{name[:17]}…") for name in names]
+    names = list(map(as_label, names))
     titles = ("cosine with the mean shift", "margin of right images", "no longer right")
     spacing = {"column_widths": [0.36, 0.36, 0.28], "horizontal_spacing": 0.04, "shared_yaxes": True}
     figure = panels(titles, 3, size=13, **spacing)
@@ -176,12 +178,16 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
     }
     dots |= {"orientation": "h", "fillcolor": "rgba(0,0,0,0)", "line": {"color": INK, "width": 1}, "showlegend": False}
     hover = {"text": directions["index"], "hovertemplate": "image %{text}: %{x:.3f}<extra></extra>"}
-    figure.add_box(x=directions.cosine, y=directions.true, row=1, col=1, **dots, **hover)
+    figure.add_box(x=directions.cosine, y=directions.true.map(as_label), row=1, col=1, **dots, **hover)
     moved, methods = moved[moved.split == "val"], methods_in(moved)
     for method in methods:
         rows = moved[moved.method == method]
         bar = {"orientation": "h", "name": label(method), "legendgroup": method, "offsetgroup": method}
-        bar |= {"marker": {"color": look(method).colour, "opacity": 0.6}, "y": rows["class"], "customdata": rows.n}
+        bar |= {
+            "marker": {"color": look(method).colour, "opacity": 0.6},
+            "y": rows["class"].map(as_label),
+            "customdata": rows.n,
+        }
         about = {"array": rows.spread, "thickness": 1.2, "width": 2, "color": INK}
         hover = "%{y}: %{x:.3g}, %{customdata} images"
         figure.add_bar(x=rows["shift"], error_x=about, hovertemplate=hover, row=1, col=2, **bar)

@@ -14,6 +14,7 @@ from editkit.figures.style import (
     SERIES,
     WIDTH,
     add_line,
+    as_label,
     count,
     finish,
     interval,
@@ -98,7 +99,7 @@ def patch_heat_maps(
     figure.update_yaxes(visible=False, constrain="domain", constraintoward="top", autorange="reversed")
     for axis in figure.select_yaxes():
         axis.scaleanchor = axis.anchor
-    finish(figure, title, subtitle, height=128 + 175 * rows, legend=False)
+    finish(figure, title, as_label(subtitle), height=128 + 175 * rows, legend=False)
     return figure.update_layout(margin={"l": MARGIN, "r": MARGIN, "b": 16})
 
 
@@ -113,12 +114,12 @@ def confusion_maps(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[st
     difference = counts[1] - counts[0]
     most, widest = max(table.max() for table in counts), max(abs(difference).max(), 1)
     figure = panels(("before", "after", "after − before"), 3, horizontal_spacing=0.03)
-    ticks, short = list(range(len(names))), [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
+    ticks, short = list(range(len(names))), [as_label(name if len(name) <= 14 else f"{name[:13]}…") for name in names]
     seen = {"colorscale": "Blues", "zmin": 0, "zmax": most}
     moved = {"colorscale": "RdBu", "zmin": -widest, "zmax": widest}
     grid = {"x": ticks, "y": ticks, "xgap": 1, "ygap": 1, "showscale": False, "texttemplate": "%{text}"}
     grid |= {"textfont": {"size": 13 - min(len(names) // 2, 4)}, "hovertemplate": "%{customdata}: %{z}<extra></extra>"}
-    grid["customdata"] = [[f"{true}, predicted {predicted}" for predicted in names] for true in names]
+    grid["customdata"] = [[as_label(f"{true}, predicted {predicted}") for predicted in names] for true in names]
     for panel, table in enumerate((*counts, difference), start=1):
         form = "+d" if panel == 3 else "d"
         text = [[_signed(f"{value:{form}}") if value else "" for value in row] for row in table]
@@ -241,7 +242,7 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
             where = cover(left, top + IMAGE, IMAGE, image.shape, maps[number].shape)
             where |= {"opacity": 0.55, "showscale": False, "hovertemplate": "%{z:.3g}<extra></extra>"}
             figure.add_heatmap(z=maps[number], colorscale="Inferno", **where)
-        words = {"text": "<br>".join(caption), "align": "left", "font_size": 11, "showarrow": False}
+        words = {"text": "<br>".join(map(as_label, caption)), "align": "left", "font_size": 11, "showarrow": False}
         figure.add_annotation(x=left, y=top, xanchor="left", yanchor="bottom", **words)
     figure.update_xaxes(visible=False, range=[0, COLUMNS], constrain="domain")
     figure.update_yaxes(visible=False, range=[total, 0], constrain="domain")

@@ -4,6 +4,7 @@ Methods bring label, colour and marker along (:mod:`editkit.methods`). Lines tha
 Ito's palette, distinct for colour-blind readers too; those that have an order take a ramp from dark to light.
 """
 
+import html
 import os
 import subprocess
 import warnings
@@ -143,6 +144,11 @@ def log_axis(figure: go.Figure, values: Iterable[float], title: str, **where: in
     ticks = sorted(set(values))
     text = [f"{tick:g}" for tick in ticks]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=text, title_text=title, **where)
+
+
+def as_label(text: str) -> str:
+    """Write a text so that plotly shows it as it is: it reads tags, and a token may look like one, or be a line."""
+    return html.escape(text).replace("\n", "↵")
 
 
 def aside(place: int, number: int, step: float) -> float:

@@ -1,6 +1,5 @@
 """Figures of causal tracing in language models, after figures 1, 2 and 3 of ROME (arXiv 2202.05262)."""
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from editkit.figures.style import INK, RULE, SERIES, add_line, count, finish, interval, panels, places
+from editkit.figures.style import INK, RULE, SERIES, add_line, as_label, count, finish, interval, panels, places
 from editkit.language.tracing import POSITIONS
 
 KINDS = {"residual": "residual stream", "mlp": "MLP", "attention": "attention"}
@@ -30,13 +29,13 @@ def trace_heat_maps(traces: pd.DataFrame) -> go.Figure:
         raise ValueError(f"traces are of {count(traces.fact.nunique(), 'fact')}: this figure is of one")
     first, noised = traces.iloc[0], set(traces.token[traces.position.str.endswith(" subject")])
     rows = traces.drop_duplicates(["kind", "layer", "token"]).sort_values("token", kind="stable")
-    texts = rows.text.map(_plain)
+    texts = rows.text.map(as_label)
     names = {token: f"{text}{'*' * (token in noised)}" for token, text in zip(rows.token, texts, strict=True)}
     rows = rows.assign(told=rows.token.map(names) + ", layer " + rows.layer.astype(str), row=rows.token)
     figure = _maps(rows.assign(value=rows.restored), list(names), first.corrupted)
     figure.update_yaxes(ticktext=list(names.values()))
     subtitle = f"clean {first.clean:.3f}, corrupted {first.corrupted:.3f}; * noised; one state restored at a time"
-    return _finish_maps(figure, f"P({_plain(first.answer)}) with a state restored", subtitle)
+    return _finish_maps(figure, f"P({as_label(first.answer)}) with a state restored", subtitle)
 
 
 def effect_heat_maps(effects: pd.DataFrame) -> go.Figure:
@@ -134,11 +133,6 @@ def _maps(frame: pd.DataFrame, rows: list, low: float) -> go.Figure:
 def _finish_maps(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
     height = 236 + ROW * len(figure.data[0].z)
     return finish(figure, title, subtitle, height, legend=False).update_layout(margin_b=118)
-
-
-def _plain(text: str) -> str:
-    """Write a token so that a figure shows it as it is: start tokens look like tags, and a line may be one."""
-    return html.escape(text).replace("\n", "↵")
 
 
 def _layer_axes(figure: go.Figure) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from editkit.figures.style import BLUE, GREY, INK, SERIES, count, finish, panels
+from editkit.figures.style import BLUE, GREY, INK, SERIES, as_label, count, finish, panels
 
 COLUMNS = 3
 HEIGHT = 230  # of a row of panels
@@ -44,7 +44,7 @@ def sensitivity(trials: pd.DataFrame, importances: pd.DataFrame, *, title: str, 
         figure.add_bar(x=importances.importance, y=importances.hyperparameter, **bar, **at)
         figure.update_xaxes(title_text="importance", range=[0, 1], **at)
         figure.update_yaxes(title_text="hyperparameter", autorange="reversed", **at)
-    about = f"{subtitle}; {count(trials.trial.nunique(), 'trial')} of one batch of facts each"
+    about = f"{as_label(subtitle)}; {count(trials.trial.nunique(), 'trial')} of one batch of facts each"
     return finish(figure, f"What S depends on: {title}", about, height=160 + HEIGHT * rows)
 
 

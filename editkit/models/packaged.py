@@ -38,7 +38,7 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
     if name not in wheels:
         try:
             return read(name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(
                 f"model {name!r} could not be loaded: it is neither a known name ({', '.join(wheels)}), nor a local "
                 f"folder with a transformers model in safetensors, nor a hub id that can be reached from here "

@@ -7,6 +7,7 @@ embedded plotly.js draws every figure, so the page needs no network.
 import html
 import re
 import warnings
+from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ from pygments.lexers import PythonLexer
 
 from editkit.plain import to_json
 from editkit.report.execute import Chapter
+from editkit.report.safety import clean, content_policy
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+TEMPLATES = Path(__file__).parent / "templates"
 CODE_STYLE = HtmlFormatter(style="friendly", cssclass="highlight", wrapcode=True)
 NUMBER = re.compile(r"^[-−+]?(\d[\d.,]*(e[-+]?\d+)?|inf|nan)\s*(%|±.*)?$|^[-–—]?$", re.IGNORECASE)
+# What XML would take for its own, while latex2mathml passes it through; an operator it takes for a name then.
+FOREIGN = {"<": ("\ue000", "&lt;"), ">": ("\ue001", "&gt;"), '"': ("\ue002", "&quot;")}
 # latex2mathml knows the starred outer environments alone.
 ENVIRONMENTS = {"aligned": "align*", "split": "align*", "gathered": "align*", "equation": "align*"}
 
@@ -60,16 +65,20 @@ def mathml(latex: str, *, display: bool) -> str:
         lambda m: f"\\{m[1]}{{{ENVIRONMENTS[m[2]]}}}" if m[2] in ENVIRONMENTS else m[0],
         latex.strip(),
     )
+    for sign, (stand_in, _) in FOREIGN.items():
+        source = source.replace(sign, stand_in)
     try:
         result = to_mathml(source, display="block" if display else "inline")
     except Exception as error:  # the converter has no common error class
         result, why = "", str(error)
     else:
         # What it does not know it passes on as text.
-        why = "unknown command" if re.search(r">\\|>&<", result) else ""
+        why = "unknown command" if re.search(r">\\|>&<", result) else "a link" if " href=" in result else ""
     if why:
         warnings.warn(f"formula {latex!r} is shown as source: {why}", stacklevel=2)
         return f"<code>{html.escape(latex)}</code>"
+    for stand_in, entity in FOREIGN.values():
+        result = result.replace(f"<mi>{stand_in}</mi>", f"<mo>{entity}</mo>").replace(stand_in, entity)
     return result.replace("<math ", f'<math alttext="{html.escape(latex.strip())}" ', 1)
 
 
@@ -104,6 +113,9 @@ class ReportRenderer(IPythonRenderer):
         stem = Path(url.partition("#")[0]).stem if ".ipynb" in url else ""
         return super().link(text, self.anchors.get(stem, url), title)
 
+    def block_mermaidjs(self, code: str) -> str:
+        return f"<pre><code>{html.escape(code)}</code></pre>\n"
+
     def block_math(self, body: str) -> str:
         return f'<div class="formula">{mathml(body, display=True)}</div>'
 
@@ -112,6 +124,23 @@ class ReportRenderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+
+class OutputRenderer(ReportRenderer):
+    """Renders Markdown that code wrote, whatever data is in it: tags are shown as text, pictures as their names."""
+
+    def __init__(self, chapter: Rendered, anchors: dict[str, str], path: str):
+        super().__init__(chapter, anchors, path)
+        self._allow_harmful_protocols = False
+
+    def block_html(self, html: str) -> str:
+        return f"<p>{self.escape_html(html)}</p>\n"
+
+    def inline_html(self, html: str) -> str:
+        return self.escape_html(html)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return text
 
 
 def render_report(
@@ -135,6 +164,8 @@ def render_report(
         lstrip_blocks=True,
     )
     has_plots = any('class="plot"' in block for part in rendered for block in part.blocks)
+    names = (["plots.js"] if has_plots else []) + ["tables.js"]
+    scripts = [get_plotlyjs()] * has_plots + [(TEMPLATES / name).read_text(encoding="utf-8") for name in names]
     return environment.get_template("report.html.j2").render(
         title=title,
         facts=facts,
@@ -142,7 +173,8 @@ def render_report(
         results=results,
         logs={chapter.name: chapter.log.relative_to(folder).as_posix() for chapter in chapters},
         code_css=Markup(CODE_STYLE.get_style_defs(".highlight")),
-        plotly_js=Markup(get_plotlyjs()) if has_plots else "",
+        scripts=list(map(Markup, scripts)),
+        policy=content_policy(scripts),
     )
 
 
@@ -162,16 +194,18 @@ def _chapter(chapter: Chapter, anchors: dict[str, str]) -> Rendered:
     elif chapter.source.is_file():
         # Its title alone, so that the contents name what is missing.
         cells = nbformat.read(chapter.source, as_version=4).cells[:1]
-    renderer = ReportRenderer(part, anchors, str(chapter.source.parent))
-    markdown = MarkdownWithMath(renderer=renderer)
+    own, outputs = (
+        MarkdownWithMath(renderer=kind(part, anchors, str(chapter.source.parent)))
+        for kind in (ReportRenderer, OutputRenderer)
+    )
     for cell in cells:
         tags = set(cell.metadata.get("tags", []))
         if tags & {"remove-cell", "injected-parameters", "papermill-error-cell-tag"}:
             continue
         if cell.cell_type == "markdown":
-            part.blocks.append(Markup(_tables(markdown.render(cell.source))))
+            part.blocks.append(Markup(_tables(own.render(cell.source))))
         elif cell.cell_type == "code":
-            part.blocks += [Markup(block) for block in _code_cell(cell, tags, chapter, markdown) if block]
+            part.blocks += [Markup(block) for block in _code_cell(cell, tags, chapter, outputs) if block]
     if not part.title:
         part.title = chapter.name
         part.blocks.insert(0, Markup(f'<h1 id="{part.anchor}">{html.escape(part.title)}</h1>'))
@@ -220,17 +254,16 @@ def _rich(data: dict[str, Any], metadata: dict[str, Any], markdown: MarkdownWith
     if PLOTLY in data:
         return _plot(data[PLOTLY])
     if "text/html" in data:
-        return _tables(data["text/html"])
-    if "image/svg+xml" in data:
-        return f"<figure>{data['image/svg+xml']}</figure>"
+        return _tables(clean(data["text/html"]))
     if "text/markdown" in data:
         return _tables(markdown.render(data["text/markdown"]))
     if "text/latex" in data:
         return f'<div class="formula">{mathml(data["text/latex"].strip("$ "), display=True)}</div>'
-    for kind in ("image/png", "image/jpeg"):
+    for kind in ("image/svg+xml", "image/png", "image/jpeg"):
         if kind in data:
             alt = html.escape(metadata.get(kind, {}).get("alt") or data.get("text/plain", "Figure"))
-            encoded = data[kind].replace("\n", "")
+            text = b64encode(data[kind].encode()).decode() if kind == "image/svg+xml" else data[kind]
+            encoded = html.escape(text.replace("\n", ""))
             return f'<figure><img src="data:{kind};base64,{encoded}" alt="{alt}"></figure>'
     text = data.get("text/plain", "")
     return f'<pre class="output">{html.escape(strip_ansi(text))}</pre>' if text.strip() else ""
@@ -241,8 +274,8 @@ def _plot(figure: dict[str, Any]) -> str:
     title = layout.get("title", {})
     text = title.get("text", "") if isinstance(title, dict) else title
     label = html.escape(_plain(text.replace("<br>", ". ")) or "Figure")
-    spec = to_json({"data": figure["data"], "layout": layout}).replace("</", "<\\/")
-    size = f"width:{layout['width']}px;height:{layout['height']}px"
+    spec = to_json({"data": figure["data"], "layout": layout}).replace("<", "\\u003c")
+    size = f"width:{float(layout['width']):g}px;height:{float(layout['height']):g}px"
     return (
         f'<figure class="plot-frame"><div class="plot" role="img" aria-label="{label}" style="{size}"></div>'
         f'<script type="application/json">{spec}</script></figure>'
@@ -255,10 +288,6 @@ def _tables(fragment: str) -> str:
         return fragment
     soup = BeautifulSoup(fragment, "html.parser")
     for table in soup.find_all("table"):
-        if "dataframe" in table.get("class", []):
-            for style in table.find_previous_siblings("style"):
-                style.decompose()
-            del table["border"]
         for row in table.find_all("tr"):
             row.attrs.pop("style", None)
         for cell in table.find_all("td", string="NaN"):

@@ -43,7 +43,7 @@ def print_pdf(html: Path, pdf: Path, browser: str | None, timeout: float = 180) 
             html.resolve().as_uri(),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
             if done.returncode or not printed.is_file() or not printed.stat().st_size:
                 raise RuntimeError(f"{browser} printed nothing: {done.stderr.strip()[-500:]}")
             os.replace(printed, pdf)

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from editkit.cache import write_atomic
+from editkit.cache import cache_root, write_atomic
 from editkit.figures import find_browser
 from editkit.plain import to_json
 from editkit.report.execute import Chapter, declared_parameters, execute_all, is_chapter
@@ -121,7 +121,7 @@ def build_report(
     )
     html = folder / "report.html"
     page = render_report(params.report_title, _title_block(record), chapters, results, folder)
-    write_atomic(html, page.encode())
+    write_atomic(html, page.encode(errors="backslashreplace"))  # a path may hold bytes that are no text here
     pdf, reason = _print(html)
     save(html=html.name, pdf=pdf and pdf.name, pdf_reason=reason)
     return Report(folder, html, pdf, reason, tuple(chapters), record["seconds"])
@@ -188,6 +188,7 @@ def _refuse(stated: dict[str, Any], params: RunParams, chapters: list[Chapter], 
             near = difflib.get_close_matches(name, declared, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"they declare {', '.join(sorted(declared))}"
             raise ValueError(f"{params_path}: no notebook declares {name!r}; {hint}")
+    cache_root()
     try:
         places.require_machine(params.model_dump(include=declared))
     except ValueError as error:

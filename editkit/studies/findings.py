@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
+from editkit.plain import as_markdown
 from editkit.studies.baseline_tables import BUDGET
 from editkit.studies.foretold import PREDICTORS
 from editkit.studies.intervals import RESOLVED
@@ -14,8 +15,8 @@ from editkit.studies.tables import number, over_seeds, sampled, written
 
 
 def bullets(sentences: Iterable[str]) -> str:
-    """Join sentences to a Markdown list."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+    """Join sentences to a Markdown list; HTML in them is shown as text."""
+    return "\n".join(f"- {sentence.replace('<', '&lt;')}" for sentence in sentences)
 
 
 def setup_findings(relations: pd.DataFrame, norms: pd.DataFrame, spaces: pd.DataFrame) -> list[str]:
@@ -29,7 +30,8 @@ def setup_findings(relations: pd.DataFrame, norms: pd.DataFrame, spaces: pd.Data
     others = norms[norms.position > 0].groupby(["start_token", "layer"]).norm.median()
     ratio = norms[norms.position == 0].set_index(["start_token", "layer"]).norm / others
     _, layer = ratio.idxmax()
-    several = f" in {len(relations)} relations; the largest, {relations.facts.idxmax()}, has {relations.facts.max():,}"
+    largest = as_markdown(str(relations.facts.idxmax()))
+    several = f" in {len(relations)} relations; the largest, {largest}, has {relations.facts.max():,}"
     sentences = [
         f"There are {relations.facts.sum():,} facts{several if len(relations) > 1 else ''}.",
         f"After layer {layer} the hidden state at position 0 is {ratio[True, layer]:.0f} times as large as at the "

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from editkit.methods import METHODS, UNTOUCHED, label
+from editkit.plain import as_markdown
 from editkit.studies.intervals import RESOLVED
 
 SLACK = 1.5  # points by which held-out images may fall short of a promise that is called held there
@@ -131,7 +132,7 @@ def _by_dataset(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         return
     several = frame.dataset.nunique() > 1
     for name, rows in frame.groupby("dataset", sort=False):
-        yield f" ({name})" if several else "", rows
+        yield f" ({as_markdown(str(name))})" if several else "", rows
 
 
 def _where(dataset: str, sweep: pd.DataFrame, traced: pd.DataFrame) -> list[str]:
@@ -177,8 +178,8 @@ def _moved(moved: pd.DataFrame) -> list[str]:
         row = rows.loc[rows["shift"].abs().idxmax()]
         alike = "more than its spread, as a bias would" if abs(row["shift"]) > row.spread else "less than its spread"
         one = (
-            f"{label(str(method))} moves the margin of right {row['class']} images most, by {row['shift']:+.2f} logits "
-            f"(sd {row.spread:.2f}: {alike}) and turns {row.broken:.1%} of {row.n:.0f} wrong"
+            f"{label(str(method))} moves the margin of right {as_markdown(str(row['class']))} images most, by "
+            f"{row['shift']:+.2f} logits (sd {row.spread:.2f}: {alike}) and turns {row.broken:.1%} of {row.n:.0f} wrong"
         )
         others = rows.drop(row.name)
         if others.n.sum():

@@ -17,7 +17,9 @@ MODULES = sorted((ROOT / "editkit").rglob("*.py"))
 NOTEBOOKS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 CHAPTERS = {name: notebook for name, notebook in NOTEBOOKS.items() if is_chapter(ROOT / "notebooks" / name)}
 TAGS = {"parameters", "hide-input", "hide-output", "remove-cell"}  # as editkit.report.html reads them
-OF_THE_WHOLE = {"test_benchmarks.py", "test_families.py", "test_house.py", "test_packaging.py"}  # of no single module
+OF_THE_WHOLE = {  # of no single module
+    *("test_benchmarks.py", "test_families.py", "test_faults.py", "test_house.py", "test_packaging.py"),
+}
 
 
 def named(path: Path) -> str:
@@ -47,6 +49,50 @@ def test_modules_functions_and_parameter_lists_stay_short(path):
     for function in functions(path):
         assert function.end_lineno - function.lineno < 60, function.name
         assert n_parameters(function) <= 8, function.name
+
+
+UNPICKLE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}  # modules whose files run code
+
+
+def running(tree: ast.AST) -> list[str]:
+    """What in a source would run code out of a file, or out of a repository of a hub."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+            found += [name for name in names if name.split(".")[0] in UNPICKLE]
+        if isinstance(node, ast.Call):
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            called = ast.unparse(node.func)
+            found += [called] * (
+                called in ("eval", "exec", "__import__", "torch.load", "pd.read_pickle", "torch.hub.load")
+            )
+            found += [called] * (called in ("np.load", "numpy.load") and given.get("allow_pickle") != "False")
+            found += [called] * (called.endswith("yaml.load") and "Loader" not in ast.unparse(node).split("(", 1)[1])
+            unsafe = {"trust_remote_code": "True", "allow_pickle": "True", "weights_only": "False"}
+            found += [f"{name}={value}" for name, value in unsafe.items() if given.get(name) == value]
+            if called.endswith(".from_pretrained") and "AutoModel" in called and "**options" not in ast.unparse(node):
+                found += [called] * (given.get("use_safetensors") != "True")
+    return found
+
+
+def test_no_file_can_run_code():
+    files = [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+    sources = {named(path): path.read_text(encoding="utf-8") for path in files}
+    sources |= {name: "\n".join(code_cells(chapter)) for name, chapter in CHAPTERS.items()}
+    assert not {name: found for name, text in sources.items() if (found := running(ast.parse(text)))}
+    for text in (
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_pretrained(name)",
+        "yaml.load(text)",
+        "exec(text)",
+    ):
+        assert running(ast.parse(text)), text
 
 
 def test_unit_tests_mirror_the_rooms():
