@@ -159,7 +159,6 @@ def _add_sweep(commands: Any) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # as of stderr: an ASCII locale knows few letters
     arguments = parser().parse_args(words)
     try:
         return arguments.run(arguments)
