@@ -1,6 +1,7 @@
 """Command line: ``python -m editkit report params/quick.yaml``."""
 
 import argparse
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin
@@ -159,6 +160,8 @@ def _add_sweep(commands: Any) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as of stderr: an ASCII locale knows few letters
     arguments = parser().parse_args(words)
     try:
         return arguments.run(arguments)
