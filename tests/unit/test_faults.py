@@ -125,7 +125,8 @@ def test_a_report_and_help_are_made_in_an_ascii_locale(tmp_path, monkeypatch):
     for name in ("notebooks", "params"):
         (tmp_path / name).mkdir()
     cells = [new_code_cell("n_facts = 1", metadata={"tags": ["parameters"]}), new_code_cell("print('Łódź', n_facts)")]
-    notebook = new_notebook(cells=[new_markdown_cell("# Łódź?"), *cells])
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook = new_notebook(cells=[new_markdown_cell("# Łódź?"), *cells], metadata={"kernelspec": kernel})
     (tmp_path / "notebooks" / "00_first.ipynb").write_text(notebook_text(notebook), encoding="utf-8")
     (tmp_path / "params" / "tiny.yaml").write_text("n_facts: 3\nreport_title: Zażółć\n", encoding="utf-8")
     surroundings = os.environ | ASCII | {"PYTHONPATH": str(ROOT), "BROWSER_PATH": "/none"}
