@@ -68,7 +68,7 @@ def write(folder: Path, name: str, *cells) -> None:
 
 
 def project(folder: Path, second: str = "n_facts", third: bool = False) -> Path:
-    """A checkout with two or three notebooks and one parameter file."""
+    """A checkout with two notebooks, or a third that reads what they wrote, and one parameter file."""
     (folder / "notebooks").mkdir()
     (folder / "params").mkdir()
     write(
@@ -89,7 +89,9 @@ def project(folder: Path, second: str = "n_facts", third: bool = False) -> Path:
         *cells,
     )
     if third:
-        write(folder / "notebooks", "02_third", new_markdown_cell("# Third chapter"), code("seeds = [9]", "parameters"))
+        write(
+            folder / "notebooks", "02_third", new_markdown_cell("# Third chapter"), code('run_dir = "."', "parameters")
+        )
     (folder / "params" / "tiny.yaml").write_text("n_facts: 8\nseeds: [1, 2]\nreport_title: A tiny <report>\n")
     return folder
 

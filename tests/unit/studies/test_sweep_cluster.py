@@ -148,10 +148,10 @@ def test_a_job_that_slurm_has_ended_is_replaced(tmp_path, monkeypatch):
     job = {"jobqueue.slurm.memory": "1GB", "distributed.deploy.lost-worker-timeout": "1s"}
     with dask.config.set(job), sweep_cluster.slurm_cluster(1) as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=120)
-        (first,) = client.run(os.getpid).values()
-        os.killpg(os.getpgid(first), signal.SIGKILL)  # the whole job, as at its walltime
+        ((first, process),) = client.run(os.getpid).items()
+        os.killpg(os.getpgid(process), signal.SIGKILL)  # the whole job, as at its walltime
         end = time.monotonic() + 120
-        while (now := set(client.run(os.getpid).values()) - {first}) == set() and time.monotonic() < end:
+        while not (now := client.nthreads().keys() - {first}) and time.monotonic() < end:
             time.sleep(0.5)
         assert len(now) == 1
 
