@@ -16,6 +16,7 @@ PARTS = {"models": (MODELS,), "rest": ("tests", "notebooks", *NOTEBOOKS, f"--ign
 
 def main(words: Sequence[str]) -> int:
     """Run both halves, each line of theirs behind its name; returns 1 where one of them did not pass."""
+    sys.stdout.reconfigure(errors="backslashreplace")
     threads = max(1, (os.cpu_count() or 1) // len(PARTS))
     surroundings = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"} | os.environ
     whole = Lock()
