@@ -55,7 +55,7 @@ pio.templates["editkit"] = go.layout.Template(
 def use_notebook_style() -> None:
     """Show figures in the form that JupyterLab and the report draw, and tables with their whole texts."""
     pio.renderers.default = "plotly_mimetype"
-    pd.set_option("display.max_colwidth", 120)
+    pd.set_option("display.max_colwidth", 120, "display.max_rows", 200)
 
 
 def find_browser() -> str | None:
