@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from editkit.figures.style import (
+    INK,
     RULE,
     SERIES,
     WIDTH,
@@ -127,7 +128,7 @@ def confusion_maps(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[st
     labels = {"tickvals": ticks, "ticktext": short, "tickfont_size": 11, "showgrid": False}
     figure.update_xaxes(**labels, title_text="predicted", tickangle=-90 if max(map(len, short)) > 2 else 0)
     figure.update_yaxes(**labels, autorange="reversed", matches="y", showticklabels=False, ticks="")
-    figure.update_yaxes(title_text="true", showticklabels=True, ticks="outside", col=1)
+    figure.update_yaxes(title_text="true", showticklabels=True, ticks="outside", matches=None, col=1)
     subtitle = f"{counts[0].sum():,} images; in the difference, blue: more than before, red: fewer"
     return finish(figure, "Which classes are taken for which", subtitle, height=470, legend=False)
 
@@ -155,7 +156,7 @@ def repair_bars(frame: pd.DataFrame) -> go.Figure:
         mean, low, high = (table.loc[methods] for table in (groups.mean(), groups.min(), groups.max()))
         where = {"y": names, "row": 1, "col": panel}
         bar = {"orientation": "h", "marker": fill, "hovertemplate": "%{y}: %{x:.4f}<extra></extra>"}
-        figure.add_bar(x=mean, error_x=interval(mean, low, high), **bar, **where)
+        figure.add_bar(x=mean, error_x=interval(mean, low, high, thickness=1.2, width=3, color=INK), **bar, **where)
         # The right of the panel is for the numbers, out of the way of bars and intervals.
         share = column != "heldout_change"
         left, right = (0.0, 1.0) if share else (min(low.min(), 0.0), max(high.max(), 0.0))

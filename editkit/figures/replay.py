@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from editkit.figures.style import (
     BLUE,
     GREY,
+    INK,
     SERIES,
     add_line,
     finish,
@@ -86,7 +87,8 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     certain = (frame.low > 0) | (frame.high < 0)
     fill = [BLUE if sure else "white" for sure in certain]
     look = {"mode": "markers", "marker": {"size": 10, "color": fill, "line": {"color": BLUE, "width": 2}}}
-    look |= {"error_x": interval(frame.value, frame.low, frame.high, thickness=1.5, width=4), "showlegend": False}
+    bars = interval(frame.value, frame.low, frame.high, thickness=1.5, width=4, color=INK)
+    look |= {"error_x": bars, "showlegend": False}
     figure = go.Figure()
     figure.add_scatter(x=frame.value, y=frame.run, hovertemplate="%{y}: %{x:+.3f}<extra></extra>", **look)
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
