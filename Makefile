@@ -25,9 +25,10 @@ report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
 
-example: $(STAMP) ## Run params/example on all cores and renew reports/example (two hours on two cores)
+example: $(STAMP) ## Run params/example on all cores and renew the tables of reports/example (hours)
 	@$(PY) -m editkit sweep params/example.yaml
-	@$(PY) -m editkit report params/example.yaml --only 01_baselines
+	@$(PY) -m editkit report params/example.yaml --only 01_baselines --out reports/example_run
+	@cd reports/example_run/results && cp ladder.csv rank_changes.csv probe_scores.csv evaluation_scores.* ../../example/results
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in two halves at once
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
