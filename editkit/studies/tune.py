@@ -13,7 +13,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -206,9 +206,7 @@ def search(tuning: Tuning, method: str, *, until: float, trials: int = 0) -> Stu
                     break
                 if done and (time.monotonic() >= until or 0 < trials <= len(done)):
                     break
-                with _alone(tuning.file):
-                    _plan(study, tuning, method)
-                study.optimize(lambda trial: _measure(tuning, method, trial), n_trials=1)
+                _try_one(study, tuning, method)
         if not measured(study):
             problem = done[-1].user_attrs.get("problem", "")
             raise ValueError(f"none of {len(done)} trials of {method} could be measured; the last: {problem}")
@@ -260,6 +258,19 @@ def usable(file: Path) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as problem:
         cause = str(getattr(problem, "orig", None) or problem.__cause__ or problem).split("\n")[0]
         raise OSError(f"the study {file} cannot be used ({cause}); without that file the search begins anew") from None
+
+
+def _try_one(study: Study, tuning: Tuning, method: str) -> None:
+    """Measure the next trial, which one process alone takes: SQLite would give one that waits to two of them."""
+    with ExitStack() as taking:
+        taking.enter_context(_alone(tuning.file))
+        _plan(study, tuning, method)
+
+        def measure(trial: Trial) -> float:
+            taking.close()
+            return _measure(tuning, method, trial)
+
+        study.optimize(measure, n_trials=1)
 
 
 def _plan(study: Study, tuning: Tuning, method: str) -> None:
