@@ -13,9 +13,10 @@ from editkit.editing.targets import Step
 from editkit.editing.trust import TrustDecision
 from editkit.facts import KINDS, Fact
 from editkit.lab.reading import Look, Reading, Says
+from editkit.language.inspection import GREY, MARK, chips, token_html
 from editkit.methods import label
 
-MARK, GREY, BAD = "#b85c00", "rgba(127,127,127,.22)", "#c0392b"
+BAD = "#c0392b"
 LABELS = {"rewrite": "prompt", "paraphrase": "paraphrase", "neighbourhood": "neighbour"}
 CELL = "padding:2px 10px 2px 0;text-align:left;vertical-align:top;white-space:normal"
 
@@ -27,18 +28,14 @@ def text(value: object) -> str:
 
 def tokens(look: Look) -> str:
     """Show the prompt's tokens, the one that is edited marked."""
-    chips = []
-    for token, edited in look.tokens:
-        style = f"background:{MARK};color:white;font-weight:bold" if edited else f"background:{GREY}"
-        chips.append(f'<code style="{style};padding:1px 4px;margin:1px;border-radius:3px">{_token(token)}</code>')
-    return f'<div style="line-height:2">{"".join(chips)}</div>'
+    return f'<div style="line-height:2">{chips(look.tokens)}</div>'
 
 
 def answer(look: Look) -> str:
     """Say what the model says now, and whether it knows the fact."""
     if not look.says:
         return ""
-    said = " · ".join(f"{_token(token)} {share(p)}" for token, p in look.says)
+    said = " · ".join(f"{token_html(token)} {share(p)}" for token, p in look.says)
     known = {None: "", True: " — it knows the true object", False: " — it does not say the true object"}[look.knows]
     new = f"; the new object has {look.new_tokens} token{'s'[: look.new_tokens != 1]}" if look.new_tokens else ""
     return f"<div>says now: <b>{said}</b>{known}{new}</div>"
@@ -47,7 +44,7 @@ def answer(look: Look) -> str:
 def bars(says: Says, title: str) -> str:
     """Draw next tokens as bars, as long as they are probable."""
     rows = "".join(
-        f'<div style="display:flex;gap:6px;align-items:center"><code style="width:8em;text-align:right">{_token(t)}'
+        f'<div style="display:flex;gap:6px;align-items:center"><code style="width:8em;text-align:right">{token_html(t)}'
         f'</code><div style="width:9em;background:{GREY}"><div style="width:{100 * p:.1f}%;height:.9em;'
         f'background:{MARK}"></div></div><span>{share(p)}</span></div>'
         for t, p in says
@@ -96,7 +93,7 @@ def comparison(compared: Mapping[str, Reading]) -> str:
     rows = [
         [
             f"<b>{text(label(method))}</b>",
-            " · ".join(f"{_token(token)} {share(p)}" for token, p in reading.says[:2]),
+            " · ".join(f"{token_html(token)} {share(p)}" for token, p in reading.says[:2]),
             text(reading.text),
             *(_count(reading.prompts, kind) for kind in LABELS),
         ]
@@ -137,10 +134,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def share(value: float) -> str:
     """Write a number in [0, 1] with two digits after the point."""
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _token(token: str) -> str:
-    return text(token.replace(" ", "␣").replace("\n", "⏎"))
 
 
 def _mark(value: object) -> str:

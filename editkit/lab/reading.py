@@ -8,8 +8,8 @@ import torch
 
 from editkit.facts import Fact, Probe
 from editkit.lab.form import Form
-from editkit.language.forward.scoring import score
-from editkit.language.keys import locate
+from editkit.language.inspection import prompt_tokens
+from editkit.language.known import completes
 from editkit.language.metrics import evaluate
 from editkit.language.probes import evaluate_probes
 from editkit.models import LanguageModel
@@ -46,11 +46,10 @@ def look(lm: LanguageModel, form: Form) -> Look:
     """Look at a form with the model as it stands. Raises ``ValueError`` for a text without its subject, or too long."""
     if not (form.subject.strip() and form.prompt.strip()):
         return Look([], [], None, None)
-    row = locate(lm, form.template, form.subject.strip())
-    tokens = [(lm.tokenizer.decode([token]), place == row.subject_last) for place, token in enumerate(row.ids)]
+    tokens = prompt_tokens(lm, form.template, form.subject.strip())
     text = form.template.replace("{}", form.subject.strip(), 1).rstrip()
     new = len(lm.encode_continuation(text, form.new)) if form.new.strip() else None
-    knows = score(lm, [(text, [form.true])])[0][0].greedy if form.true.strip() else None
+    knows = completes(lm, [(text, form.true)])[0] if form.true.strip() else None
     return Look(tokens, next_tokens(lm, text), knows, new)
 
 
@@ -72,4 +71,4 @@ def read(lm: LanguageModel, fact: Fact, probes: Sequence[Probe] = ()) -> Reading
 
 def hold(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
     """Tell which facts the model as it stands completes with their new object, every token of it greedily."""
-    return [scores[0].greedy for scores in score(lm, [(fact.text, [fact.target_new]) for fact in facts])]
+    return completes(lm, [(fact.text, fact.target_new) for fact in facts])

@@ -1,7 +1,7 @@
 """Looks at a model before it is edited: where subjects end, and how large hidden states are."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from editkit.language.keys import locate
 from editkit.models import LanguageModel
 from editkit.models.base import is_plain
 from editkit.models.hooks import capture
+
+MARK, GREY = "#b85c00", "rgba(127,127,127,.22)"  # of what is marked, and of what is not
 
 
 def model_card(lm: LanguageModel) -> pd.Series:
@@ -44,18 +46,31 @@ def _weights_type(lm: LanguageModel) -> str:
 
 def subject_tokens(lm: LanguageModel, facts: Sequence[Fact]) -> str:
     """Render each fact's tokens as HTML, with the subject's last one marked: the place where an edit acts."""
-    lines = []
-    for fact in facts:
-        row = locate(lm, fact.prompt, fact.subject)
-        parts = []
-        for index, token in enumerate(row.ids):
-            text = html.escape(lm.tokenizer.decode([token])).replace(" ", "␣")
-            style = "background:#e9edf2"
-            if index == row.subject_last:
-                style = "background:#d55e00;color:white;font-weight:bold"
-            parts.append(f'<code style="{style};padding:1px 4px;margin:1px;border-radius:3px">{text}</code>')
-        lines.append(f'<div style="margin:4px 0;line-height:1.9">{"".join(parts)}</div>')
-    return "".join(lines)
+    rows = (chips(prompt_tokens(lm, fact.prompt, fact.subject)) for fact in facts)
+    return "".join(f'<div style="margin:4px 0;line-height:1.9">{row}</div>' for row in rows)
+
+
+def prompt_tokens(lm: LanguageModel, prompt: str, subject: str) -> list[tuple[str, bool]]:
+    """Return the tokens of a template with its subject, each with whether it is the subject's last.
+
+    Raises ``ValueError`` as :func:`editkit.language.keys.locate` does.
+    """
+    row = locate(lm, prompt, subject)
+    return [(lm.tokenizer.decode([token]), place == row.subject_last) for place, token in enumerate(row.ids)]
+
+
+def chips(tokens: Iterable[tuple[str, bool]]) -> str:
+    """Render tokens as HTML, marked ones in colour, by styles that a report lets through."""
+    looks = {True: f"background-color:{MARK};color:white;font-weight:bold", False: f"background-color:{GREY}"}
+    return "".join(
+        f'<code style="{looks[marked]};padding:1px 4px;margin:1px;border-radius:3px">{token_html(token)}</code>'
+        for token, marked in tokens
+    )
+
+
+def token_html(token: str) -> str:
+    """Write a token as HTML, with its spaces and line ends to be seen."""
+    return html.escape(token.replace(" ", "␣").replace("\n", "⏎"))
 
 
 @torch.no_grad()

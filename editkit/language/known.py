@@ -70,4 +70,9 @@ def known_facts(lm: LanguageModel, facts: Sequence[Fact], n: int | None = None) 
 
 def knows(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
     """Tell whether greedy decoding completes each fact's prompt with its true object, every token of it."""
-    return [scores[0].greedy for scores in score(lm, [(fact.text, [fact.target_true]) for fact in facts])]
+    return completes(lm, [(fact.text, fact.target_true) for fact in facts])
+
+
+def completes(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Tell whether greedy decoding completes each text with its object, every token of it."""
+    return [scores[0].greedy for scores in score(lm, [(text, [wanted]) for text, wanted in pairs])]

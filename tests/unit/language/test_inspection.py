@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
-from editkit.language.inspection import fact_prompts, null_space_table, relation_table, spectra
+from editkit.language.inspection import fact_prompts, null_space_table, relation_table, spectra, subject_tokens
+from editkit.report.safety import clean
 
 
 def test_relations_are_counted_with_their_first_fact(facts):
@@ -31,3 +33,13 @@ def test_the_null_space_is_what_lies_below_the_threshold():
     (row,) = null_space_table(values, 0.95).to_dict("records")
     assert (row["layer"], row["directions (d_k)"], row["in null space"]) == (3, 4, 2)
     assert row["variance there"] == pytest.approx(0.1) and row["largest eigenvalue"] == pytest.approx(8.0)
+
+
+def test_the_token_that_is_edited_is_marked_in_a_report_too(tiny, facts):
+    """Its text is white: without its colour behind it nobody could read it."""
+    shown = BeautifulSoup(clean(subject_tokens(tiny(), facts[:2])), "html.parser")
+    for row, fact in zip(shown.find_all("div"), facts, strict=False):
+        (marked,) = [chip for chip in row.find_all("code") if "white" in chip["style"]]
+        assert "background-color:#b85c00" in marked["style"] and len(row.find_all("code")) > 1
+        before = "".join(chip.get_text() for chip in [*marked.find_previous_siblings("code")[::-1], marked])
+        assert before.replace("␣", " ").endswith(fact.subject)
