@@ -162,8 +162,8 @@ def optimise_shift(
         if not torch.isfinite(loss).all():
             why = f"lower v_lr ({spec.v_lr:g})" if step else "the model's own numbers are not, before any change"
             raise FloatingPointError(f"the loss of targets is not finite at step {step}: {why}")
-        watch(Step(step + 1, steps, len(active), loss.mean().item()))
-        history[active.cpu(), step] = loss.detach().cpu()
+        history[active.cpu(), step] = told = loss.detach().cpu()
+        watch(Step(step + 1, steps, len(active), told.mean().item()))
         probability[active.cpu()] = (-found.nll.detach()).exp().cpu()
         final[active] = delta.detach()[active]
         if found.first is not None:
