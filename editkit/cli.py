@@ -10,10 +10,10 @@ from editkit.config import Parameters
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and takes options by their whole names alone."""
+    """A parser that says in one line what is wrong, takes options by their whole names alone, and wraps no list."""
 
     def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {_one_line(message)}; {self.prog} --help lists what there is\n")
@@ -113,12 +113,7 @@ def _add_vit(commands: Any) -> None:
     from editkit.report.vit import ALSO, VitOptions, files
     from editkit.studies.repair_spec import RepairSpec
 
-    command = commands.add_parser(
-        "vit",
-        help="repair a Vision Transformer's misclassified images",
-        epilog=files(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    command = commands.add_parser("vit", help="repair a Vision Transformer's misclassified images", epilog=files())
     resume = VitOptions.model_fields["resume"].description
     command.add_argument(
         "--resume",
@@ -147,12 +142,8 @@ def _add_tune(commands: Any) -> None:
 def _add_sweep(commands: Any) -> None:
     from editkit.report.sweep import SweepOptions, keys
 
-    command = commands.add_parser(
-        "sweep",
-        help="run the matrix of methods, batches and memories on many workers",
-        epilog=keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    told = "run the matrix of methods, batches and memories on many workers"
+    command = commands.add_parser("sweep", help=told, epilog=keys())
     command.add_argument("params", help="parameter file, such as params/sweep/matrix.yaml")
     add_options(command, SweepOptions, {}, [])
     command.set_defaults(run=sweep)
