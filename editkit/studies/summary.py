@@ -18,7 +18,7 @@ from editkit.studies.evaluation import Evaluation
 from editkit.studies.intervals import interval
 from editkit.studies.protocol import LENGTH, check_one
 from editkit.studies.sequences import Trajectory
-from editkit.studies.tables import SAMPLE, SCORES, number, sampled
+from editkit.studies.tables import SAMPLE, SCORES, sampled, written
 
 BATCH, SEQUENCE, ADAPTERS = "batch", "sequence", "adapters"
 ARRIVALS = {BATCH: "at once, into the untouched model", SEQUENCE: "one after another", ADAPTERS: "as adapters"}
@@ -214,8 +214,7 @@ def _written(rows: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Write scores with their intervals, with two decimals."""
 
     def cell(row: pd.Series, name: str) -> str:
-        ends = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-        return number(row[name], ".2f") + ends * pd.notna(row[name])
+        return written(row[name], row[f"{name}_low"], row[f"{name}_high"], digits=2)
 
     return rows.assign(**{name: [cell(row, name) for _, row in rows.iterrows()] for name in scores})
 

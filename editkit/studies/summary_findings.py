@@ -12,7 +12,7 @@ import pandas as pd
 from editkit.methods import METHODS, UNTOUCHED, label
 from editkit.studies import summary
 from editkit.studies.intervals import RESOLVED
-from editkit.studies.tables import number
+from editkit.studies.tables import number, written
 
 NAMED = 3  # configurations that a title has room for
 
@@ -179,11 +179,11 @@ def _leader(final: pd.DataFrame, gaps: pd.DataFrame) -> str:
 
 
 def _score(row: pd.Series, name: str = "S") -> str:
-    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    return written(row[name], row[f"{name}_low"], row[f"{name}_high"], digits=2)
 
 
 def _gap(row: Any) -> str:
-    return f"{row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}], p {number(row.p_holm, '.2g')}"
+    return f"{written(row.value, row.low, row.high, '+', digits=2)}, p {number(row.p_holm, '.2g')}"
 
 
 def _sample(row: pd.Series) -> str:

@@ -77,12 +77,13 @@ def sampled(found: pd.DataFrame) -> str:
     return "S" if found.n["S"] else "ES"
 
 
-def written(value: float, low: float, high: float, sign: str = "") -> str:
+def written(value: float, low: float, high: float, sign: str = "", digits: int = 3) -> str:
     """Write a number with its interval; a ``sign`` of "+" shows that of positive ones."""
     if pd.isna(value):
         return number(value)
-    ends = "[not known]" if pd.isna(low) else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{value:{sign}.3f} {ends}"
+    form = f"{sign}.{digits}f"
+    ends = "[not known]" if pd.isna(low) else f"[{low:{form}}, {high:{form}}]"
+    return f"{value:{form}} {ends}"
 
 
 def number(value: float, form: str = ".3f") -> str:
