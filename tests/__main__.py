@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from threading import Lock, Thread
 
+from editkit.models.placement import usable_cores
+
 MODELS = "tests/integration"  # with the real models, and as long as all the others
 NOTEBOOKS = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
 PARTS = {"models": (MODELS,), "rest": ("tests", "notebooks", *NOTEBOOKS, f"--ignore={MODELS}")}
@@ -17,7 +19,7 @@ PARTS = {"models": (MODELS,), "rest": ("tests", "notebooks", *NOTEBOOKS, f"--ign
 def main(words: Sequence[str]) -> int:
     """Run both halves, each line of theirs behind its name; returns 1 where one of them did not pass."""
     sys.stdout.reconfigure(errors="backslashreplace")
-    threads = max(1, (os.cpu_count() or 1) // len(PARTS))
+    threads = max(1, usable_cores() // len(PARTS))
     surroundings = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"} | os.environ
     whole = Lock()
 

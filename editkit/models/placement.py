@@ -1,5 +1,6 @@
-"""Devices that a model is put on while transformers reads it, by accelerate where one is too small."""
+"""Devices that a model is put on while transformers reads it, by accelerate where one is too small; and cores."""
 
+import os
 from typing import Any
 
 import torch
@@ -8,6 +9,11 @@ from editkit.models.base import pick_device
 from editkit.models.peak import free_bytes
 
 ROOM = 0.7  # share of a device's free memory that weights may take; the rest is for what is computed with them
+
+
+def usable_cores() -> int:
+    """Return on how many cores this process may run, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def placing(device: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from jupyter_client.kernelspec import KernelSpec
 from nbconvert.filters import strip_ansi
 from papermill.exceptions import PapermillExecutionError
 
+from editkit.models.placement import usable_cores
+
 QUIET = "--IPKernelApp.log_level=40"  # no warning that messages to this process are not encrypted
 # Bars of progress are lines here, which somebody watches in a terminal: a widget would stay in the copy as a dead view.
 LINES = "--IPKernelApp.exec_lines=import sys, tqdm; tqdm.auto = sys.modules['tqdm.auto'] = tqdm"
@@ -225,7 +227,7 @@ def _execute_apart(chapter: Chapter, beside: int, *given: Any) -> None:
 
 
 def _share_cores(beside: int) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // beside)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // beside)))
 
 
 def _executed(chapter: Chapter, *given: Any) -> Chapter:

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import os
 import platform
 import subprocess
 import time
@@ -18,6 +17,7 @@ import torch
 
 from editkit.cache import cache_root, write_atomic
 from editkit.figures import find_browser
+from editkit.models.placement import usable_cores
 from editkit.plain import to_json
 from editkit.report.execute import Chapter, declared_parameters, execute_all, is_chapter
 from editkit.report.html import render_report
@@ -247,7 +247,7 @@ def _on_gpu(wanted: str) -> bool:
 
 
 def _at_once(wanted: str) -> int:
-    return 1 if _on_gpu(wanted) else min(2, os.cpu_count() or 1)
+    return 1 if _on_gpu(wanted) else min(2, usable_cores())
 
 
 def _device(wanted: str) -> str:

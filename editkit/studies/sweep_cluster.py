@@ -16,6 +16,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.system import memory_limit
 
 from editkit.models import pick_device
+from editkit.models.placement import usable_cores
 from editkit.studies.sweep import SweepParams
 from editkit.studies.sweep_cells import Outcome
 from editkit.studies.sweep_plan import Plan, survey, tell, tell_failed
@@ -103,7 +104,7 @@ def default_workers(plan: Plan) -> int:
     cells = max(1, len(plan.pending))
     if pick_device(plan.bench.params.device).type == "cuda":
         return min(torch.cuda.device_count(), cells)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = usable_cores()
     cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
     room = _free_mb() / plan.memory_mb
     return max(1, min(cores, int(room), cells))

@@ -71,3 +71,11 @@ def test_a_model_spread_by_accelerate_computes_the_same(spread, family, facts, f
     torch.testing.assert_close(logprobs(lm), logprobs(whole))
     with pytest.raises(ValueError, match="layer 3 of .* cannot be edited: accelerate moved it out"):
         EditSession(lm, full_spec(layers=[3]), texts=TEXTS)
+
+
+def test_cores_that_this_process_may_not_use_are_not_counted(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert placement.usable_cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")  # where there is no such call
+    assert placement.usable_cores() == 8

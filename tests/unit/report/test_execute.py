@@ -1,13 +1,13 @@
 """Notebooks: whose interpreter runs them, what bars of progress become, and which run beside each other."""
 
 import json
-import os
 import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from editkit.models.placement import usable_cores
 from editkit.report.execute import Chapter, execute, execute_all
 
 
@@ -94,7 +94,7 @@ def test_chapters_that_measure_run_beside_each_other(tmp_path, monkeypatch):
     assert [chapter.failure for chapter in ended] == [None] * 4
     assert [chapter.name for chapter in (ended[0], ended[-1])] == ["first", "last"]
     assert {id(chapter) for chapter in ended} == {id(chapter) for chapter in given}
-    share = repr(str(max(1, os.cpu_count() // 2)))
+    share = repr(str(max(1, usable_cores() // 2)))
     assert [said(chapter) for chapter in given] == ["0", share, share, "True"], "last reads what the others wrote"
     assert all(chapter.seconds > 0 and chapter.peak_memory_mb > 10 for chapter in given)
 
