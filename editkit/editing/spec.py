@@ -18,7 +18,7 @@ from editkit.editing.lowrank import LoraSpec
 from editkit.editing.moments import KEYS_PER_DIMENSION, MomentSpec
 from editkit.editing.replay import ReplaySpec
 from editkit.editing.restraint import RestraintSpec
-from editkit.editing.targets import FAST_STOP, TargetSpec
+from editkit.editing.targets import FAST_PROMPTS, FAST_STOP, TargetSpec
 from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
 from editkit.models import EditableModel
@@ -67,10 +67,12 @@ class EditSpec(
         # What makes a method itself stands above what a model's file says of all, and below what it says of this one.
         stated = {**defaults.get("shared", {}), **method.asks, **defaults.get(self.method, {})}
         stated |= self.model_dump(exclude_none=True)
+        fast = stated.get("target_mode") == "fast"
         chosen = {
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
-            "stop_probability": FAST_STOP if stated.get("target_mode") == "fast" else 1.0,
+            "stop_probability": FAST_STOP if fast else 1.0,
+            "prompts_per_step": FAST_PROMPTS if fast and not stated.get("most_probable_steps") else 0,
             "stop_margin": math.inf,
             "most_probable_steps": 0,
             "gradient_lr": GRADIENT_LR,
@@ -120,6 +122,11 @@ class EditSpec(
         if self.edit_mode == "lora" and self.delta_map != "none":
             raise ValueError(
                 f"delta_map = {self.delta_map!r}: must be 'none' with edit_mode 'lora', whose rank it breaks"
+            )
+        if self.most_probable_steps and self.prompts_per_step:
+            raise ValueError(
+                f"prompts_per_step = {self.prompts_per_step}: must be 0 with most_probable_steps, which looks at every "
+                "context"
             )
         if self.target_mode == "gradient":
             self._check_gradient()

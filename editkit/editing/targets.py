@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # no target depends on how columns are made
     from editkit.editing.gradients import Columns
 
 FAST_STOP = 0.98  # stop_probability in fast mode; the speed appendix shows what it does to the scores
+FAST_PROMPTS = 2  # prompts_per_step there
 DECISIVE = (  # fields of a spec that a target depends on
     "v_num_grad_steps",
     "v_lr",
@@ -27,6 +28,7 @@ DECISIVE = (  # fields of a spec that a target depends on
     "stop_margin",
     "v_loss_layer",
     "most_probable_steps",
+    "prompts_per_step",
 )
 
 
@@ -57,6 +59,9 @@ class TargetSpec(Parameters):
     most_probable_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps at which the new object is the most probable continuation of every sampled context (of the bare prompt,
     where there is none; for images, the class of every copy) after which a target is finished; 0 never stops."""
+    prompts_per_step: Annotated[int, Field(ge=0)] | None = None
+    """Prompts of an edit (the bare one and one a context) that a step of the search looks at, in turn; 0 is all of them,
+    as published and exact mode's default. An image's copies are always looked at together."""
     norm_anchor: NonNegative = 0.0
     """Norm to which v* is scaled, as the edited matrix puts it out; one of more than twice that norm is dropped (NAS).
     0 leaves it alone; editkit.language.anchor measures one."""
@@ -124,7 +129,7 @@ B = TypeVar("B", bound=Batch)
 
 def optimise_shift(
     batch: B,
-    losses: Callable[[B, Tensor], Losses],
+    losses: Callable[[B, Tensor, int], Losses],
     size: Tensor,
     dim: int,
     spec: TargetSpec,
@@ -139,7 +144,7 @@ def optimise_shift(
     where ``prob_cutoff`` is minus that number, and the bare prompt is not looked at).
 
     Args:
-        losses: of some edits under shifts δ (m, dim).
+        losses: of some edits under shifts δ (m, dim) at a step, counted from 0, where they are 0.
         size: ‖h‖ of each edit, (n,).
         watch: called at each step; what it raises is passed on.
 
@@ -156,7 +161,7 @@ def optimise_shift(
     active = torch.arange(len(size), device=device)  # edits still in the batch
     ahead = torch.zeros_like(active)  # steps at which nothing was likelier than what is wanted
     for step in range(steps):
-        found = losses(batch, delta[active])
+        found = losses(batch, delta[active], step)
         decay = spec.v_weight_decay * delta[active].norm(dim=1) / size[active] ** 2
         loss = found.nll + spec.kl_factor * found.drift + decay  # (active,)
         if not torch.isfinite(loss).all():

@@ -174,8 +174,7 @@ def summarize(frame: pd.DataFrame) -> dict[str, float]:
         scores |= {f"{letter}{ENDING[rung]}": float(per_fact[rung][kind]) for kind, letter in LETTER.items()}
         if rung == "success":
             scores["S"] = float(harmonic(list(scores.values())))
-    if TEXTS in frame:
-        scores |= {name: float(frame[name].mean()) for name in (TEXTS, "RS")}
+    scores |= {name: float(frame[name].mean()) for name in (TEXTS, "RS") if name in frame}
     of_probes = frame[frame.kind.isin(KINDS)]
     if len(of_probes):
         means = of_probes.groupby(["kind", *fact])[["success", "accuracy"]].mean().astype(float).groupby("kind").mean()

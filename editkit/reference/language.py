@@ -13,7 +13,8 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
 
     All prompts of one edit are padded to one batch; every layer runs on every token at every step, and
     every position is projected to the vocabulary twice: by the model, and again for the loss. With
-    ``most_probable_steps`` it stops as ENCORE's does, which looks at the sampled contexts alone.
+    ``most_probable_steps`` it stops as ENCORE's does, which looks at the sampled contexts alone; with
+    ``prompts_per_step`` the loss of a step is that of some prompts.
     """
     tokens = lm.encode_continuation(fact.text, fact.target_new)
     rows = [locate(lm, fact.prompt, fact.subject, context) for context in ["", *contexts]]
@@ -45,7 +46,9 @@ def target(lm, fact, spec, contexts) -> tuple[Tensor, list[float]]:
         kl = torch.nn.functional.kl_div(reference, now, log_target=True, reduction="sum")
         table = lm.logits(output.hidden_states[-1][:-1]).log_softmax(-1)  # (prompts, T, vocabulary)
         picked = table.gather(2, labels.clamp_min(0)[..., None])[..., 0]
-        nll = -((picked * wanted).sum(1) / len(tokens)).mean()
+        each = -(picked * wanted).sum(1) / len(tokens)  # (prompts,)
+        looked_at = spec.prompts_per_step or len(rows)
+        nll = each[[(step * looked_at + i) % len(rows) for i in range(looked_at)]].mean()
         loss = nll + spec.kl_factor * kl + spec.v_weight_decay * delta.norm() / h0.norm() ** 2
         losses.append(loss.item())
         if spec.most_probable_steps:

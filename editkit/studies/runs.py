@@ -27,6 +27,7 @@ from editkit.studies import protocol
 from editkit.studies.setting import Setting
 
 CONTROL = "memit_control"  # among the looks of methods
+Rows = list[dict[str, Any]]
 Cell = tuple[dict[str, Any], pd.DataFrame]  # a row of a table, and the scores of every prompt behind it
 
 
@@ -128,27 +129,38 @@ def measurement_key(setting: Setting, seed: int, code: str = __name__) -> dict[s
         code,
         setting.lm,
         facts=data_hash(setting.draws[seed].facts),
-        fluency_facts=setting.fluency_facts,
+        **_asked_freely(setting),
         texts=digest(list(setting.texts)),
         contexts=list(setting.contexts[seed]),
         **({"drawn": data_hash(setting.drawn[seed])} if seed in setting.drawn else {}),
     )
 
 
-def entropies(setting: Setting, seed: int, model: LanguageModel, facts: Sequence[Fact]) -> list[float]:
-    """Let a model write on those of some facts that are among the first drawn of a seed; returns GE of each."""
-    first = set(setting.drawn.get(seed, setting.draws[seed].facts)[: setting.fluency_facts])
-    written = [fact for fact in facts if fact in first and fact.generation]
-    if not written:
-        return []
-    from editkit.language.fluency import fluency  # NLTK, which nothing else needs, takes a second
-
-    return fluency(model, written).GE.tolist()
+def _asked_freely(setting: Setting) -> dict[str, int]:
+    return {"fluency_facts": setting.fluency_facts, "said_facts": setting.said_facts}
 
 
-def averaged(entropies: Sequence[float]) -> dict[str, float]:
-    """Return GE of a row of a table, which has none where no text was written."""
-    return {"GE": sum(entropies) / len(entropies)} if entropies else {}
+def free_speech(setting: Setting, seed: int, model: LanguageModel, facts: Sequence[Fact]) -> Rows:
+    """Let a model speak freely about those of some facts that are among the first drawn of a seed.
+
+    Returns rows of :func:`editkit.language.metrics.evaluate`, of plain values: what is said and exact after the prompts
+    of the first ``said_facts``, and GE of the texts on the first ``fluency_facts``.
+    """
+    drawn, rows = setting.drawn.get(seed, setting.draws[seed].facts), []
+    first = set(drawn[: setting.said_facts])
+    if asked := [fact for fact in facts if fact in first]:
+        rows += evaluate(model, asked, rungs=["said"])[["fact", "kind", "said", "exact"]].to_dict(orient="records")
+    first = set(drawn[: setting.fluency_facts])
+    if written := [fact for fact in facts if fact in first and fact.generation]:
+        from editkit.language.fluency import fluency  # NLTK, which nothing else needs, takes a second
+
+        rows += fluency(model, written)[["fact", "GE"]].assign(kind="generation").to_dict(orient="records")
+    return rows
+
+
+def averaged(spoken: Rows) -> dict[str, float]:
+    """Return the scores of :func:`free_speech` for a row of a table: none where nothing was spoken."""
+    return summarize(pd.DataFrame(spoken)) if spoken else {}
 
 
 def untouched(setting: Setting, seed: int) -> Cell:
@@ -158,7 +170,7 @@ def untouched(setting: Setting, seed: int) -> Cell:
     def measure() -> Cell:
         start = time.perf_counter()
         frame = evaluate(setting.lm, facts)
-        scores = summarize(frame) | averaged(entropies(setting, seed, setting.lm, facts))
+        scores = summarize(frame) | averaged(free_speech(setting, seed, setting.lm, facts))
         seconds = time.perf_counter() - start
         return {"moment": UNTOUCHED, "n_facts": len(facts), **scores, "seconds_scoring": seconds}, frame
 
@@ -202,7 +214,7 @@ def run_finetuning(setting: Setting, spec: FinetuneSpec) -> tuple[pd.DataFrame, 
             setting.lm,
             facts=setting.hashes[seed],
             finetuning=asdict(seeded),
-            fluency_facts=setting.fluency_facts,
+            **_asked_freely(setting),
         )
         row, frame = once(setting.store, key, partial(_finetuned, setting, seed, seeded))
         about = {"seed": seed, **protocol.named(setting, seed)}
@@ -219,7 +231,7 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
         history = finetune(stack, "finetuned", facts, spec, progress=setting.progress)
         memory, parameters = peak_mb(lm.device), stack["finetuned"].n_parameters
         frame = evaluate(lm, facts)
-        scores = summarize(frame) | averaged(entropies(setting, seed, lm, facts))
+        scores = summarize(frame) | averaged(free_speech(setting, seed, lm, facts))
     finally:
         stack.close()
     cost = {"steps": len(history), "seconds": history.seconds.iloc[-1], "peak_memory_mb": memory}
@@ -239,14 +251,14 @@ def measure_batches(setting: Setting, seed: int, spec: EditSpec, size: int) -> C
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     session, facts = setting.session(spec, seed), setting.draws[seed].facts
-    frames, texts, seconds, norms, budgets, memory, scoring = [], [], [], [], [], 0.0, 0.0
+    frames, spoken, seconds, norms, budgets, memory, scoring = [], [], [], [], [], 0.0, 0.0
     for begin in range(0, len(facts), size):
         batch = facts[begin : begin + size]
         result = session.edit(batch)
         try:
             start = time.perf_counter()
             frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
-            texts += entropies(setting, seed, setting.lm, batch)
+            spoken += free_speech(setting, seed, setting.lm, batch)
             scoring += time.perf_counter() - start
         finally:
             session.undo()
@@ -259,7 +271,7 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         "moment": "immediate",
         "n_facts": len(facts),
         **summarize(frame),
-        **averaged(texts),
+        **averaged(spoken),
         **{f"seconds_{stage}": sum(batch[stage] for batch in seconds) for stage in ("targets", "keys", "solve")},
         "seconds_scoring": scoring,
         "seconds": sum(batch["total"] for batch in seconds),

@@ -23,13 +23,13 @@ from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
 from editkit.studies.interference import Interference
-from editkit.studies.runs import averaged, check_batches, entropies, measurement_key, untouched, warm_targets
+from editkit.studies.runs import averaged, check_batches, free_speech, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.steps import described
 
 WHOLE, PART = "sequence", "sequence-part"  # entries of a sequence, and of one that is not at its end
 HELD_OUT = 8  # facts of a seed that no sequence edits
-RECORDED = ("steps", "retention", "edits", "prompts", "texts")  # of texts their GE
+RECORDED = ("steps", "retention", "edits", "prompts", "spoken")
 Record = dict[str, list]  # these so far, as plain values
 
 
@@ -337,9 +337,10 @@ class Course:
         where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
         where |= {"batch_size": self.batch_size, **protocol.origin(self.setting, spec.seed)}
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
-        texts = {UNTOUCHED: {"GE": before["GE"]} if "GE" in before else {}, "final": averaged(record["texts"])}
+        free = averaged(record["spoken"])
+        free = {UNTOUCHED: {name: before[name] for name in free}, "final": free}
         by_moment = prompts.groupby("moment", sort=False)
-        rows = [{"moment": moment} | summarize(part) | texts.get(moment, {}) for moment, part in by_moment]
+        rows = [{"moment": moment} | summarize(part) | free.get(moment, {}) for moment, part in by_moment]
         steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}
         costs = {
             "n_facts": len(self.facts),
@@ -380,7 +381,7 @@ def _step(
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
     if end == len(facts):
-        record["texts"] = entropies(plan.setting, plan.spec.seed, session.model, facts)
+        record["spoken"] = free_speech(plan.setting, plan.spec.seed, session.model, facts)
     drift = measure_all(session.model, probes, measured)
     scoring = time.perf_counter() - start
     where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}

@@ -50,6 +50,8 @@ class SettingParams(Parameters):
     """Edit only facts that the model completes correctly before; of worldfacts alone, files are taken as they are."""
     fluency_facts: Annotated[int, Field(ge=0)] = 0
     """First facts of each seed whose generation prompts are written on for GE in every table; 0 leaves it out."""
+    said_facts: Annotated[int, Field(ge=0)] = 0
+    """First facts of each seed whose prompts are answered freely for ESaid, PSaid and NSaid in every table; 0: none."""
     text_path: str = ""
     """Text behind the second moment: "wikipedia", "python-reference", a .txt or .jsonl file; empty: the model's own."""
     text_seed: Seed = 0
@@ -92,6 +94,7 @@ class Setting:
     progress: bool = True
     draw_tune: Callable[[], Sequence[Fact]] = tuple  # see tunable
     fluency_facts: int = 0  # of a seed, the first, whose generation prompts are written on
+    said_facts: int = 0  # of a seed, the first, whose prompts are answered freely
     drawn: Mapping[int, Sequence[Fact]] = field(default_factory=dict)  # by seed, where facts arrive in another order
 
     @classmethod
@@ -136,6 +139,7 @@ class Setting:
             progress,
             partial(_draw_tune, params, draws),
             params.fluency_facts,
+            params.said_facts,
         )
 
     def spec(self, method: str, **changes: Any) -> EditSpec:

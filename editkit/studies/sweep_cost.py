@@ -2,14 +2,15 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from editkit.editing.moments import STATISTIC_BYTES
+from editkit.facts import Fact
 from editkit.language.metrics import evaluate
 from editkit.language.targets import optimise_targets
-from editkit.studies.runs import entropies
+from editkit.studies.runs import free_speech
 from editkit.studies.sequences import measured_every
 from editkit.studies.setting import Setting
 from editkit.studies.sweep import SweepCell, SweepParams, facts_of
@@ -26,6 +27,7 @@ class Probe:
     score: float  # of scoring a fact
     target: float  # of optimising v* of a fact
     text: float = 0.0  # of writing on a fact's prompts for GE, where tables have it
+    said: float = 0.0  # of answering a fact's prompts freely, where tables have that
 
     @classmethod
     def take(cls, setting: Setting) -> "Probe":
@@ -36,24 +38,31 @@ class Probe:
         gradient = spec.target_mode == "gradient"  # without v*
         seconds = 0.0 if gradient else optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
         evaluate(setting.lm, facts[:1])  # what is made once
-        entropies(setting, seed, setting.lm, facts[:1])
         begun = time.perf_counter()
         evaluate(setting.lm, facts)
-        scored = time.perf_counter()
-        texts = len(entropies(setting, seed, setting.lm, facts))
-        text = (time.perf_counter() - scored) / texts if texts else 0.0
-        return cls((scored - begun) / len(facts), seconds / len(facts), text)
+        scored = (time.perf_counter() - begun) / len(facts)
+        text, said = (_spoken(replace(setting, **{left: 0}), seed, facts) for left in ("said_facts", "fluency_facts"))
+        return cls(scored, seconds / len(facts), text, said)
 
     def scoring(self, params: SweepParams, cell: SweepCell) -> float:
         """Return the seconds of all scoring of a cell, which is the least that it takes."""
         facts, size = facts_of(params, cell.part), cell.batch_size
         written = params.evaluation_texts if cell.part == "evaluation" else params.fluency_facts
-        texts = self.text * min(written, facts)
+        said = 0 if cell.part == "evaluation" else params.said_facts
+        free = self.text * min(written, facts) + self.said * min(said, facts)
         if cell.part != "sequences":
-            return self.score * facts + texts
+            return self.score * facts + free
         steps, every = facts // size, measured_every(params, size)
         whole = [step % every == 0 or step == steps for step in range(1, steps + 1)]
-        return self.score * sum(step * size if all_ else size for step, all_ in enumerate(whole, start=1)) + texts
+        return self.score * sum(step * size if all_ else size for step, all_ in enumerate(whole, start=1)) + free
+
+
+def _spoken(setting: Setting, seed: int, facts: Sequence[Fact]) -> float:
+    """Time what a model says freely about a fact; 0 where nothing is asked."""
+    free_speech(setting, seed, setting.lm, facts[:1])  # what is made once
+    begun = time.perf_counter()
+    about = {row["fact"] for row in free_speech(setting, seed, setting.lm, facts)}
+    return (time.perf_counter() - begun) / len(about) if about else 0.0
 
 
 class Left(NamedTuple):

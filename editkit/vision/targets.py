@@ -92,8 +92,11 @@ class _Batch:
         return replace(self, states=self.states[rows], labels=self.labels[rows])
 
 
-def _losses(batch: _Batch, delta: Tensor) -> Losses:
-    """Compute −log P(class), averaged over an image and its copies, no drift, and the smallest lead among these."""
+def _losses(batch: _Batch, delta: Tensor, step: int) -> Losses:
+    """Compute −log P(class), averaged over an image and its copies, no drift, and the smallest lead among these.
+
+    Every step looks at all of them.
+    """
     vit, (n, variants) = batch.vit, batch.states.shape[:2]
     cls = batch.states[:, :, :1] + delta[:, None, None].to(batch.states)
     hidden = torch.cat([cls, batch.states[:, :, 1:]], dim=2).flatten(0, 1)  # (n · variants, positions, d)

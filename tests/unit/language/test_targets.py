@@ -28,6 +28,34 @@ def test_targets_and_loss_curves_are_those_of_the_published_algorithm(tiny, fact
         assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_steps_look_at_prompts_in_turn(tiny, facts, full_spec, family, count):
+    lm = tiny(family)
+    spec = full_spec(layers=[1], v_loss_layer=3, prompts_per_step=count, early_stop_loss=2.0).resolve(lm)
+    contexts = sample_contexts(lm, 2, 4, seed=0)
+    ours = optimise_targets(lm, facts, spec, contexts, progress=False)
+    for i, fact in enumerate(facts):
+        value, losses = reference.target(lm, fact, spec, contexts)
+        assert (ours.values[:, i] - value).norm() <= 1e-3 * value.norm()  # Adam blows rounding up
+        found = ours.losses[i, : len(losses)]
+        torch.testing.assert_close(found, torch.tensor(losses), rtol=1e-3, atol=1e-3)
+    every = full_spec(layers=[1], v_loss_layer=3, early_stop_loss=2.0).resolve(lm)
+    whole = optimise_targets(lm, facts, every, contexts, progress=False)
+    assert torch.equal(whole.values, ours.values) == (count == 3), "three prompts are all of them"
+
+
+@pytest.mark.parametrize(("prompts", "count"), [(5, 1), (5, 2), (6, 4), (3, 3), (2, 5), (4, 0)])
+def test_every_prompt_comes_as_often_as_every_other(prompts, count):
+    rows = [[i] for i in range(prompts)]
+    turns = targets._Edit([*rows, [-1]], [*rows, [-1]], [0]).turns(count)
+    assert all(turn.suffixes[-1] == [-1] for turn in turns), "the KL is taken in every step"
+    looked_at = [i for turn in turns for (i,) in turn.suffixes[:-1]]
+    assert {len(turn.suffixes) - 1 for turn in turns} == {min(count or prompts, prompts)}
+    assert all(looked_at.count(i) == len(looked_at) / prompts for i in range(prompts))
+    assert looked_at[0] == 0, "the bare prompt comes first: its norm is the shift's measure"
+
+
 def test_early_stopping_finishes_each_edit_on_its_own(tiny, facts, full_spec):
     lm = tiny()
     plain = [reference.target(lm, fact, full_spec(v_lr=0.5, v_num_grad_steps=15), []) for fact in facts]

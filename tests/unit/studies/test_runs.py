@@ -74,7 +74,22 @@ def test_rows_tell_ge_of_what_the_first_facts_of_a_seed_are_written_on(setting, 
     tuned, _ = run_finetuning(here, FinetuneSpec(layers=(2,), rank=1, lr=0.01, steps=1))
     assert tuned.GE.notna().all()
     without, _ = run_baselines(replace(here, fluency_facts=0), {"memit": spec}, [2])
-    assert "GE" not in without
+    assert "GE" not in without and "ESaid" not in table
+
+
+def test_rows_tell_what_is_said_about_the_first_facts_of_a_seed(setting, facts):
+    here = replace(setting({7: (facts[:4], [])}), said_facts=3)
+    spec, lm = here.spec("memit"), here.lm
+    table, _ = run_baselines(here, {"memit": spec}, [2])
+    frames, session = [], here.session(spec.model_copy(update={"seed": 7}), 7)
+    for batch, asked in ((facts[:2], facts[:2]), (facts[2:4], facts[2:3])):
+        session.edit(batch)
+        frames.append(evaluate(lm, asked, rungs=["said"]))
+        session.undo()
+    wanted = [summarize(evaluate(lm, facts[:3], rungs=["said"])), summarize(pd.concat(frames))]
+    for name in ("ESaid", "PSaid", "NSaid", "EExact"):
+        assert table[name].tolist() == pytest.approx([scores[name] for scores in wanted])
+    assert "GE" not in table
 
 
 def test_emmet_has_memit_at_its_layers_and_weight_beside_it(setting, monkeypatch):

@@ -87,7 +87,7 @@ def test_free_texts_are_written_before_any_edit_and_after_the_last(setting, writ
     session.undo()
     ge = result.scores.set_index("moment").GE
     assert ge[["pre", "final"]].tolist() == pytest.approx([before, after]) and pd.isna(ge["immediate"])
-    monkeypatch.setattr(sequences, "entropies", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(sequences, "free_speech", lambda *_: pytest.fail("written again"))
     pd.testing.assert_frame_equal(run_sequence(here, spec, 2, drift=False).scores, result.scores)
     assert tables.final_scores(result.scores, result.prompts).GE.tolist() == pytest.approx([after])
     assert tables.sizes(result.scores)["final GE"].tolist() == pytest.approx([after])
