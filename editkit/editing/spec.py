@@ -18,7 +18,7 @@ from editkit.editing.lowrank import LoraSpec
 from editkit.editing.moments import KEYS_PER_DIMENSION, MomentSpec
 from editkit.editing.replay import ReplaySpec
 from editkit.editing.restraint import RestraintSpec
-from editkit.editing.targets import FAST_PROMPTS, FAST_STOP, TargetSpec
+from editkit.editing.targets import FAST_PROMPTS, FAST_STEPS, FAST_STOP, TargetSpec
 from editkit.editing.trust import TrustSpec
 from editkit.methods import METHODS, MethodName, SolverSpec
 from editkit.models import EditableModel
@@ -68,11 +68,14 @@ class EditSpec(
         stated = {**defaults.get("shared", {}), **method.asks, **defaults.get(self.method, {})}
         stated |= self.model_dump(exclude_none=True)
         fast = stated.get("target_mode") == "fast"
+        in_turn = fast and not stated.get("most_probable_steps") and self.prompts_per_step is None
+        if in_turn and self.v_num_grad_steps is None and "v_num_grad_steps" in stated:
+            stated["v_num_grad_steps"] = math.ceil(FAST_STEPS * stated["v_num_grad_steps"])
         chosen = {
             "v_loss_layer": n_layers - 1,
             "mom2_n_tokens": KEYS_PER_DIMENSION * model.d_k,
             "stop_probability": FAST_STOP if fast else 1.0,
-            "prompts_per_step": FAST_PROMPTS if fast and not stated.get("most_probable_steps") else 0,
+            "prompts_per_step": FAST_PROMPTS if in_turn else 0,
             "stop_margin": math.inf,
             "most_probable_steps": 0,
             "gradient_lr": GRADIENT_LR,

@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ from editkit.cache import Store, entry_key
 from editkit.editing.targets import DECISIVE, Losses, Step, Targets, Watch, optimise_shift
 from editkit.facts.fact import Fact
 from editkit.language.forward.precision import bfloat16_blocks, choose_precision
-from editkit.language.forward.prefix import PADDING, Prefix, buckets, pad
+from editkit.language.forward.prefix import PADDING, Prefix, buckets, columns, kept_first, pad
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
 from editkit.models.hooks import capture, run_from
@@ -82,7 +82,7 @@ def optimise_targets(
     todo = [facts[i] for i in missing]
     # v* = h + δ with h in the model's own precision: in fast mode, h's rounding must not become part of the edit.
     h = hidden_states(lm, todo, spec.layers[-1]).T.float().cpu() if todo else []
-    edits = [_Edit.make(lm, fact, contexts).turns(spec.prompts_per_step) for fact in todo]
+    edits = [_Edit.make(lm, fact, contexts) for fact in todo]
     quiet = not progress or not todo
     bar = tqdm(total=len(todo), desc=f"targets at layer {spec.layers[-1]}", unit="edit", disable=quiet)
     # Exact targets keep to the default kernels, as the published code does: Adam's first steps follow the signs of
@@ -105,15 +105,15 @@ def stored_targets(
 
 
 def _shifts(
-    lm: LanguageModel, edits: Sequence[Sequence["_Edit"]], spec: "EditSpec", bar: tqdm, watch: Watch
+    lm: LanguageModel, edits: Sequence["_Edit"], spec: "EditSpec", bar: tqdm, watch: Watch
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield the place of each edit (given as its turns) and its optimised shift, group by group, as each is done."""
+    """Yield the place of each edit and its optimised shift, group by group, as each is done."""
 
     def tell(step: Step) -> None:
         bar.set_postfix_str(str(step))
         watch(step)
 
-    lengths = [max(turn.length for turn in turns) for turns in edits]
+    lengths = [edit.length(spec.prompts_per_step) for edit in edits]
     left, budget = list(range(len(edits))), spec.target_batch or automatic_batch(lm, spec.layers[-1])
     while left:
         group = [left[g] for g in buckets([lengths[i] for i in left], budget)[0]]
@@ -179,28 +179,27 @@ class _Edit:
         suffixes.append([essence.ids[essence.subject_last]])  # the KL is taken at the subject's last token
         return cls(prefixes, suffixes, target)
 
-    @property
-    def length(self) -> int:
-        return sum(map(len, self.suffixes))
+    def length(self, count: int) -> int:
+        """Return how many suffix tokens a step looks at, at most; ``count`` as in :func:`turns`."""
+        return max(sum(len(self.suffixes[number]) for number in turn) for turn in turns(len(self.suffixes), count))
 
-    def turns(self, count: int) -> list["_Edit"]:
-        """Return what each step looks at, until the steps begin anew: ``count`` prompts, or all of them where it is 0.
 
-        Each prompt comes as often as every other; the one of "{subject} is a" is looked at in every step.
-        """
-        prompts = len(self.suffixes) - 1
-        if not 0 < count < prompts:
-            return [self]
-        windows = [[(begin + i) % prompts for i in range(count)] for begin in range(0, math.lcm(prompts, count), count)]
-        return [self._part([*window, -1]) for window in windows]
+def turns(prompts: int, count: int) -> list[list[int]]:
+    """Return the numbers of the prompts that each step looks at, until the steps begin anew.
 
-    def _part(self, numbers: list[int]) -> "_Edit":
-        return _Edit([self.prefixes[i] for i in numbers], [self.suffixes[i] for i in numbers], self.target)
+    These are ``count`` of them in turn, or all where it is 0, and the last, "{subject} is a", in every step; each of
+    the others comes as often as every other one.
+    """
+    contexts = prompts - 1
+    if not 0 < count < contexts:
+        return [[*range(prompts)]]
+    begins = range(0, math.lcm(contexts, count), count)
+    return [[*((begin + i) % contexts for i in range(count)), contexts] for begin in begins]
 
 
 @dataclass
 class _Batch:
-    """Everything about one turn of a batch of edits that does not change while δ does; one row an edit."""
+    """Everything about a batch of edits that does not change while δ does; one row an edit."""
 
     prefix: Prefix
     ids: Tensor  # (B, S) suffix tokens, prompt after prompt
@@ -240,8 +239,18 @@ class _Batch:
 
     def select(self, rows: Tensor) -> "_Batch":
         """Select the edits where ``rows`` (B,) is True."""
-        names = ("ids", "segment", "subject", "essence", "labels", "hidden", "state")
-        return _Batch(self.prefix.select(rows), **{name: getattr(self, name)[rows] for name in names})
+        return _Batch(self.prefix.select(rows), *(tensor[rows] for tensor in self._tensors()))
+
+    def only(self, numbers: list[int]) -> "_Batch":
+        """Return the same edits with some of their prompts."""
+        kept = torch.isin(self.segment, torch.tensor(numbers, device=self.segment.device))
+        blank = {"segment": PADDING, "labels": NO_LABEL, "subject": False, "essence": False}
+        masked = replace(self, **{name: getattr(self, name).where(kept, value) for name, value in blank.items()})
+        order = kept_first(kept)
+        return _Batch(self.prefix.only(numbers), *(columns(tensor, order) for tensor in masked._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, one.name) for one in fields(self) if one.name != "prefix"]
 
 
 @dataclass
@@ -256,21 +265,19 @@ class _Turns:
         return _Turns([batch.select(rows) for batch in self.batches], self.reference[rows])
 
 
-def _optimise(
-    lm: LanguageModel, edits: Sequence[Sequence[_Edit]], spec: "EditSpec", watch: Watch
-) -> list[dict[str, Tensor]]:
-    turns = _Turns([_Batch.make(lm, turn, spec.layers[-1]) for turn in zip(*edits, strict=True)])
-    first = turns.batches[0]
-    size = first.state[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
-    return optimise_shift(turns, partial(_losses, lm, spec), size, first.hidden.shape[2], spec, watch)
+def _optimise(lm: LanguageModel, edits: Sequence[_Edit], spec: "EditSpec", watch: Watch) -> list[dict[str, Tensor]]:
+    batch, looked_at = _Batch.make(lm, edits, spec.layers[-1]), turns(len(edits[0].suffixes), spec.prompts_per_step)
+    size = batch.state[:, 0].float().norm(dim=1)  # ‖h‖ of the bare prompt, which comes first
+    parts = _Turns([batch.only(numbers) for numbers in looked_at] if len(looked_at) > 1 else [batch])
+    return optimise_shift(parts, partial(_losses, lm, spec), size, batch.hidden.shape[2], spec, watch)
 
 
-def _losses(lm: LanguageModel, spec: "EditSpec", turns: _Turns, delta: Tensor, step: int) -> Losses:
+def _losses(lm: LanguageModel, spec: "EditSpec", parts: _Turns, delta: Tensor, step: int) -> Losses:
     """Compute −log P(new object), and KL(with δ ‖ without δ) at the KL position, (n,) each."""
-    nll, essence, first = _forward(lm, turns.batches[step % len(turns.batches)], delta, spec)
+    nll, essence, first = _forward(lm, parts.batches[step % len(parts.batches)], delta, spec)
     if step == 0:
-        turns.reference = essence.detach()
-    return Losses(nll, (essence.exp() * (essence - turns.reference)).sum(1), first=first)
+        parts.reference = essence.detach()
+    return Losses(nll, (essence.exp() * (essence - parts.reference)).sum(1), first=first)
 
 
 def _forward(lm: LanguageModel, batch: _Batch, delta: Tensor, spec: "EditSpec") -> tuple[Tensor, Tensor, Tensor | None]:

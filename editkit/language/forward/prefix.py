@@ -120,15 +120,24 @@ class Prefix:
         """Lay each run of ``count`` rows side by side in one row, as segments 0 to ``count`` − 1, padding last."""
         number = torch.arange(count, device=self.segment.device).repeat(len(self.segment) // count)[:, None]
         segment = self.segment.where(self.segment == PADDING, number).unflatten(0, (-1, count)).flatten(1, 2)
-        longest = (segment != PADDING).sum(1).max()
-        order = (segment == PADDING).byte().argsort(dim=1, stable=True)[:, :longest]  # (B, T)
 
         def together(states: Tensor) -> Tensor:  # (B · count, heads, ·, d_head) → (B, heads, T, d_head)
-            side_by_side = states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
-            heads, width = states.shape[1], states.shape[3]
-            return side_by_side.gather(2, order[:, None, :, None].expand(-1, heads, -1, width).to(states.device))
+            return states.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
 
-        return Prefix(segment.gather(1, order), [(together(keys), together(values)) for keys, values in self.layers])
+        side_by_side = Prefix(segment, [(together(keys), together(values)) for keys, values in self.layers])
+        return side_by_side.only(range(count))
+
+    def only(self, segments: Sequence[int]) -> "Prefix":
+        """Return the same rows with some of their texts alone, padding last."""
+        kept = torch.isin(self.segment, torch.tensor([*segments], device=self.segment.device))
+        order = kept_first(kept)  # (B, T)
+
+        def chosen(states: Tensor) -> Tensor:
+            heads, width = states.shape[1], states.shape[3]
+            return states.gather(2, order[:, None, :, None].expand(-1, heads, -1, width).to(states.device))
+
+        segment = columns(self.segment.where(kept, PADDING), order)
+        return Prefix(segment, [(chosen(keys), chosen(values)) for keys, values in self.layers])
 
     def forward(self, lm: LanguageModel, ids: Tensor, segment: Tensor, after: Tensor | None = None) -> Tensor:
         """Compute the final hidden states (B, S, d) of suffixes ``ids`` (B, S) that follow these prefixes.
@@ -142,6 +151,16 @@ class Prefix:
     def as_trunk(self) -> "Prefix":
         """Return these prefixes, of one text a row, as something that several suffixes of a row may follow."""
         return replace(self, segment=self.segment.where(self.segment == PADDING, TRUNK))
+
+
+def kept_first(kept: Tensor) -> Tensor:
+    """Return the columns of each row in which those come first that are kept (B, T), as many as one row keeps."""
+    return (~kept).byte().argsort(dim=1, stable=True)[:, : kept.sum(1).max()]
+
+
+def columns(tensor: Tensor, order: Tensor) -> Tensor:
+    """Return ``tensor`` (B, T) or (B, T, d) with the columns ``order`` (B, S) of each row."""
+    return tensor.gather(1, order if tensor.dim() == 2 else order[..., None].expand(-1, -1, tensor.shape[2]))
 
 
 def run_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 from editkit import METHODS, EditSpec
 from editkit.editing import spec as spec_module
 from editkit.editing.budget import BudgetSpec
-from editkit.editing.spec import FAST_STOP, known_defaults, load_defaults, published_defaults
+from editkit.editing.spec import FAST_PROMPTS, FAST_STEPS, FAST_STOP, known_defaults, load_defaults, published_defaults
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,11 @@ def test_every_default_is_complete_and_valid(name, method):
     assert spec.mom2_n_tokens == 10 * 1536 and spec.stop_probability == load_defaults(name)["shared"].get(
         "stop_probability", 1.0
     )
-    fast = EditSpec(method=method, target_mode="fast").resolve(model).stop_probability
-    assert fast == load_defaults(name)["shared"].get("stop_probability", FAST_STOP) and FAST_STOP < 1.0
+    fast = EditSpec(method=method, target_mode="fast").resolve(model)
+    assert fast.stop_probability == load_defaults(name)["shared"].get("stop_probability", FAST_STOP) and FAST_STOP < 1.0
+    if not fast.most_probable_steps and spec.target_mode == "exact":
+        assert (spec.prompts_per_step, fast.prompts_per_step) == (0, FAST_PROMPTS)
+        assert fast.v_num_grad_steps == math.ceil(FAST_STEPS * spec.v_num_grad_steps)
     assert EditSpec(method=method, mom2_n_tokens=500).resolve(model).mom2_n_tokens == 500
 
 
@@ -165,3 +168,19 @@ def test_encores_published_settings_are_its_defaults(name, steps, ridge):
     spec = EditSpec(method="encore").resolve(model)
     assert (spec.most_probable_steps, spec.update_norm_lambda) == (steps, ridge)
     assert EditSpec(method="memit").resolve(model).most_probable_steps == 0
+
+
+def test_fast_targets_take_more_steps_of_fewer_prompts_where_nobody_says_otherwise():
+    model = SimpleNamespace(name="smollm2-135m", n_layers=30, d_k=1536, kind=None)
+
+    def resolved(**changes):
+        spec = EditSpec(**{"method": "memit", "target_mode": "fast", **changes}).resolve(model)
+        return spec.v_num_grad_steps, spec.prompts_per_step
+
+    default = EditSpec(method="memit").resolve(model).v_num_grad_steps
+    assert resolved() == (math.ceil(FAST_STEPS * default), FAST_PROMPTS)
+    assert resolved(v_num_grad_steps=7) == (7, FAST_PROMPTS)
+    assert resolved(prompts_per_step=0) == (default, 0), "all prompts, as published"
+    assert resolved(most_probable_steps=2) == resolved(method="encore") == (default, 0)
+    with pytest.raises(ValueError, match="prompts_per_step = 1: must be 0 with most_probable_steps"):
+        resolved(most_probable_steps=2, prompts_per_step=1)
