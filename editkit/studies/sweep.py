@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from editkit.config import Seed
+from editkit.config import Count, Seed
 from editkit.editing.replay import ROUNDING
 from editkit.methods import METHODS, UNTOUCHED, label
 from editkit.studies.evaluation import EvaluationParams
@@ -33,13 +33,15 @@ class SweepParams(LoraParams, SequenceParams, EvaluationParams, BaselineParams, 
 
     sweep_parts: Annotated[list[Part], Field(min_length=1)] = ["batches", "sequences"]
     """What is swept: batches in the untouched model, sequences of edits, evaluation of editors and controls."""
-    sweep_replays: Annotated[list[Literal["none", "buffer", "hold", "history"]], Field(min_length=1)] = [
+    sweep_replays: Annotated[list[Literal["published", "none", "buffer", "hold", "history"]], Field(min_length=1)] = [
         "none",
         "buffer",
         "hold",
         "history",
     ]
-    """Ways of remembering in sequences."""
+    """Ways of remembering in sequences; published is each method's own."""
+    sweep_steps: list[Count] = []
+    """Edits of a step in sequences, 1 where a method knows no batches; empty: 1, sequence_batch and all facts."""
     sweep_edit_modes: Annotated[list[Literal["raw", "lora"]], Field(min_length=1)] = ["raw"]
     """Edits of the weights themselves (raw), as adapters of every rank and fit (lora), or both."""
     sweep_orders: Annotated[list[Seed], Field(min_length=1)] = [0]
@@ -112,7 +114,7 @@ def _product(params: SweepParams, part: Part) -> Iterator[SweepCell]:
     for seed in seeds_of(params, part):
         for order in orders:
             for method in _names(params, part):
-                for size in _sizes(params, part):
+                for size in _sizes(params, part, method):
                     for changes in _changes(params, part, method, size):
                         yield SweepCell(part, method, size, seed, tuple(changes.items()), order)
 
@@ -126,7 +128,9 @@ def _names(params: SweepParams, part: Part) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _sizes(params: SweepParams, part: Part) -> list[int]:
+def _sizes(params: SweepParams, part: Part, method: str) -> list[int]:
+    if part == "sequences" and params.sweep_steps:
+        return [1] if METHODS[method].one_at_a_time else list(dict.fromkeys(params.sweep_steps))
     if part == "sequences":
         return sorted({1, params.sequence_batch, params.sequence_facts})
     return list(dict.fromkeys(params.batch_sizes)) if part == "batches" else [params.evaluation_facts]
@@ -147,8 +151,10 @@ def _memories(params: SweepParams, part: Part, method: str) -> list[Changes]:
     found = [changes for changes in ablation_grid(own) if changes["replay"] in params.sweep_replays]
     if "buffer" in params.sweep_replays and 0 in params.replay_rates:
         found.append({"replay": "buffer", "replay_rate": 0.0})
+    if "published" in params.sweep_replays:
+        found.append({})
     if part == "batches":  # one that has nothing to remember is as published
-        found = [{}, *(changes for changes in found if changes["replay"] != "none")]
+        found = [{}, *(changes for changes in found if changes.get("replay", "none") != "none")]
     return found
 
 
@@ -198,7 +204,7 @@ def _reason(params: SweepParams, cell: SweepCell) -> str:
         return f"evaluation_facts = {size} are more than n_facts = {params.n_facts}" if few else ""
     alone = cell.method in METHODS and METHODS[cell.method].one_at_a_time
     columns, batches = _columns(params, cell.method, size, changed), cell.part == "batches"
-    unheld = cell.method == "memit_rls" and not batches and replay != "hold"
+    unheld = cell.method == "memit_rls" and not batches and changed.get("replay", "hold") != "hold"
     repeated = _repeats(params, cell) if changed.get("replay_rate") else ""
     fitted = changed.get("lora_fit") not in (None, "exact")
     reasons = [

@@ -165,3 +165,22 @@ def test_values_stated_twice_are_run_once():
 def test_a_part_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="sweep_parts.0 = 'singles': .*'batches', 'sequences' or 'evaluation'"):
         params(sweep_parts=["singles"])
+
+
+def test_steps_may_be_named_and_every_method_may_remember_as_published():
+    here = {"sweep_parts": ["sequences"], "methods": ["rome", "memit", "alphaedit"], "sweep_replays": ["published"]}
+    cells, left = grid(params(**here, sweep_steps=[4, 8], sequence_methods=["memit"]))
+    assert [(cell.method, cell.batch_size, cell.changes) for cell in cells + [one.cell for one in left]] == [
+        ("memit", 4, ()),
+        ("memit", 8, ()),
+        ("rome", 1, ()),
+        ("alphaedit", 4, ()),
+        ("alphaedit", 8, ()),
+    ]
+    assert not left
+    held, _ = grid(params(**here | {"methods": ["memit_rls"]}, sweep_steps=[4]))
+    assert [cell.method for cell in held] == ["memit", "memit_rls"], "which holds as published"
+    both, _ = grid(params(**here | {"sweep_replays": ["published", "hold"]}, sweep_steps=[4]))
+    assert ("alphaedit", 4, (("replay", "hold"), ("replay_weight", 1.0))) in [
+        (cell.method, cell.batch_size, cell.changes) for cell in both
+    ]
