@@ -28,6 +28,8 @@ class SweepOptions(Parameters):
     """Number of workers; 0: as many as this machine has GPUs, or cores and memory for, and one job of Slurm."""
     plan: bool = False
     """Print cells, those left out, estimated hours and memory, and run nothing."""
+    tables: str = ""
+    """Folder in which to write the tables of all finished cells afterwards, as results/*.csv."""
     failed: bool = False
     """Print the cells that failed when they were last run, each with its traceback, and run nothing."""
 
@@ -47,6 +49,9 @@ def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = say_
     ``OSError`` where a scheduler does not answer.
     """
     from editkit.studies import sweep_cluster  # Dask takes a second, which other commands need not wait for
+    from editkit.studies.results import Results
+    from editkit.studies.sweep_cells import Bench
+    from editkit.studies.sweep_tables import gather, save
 
     options = SweepOptions.from_texts(texts)
     if options.plan and options.failed:
@@ -54,6 +59,9 @@ def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = say_
     act = "plan" if options.plan else "failed" if options.failed else "run"
     params = SweepFile.load(file)
     plan, found = sweep_cluster.sweep(params, options.scheduler, options.workers, act=act, say=say)
+    if options.tables:
+        written = save(gather(Bench.prepare(params)), Results(options.tables), params)
+        say(f"{', '.join(written)}: in {Results(options.tables).folder / 'results'}")
     failed = sum(bool(outcome.problem) for outcome in found.values())
     if found:
         say(f"{len(plan.seconds) + len(found) - failed} of {len(plan.cells)} cells are finished")

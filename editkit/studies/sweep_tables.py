@@ -9,10 +9,11 @@ from editkit.cache import digest
 from editkit.methods import UNTOUCHED
 from editkit.studies import evaluation, protocol
 from editkit.studies.evaluation import Evaluation
+from editkit.studies.results import Results
 from editkit.studies.runs import Cell, placed, untouched
 from editkit.studies.sequences import Trajectory, stack
 from editkit.studies.setting import Setting
-from editkit.studies.sweep import SweepCell
+from editkit.studies.sweep import SweepCell, SweepParams
 from editkit.studies.sweep_cells import Bench, Work, failure
 
 RAW = "raw"  # form of edits that are made in the weights themselves
@@ -54,6 +55,21 @@ def gather(bench: Bench, *, progress: bool = True) -> Found:
         pd.DataFrame(rows),
         pd.DataFrame([_described(cell) | {"reason": reason} for cell, reason in left]),
     )
+
+
+def save(found: Found, results: Results, params: SweepParams) -> list[str]:
+    """Write the tables of what is finished, under the names that chapters give them; returns these names.
+
+    ``sweep_cells`` and ``sweep_left_out`` say what else there is.
+    """
+    tables = {"baselines": found.baselines, "baseline_prompts": found.prompts}
+    tables |= {f"sequence_{name}": table for name, table in found.trajectory._asdict().items()}
+    tables |= {f"evaluation_{name}": table for name, table in found.evaluation._asdict().items()}
+    tables |= {"sweep_cells": found.cells, "sweep_left_out": found.left_out}
+    written = {name: table for name, table in tables.items() if len(table)}
+    for name, table in written.items():
+        results.save(name, table, params)
+    return list(written)
 
 
 def of_form(frame: pd.DataFrame, form: str = RAW) -> pd.DataFrame:

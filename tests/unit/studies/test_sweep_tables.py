@@ -11,11 +11,12 @@ from editkit.studies import baseline_tables
 from editkit.studies import tables as of_sequences
 from editkit.studies.evaluation import run_evaluation
 from editkit.studies.protocol import check_one
+from editkit.studies.results import Results
 from editkit.studies.runs import run_baselines
-from editkit.studies.sequences import run_grid
+from editkit.studies.sequences import Trajectory, run_grid
 from editkit.studies.sweep import grid
 from editkit.studies.sweep_cells import Bench
-from editkit.studies.sweep_tables import gather, of_form
+from editkit.studies.sweep_tables import gather, of_form, save
 from tests.unit.studies.sweeping import same
 
 
@@ -132,3 +133,14 @@ def test_the_evaluation_is_that_of_the_chapter(swept):
     for ours, theirs in zip(found.evaluation, wanted, strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
     assert found.baselines.empty and found.trajectory.scores.empty
+
+
+def test_tables_are_written_under_the_names_of_chapters(swept, tmp_path):
+    here, results = swept(sweep_parts=["sequences"]), Results(tmp_path)
+    found = gather(here, progress=False)
+    names = save(found, results, here.params)
+    assert names == [*(f"sequence_{name}" for name in Trajectory._fields), "sweep_cells", "sweep_left_out"]
+    assert not (tmp_path / "results" / "baselines.csv").exists(), "nothing of it was measured"
+    pd.testing.assert_series_equal(results.load("sequence_scores").S, found.trajectory.scores.S)
+    assert results.load("sweep_cells").state.eq("finished").all()
+    assert json.loads((tmp_path / "results" / "sequence_scores.json").read_text())["parameters"]["sequence_facts"]
