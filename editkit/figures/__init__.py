@@ -1,5 +1,6 @@
 """Figures of the report: a tidy frame in, a plotly figure out. Nothing here reads files or draws by itself."""
 
+from editkit.figures.anatomy import anatomy_bars
 from editkit.figures.baselines import loss_curves, scores_by_batch, seconds_bars
 from editkit.figures.downstream import downstream_curves
 from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
@@ -27,6 +28,7 @@ __all__ = [
     "INSTALL_BROWSER",
     "WIDTH",
     "along_the_sequence",
+    "anatomy_bars",
     "common_direction",
     "confusion_maps",
     "costs_compared",

@@ -32,6 +32,10 @@ class Results:
             raise ValueError(f"{path} does not exist: run the notebook that writes it, with the same run_dir")
         return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
+    def tables(self, *names: str) -> dict[str, pd.DataFrame]:
+        """Read those of some tables that are here: of a run in which every chapter may be left out."""
+        return {name: self.load(name) for name in names if (self.folder / "results" / f"{name}.csv").is_file()}
+
     def figure(self, name: str) -> Path:
         """Return the path where the figure of that name belongs."""
         return self.folder / "figures" / f"{name}.png"
