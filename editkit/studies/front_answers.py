@@ -132,6 +132,8 @@ def _beside_controls(tables: Tables) -> str:
     best = ours.method[ours.value.idxmax()]
     against = [turned(row, best) for _, row in gaps.iterrows() if best in (row.method, row.reference)]
     against = [row for row in against if row.reference in set(others.method)]
+    if not against:
+        return ""
     over = sum(row.p_holm < RESOLVED and row.value > 0 for row in against)
     nearest = min(against, key=lambda row: row.value)
     return (
@@ -277,4 +279,4 @@ def _span(rows: pd.DataFrame) -> str:
 def _weighed(gap: pd.Series) -> str:
     """Write a difference, and where it is not resolved the one from which on it would be."""
     told = points(gap)
-    return told if gap.p_holm < RESOLVED else f"{told}, not resolvable here (needs {(gap.high - gap.low) * 50:.0f})"
+    return told if gap.p_holm < RESOLVED else f"{told}, not resolvable here: needs {(gap.high - gap.low) * 50:.0f}"

@@ -144,3 +144,66 @@ def summarised() -> pd.DataFrame:
             row |= {"arrival": "adapters", "replay": "none", "lora_fit": "svd"} if "lora_rank" in more else {}
             found.append(row | more)
     return pd.DataFrame(found).reindex(columns=["chapter", *COLUMNS])
+
+
+def front_tables() -> dict[str, pd.DataFrame]:
+    """Tables of a small run, as its first screen reads them: 60 facts in batches of 20, and ten beside a control."""
+    shares = {"memit": 0.6, "emmet": 0.4}
+    clean = [
+        {"part": part, "panel": panel, "method": method, "class": "clean", "value": value, "n": n}
+        for part, panel, n, of in (
+            ("batches", "20 edits at once: 60 facts of 2 seeds", 60, shares),
+            ("evaluation", "editors and controls, 5 at once: 10 facts of 1 seed", 10, shares | {"grace": 0.1}),
+        )
+        for method, value in of.items()
+    ]
+    pairs = [("batches", "emmet", "memit", -0.2), ("evaluation", "memit", "grace", 0.5)]
+    gaps = pd.DataFrame(pairs, columns=["part", "method", "reference", "value"])
+    broken = [{"part": "batches", "method": name, "value": value} for name, value in (("memit", 0.25), ("emmet", 0.5))]
+    scores = [
+        {"method": method, "batch_size": size, "score": score, "value": value, "n": 60}
+        for method, size, value in (("pre", 0, 0.9), ("memit", 1, 0.85), ("memit", 20, 0.8), ("emmet", 20, 0.7))
+        for score in ("ES", "PS", "NS", "S")
+    ]
+    changes = pd.DataFrame([("memit", 0, "NS", -0.1), ("memit", 1, "S", -0.05)])
+    changes.columns = ["method", "reference", "score", "value"]
+    asked = [
+        {"method": "memit", "seed": 1, "fact": f"f{i}", "relation": f"r{i % 5}", "kind": "paraphrase"}
+        | {"success": i < 9, "said": i < 2, "moment": "immediate", "model": "tiny", "dataset": "made up"}
+        for i in range(10)
+    ]
+    final = {
+        "configuration": "EMMET, none",
+        "method": "emmet",
+        "arrival": "sequence",
+        "batch_size": 5,
+        "replay": "none",
+    }
+    runs = pd.DataFrame([final | {"n": 20, "seeds": 1, "ES": 0.5, "ES_low": 0.3, "ES_high": 0.7}])
+    moments = pd.DataFrame([{"run": "EMMET, none", "moment": "immediate", "ES": 1.0}])
+    memories = pd.DataFrame([{"score": "S", "run": "EMMET, history", "value": 0.1}])
+    ranks = [("raw", "full", 1.0), ("exact", "10", 1.0), ("svd", "4", 0.5), ("keys", "8", 0.96)]
+    adapters = pd.DataFrame(ranks, columns=["lora_fit", "lora_rank", "ES"]).assign(batch_size=10, replay="none")
+    removed = pd.DataFrame([{"it is": "off", "its own ES": 0.0, "value": 0.0}])
+    images = {"method": "rome", "test_images": 200, "test_fixed": 9, "test_broken": 2, "fixed": 0.9, "fixed_n": 20}
+    images |= {"fixed_low": 0.7, "fixed_high": 1.0, "test_kept": 0.99, "test_kept_n": 180}
+    images |= {"test_kept_low": 0.97, "test_kept_high": 1.0, "p_holm": 0.01}
+
+    def sure(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(low=frame.value - 0.05, high=frame.value + 0.05, p_holm=0.01)
+
+    return {
+        "anatomy": sure(pd.DataFrame(clean)),
+        "clean_gaps": sure(gaps),
+        "broken_neighbours": sure(pd.DataFrame(broken)).assign(broken=10, watched=240, n=60),
+        "baseline_scores": sure(pd.DataFrame(scores)),
+        "baseline_differences": sure(gaps.assign(batch_size=20, score="NS")),
+        "baseline_changes": sure(changes),
+        "evaluation_prompts": pd.DataFrame(asked),
+        "sequence_configurations": runs,
+        "sequence_scores": moments,
+        "sequence_differences": sure(memories),
+        "lora_ablation": adapters,
+        "lora_removal": removed,
+        "evaluation_certainty": pd.DataFrame([images]),
+    }

@@ -24,6 +24,12 @@ def test_a_table_comes_back_with_its_provenance_beside_it(tmp_path):
         results.load("other")
 
 
+def test_tables_that_are_missing_are_left_out(tmp_path):
+    results = Results(tmp_path)
+    results.save("scores", pd.DataFrame({"S": [0.5]}))
+    assert {name: list(table) for name, table in results.tables("scores", "other").items()} == {"scores": ["S"]}
+
+
 def test_what_is_no_number_is_null(tmp_path):
     about = {"bound": float("inf"), "scores": [{"S": float("nan")}, (1.5, -float("inf"))]}
     path = Results(tmp_path).save("scores", pd.DataFrame(), **about).with_suffix(".json")
