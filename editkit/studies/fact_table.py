@@ -16,7 +16,7 @@ from editkit.studies.setting import Draw
 
 OBJECTS = ["subject", "prompt", "new", "true"]
 ASKED = ["relation", *OBJECTS]
-COLUMNS = [*ASKED, "edits at once", "method", "before", "after", "became", "broken neighbours"]
+COLUMNS = ["subject", "method", "before", "after", "became", "broken neighbours", *OBJECTS[1:], "relation", "edits at once"]
 LARGEST = 900_000  # characters of a page's table
 
 
