@@ -16,7 +16,17 @@ from editkit.studies.setting import Draw
 
 OBJECTS = ["subject", "prompt", "new", "true"]
 ASKED = ["relation", *OBJECTS]
-COLUMNS = ["subject", "method", "before", "after", "became", "broken neighbours", *OBJECTS[1:], "relation", "edits at once"]
+COLUMNS = [
+    "subject",
+    "method",
+    "before",
+    "after",
+    "became",
+    "broken neighbours",
+    *OBJECTS[1:],
+    "relation",
+    "edits at once",
+]
 LARGEST = 900_000  # characters of a page's table
 
 
