@@ -82,11 +82,16 @@ def _rungs(rewrites: pd.DataFrame) -> list[str]:
 
 
 def _swaps(changes: pd.DataFrame) -> list[str]:
+    """Count the pairs that a rung turns round; which they are is in the table."""
     turned = changes[changes.swapped != ""]
     if turned.empty:
         return ["No rung turns the order by success of any two methods round."]
-    told = [f"{r.kind} by {r.rung}: {r.swapped}" for r in turned.itertuples() if r.rung in ("accuracy", "said")]
-    return [f"Pairs whose order by success turns round: {'. '.join(told)}."] if told else []
+    told = [
+        f"{r.kind} by {r.rung}, {len(r.swapped.split('; '))}"
+        for r in turned.itertuples()
+        if r.rung in ("accuracy", "said")
+    ]
+    return [f"Pairs whose order by success turns round, without a test of each: {'; '.join(told)}."] if told else []
 
 
 def _consequences(probes: pd.DataFrame) -> list[str]:

@@ -67,7 +67,7 @@ def baseline_findings(
         f"prompts{right}."
     ]
     most = scores[(scores.batch_size == large) & (scores.score == "S")].sort_values("value", ascending=False)
-    listed = "; ".join(f"{label(r.method)} {written(r.value, r.low, r.high)}" for r in most.itertuples())
+    listed = "; ".join(f"{label(r.method)} {written(r.value, r.low, r.high, digits=2)}" for r in most.itertuples())
     sentences.append(f"With {large} edits held at once S is: {listed}.")
     here = gaps[(gaps.batch_size == large) & (gaps.score == "S")]
     if len(here):
@@ -75,10 +75,8 @@ def baseline_findings(
     for (reference, score), rows in changes[changes.score.isin(["S", "NS"])].groupby(["reference", "score"]):
         if reference or score == "NS":  # S of the untouched model is not what an edit wants to keep
             against = f"{reference} at once" if reference else "the untouched model"
-            names = rows.method.map(label)
-            sentences.append(
-                f"{large} edits at once against {against}, paired by fact, {score} is {_told(rows, names)}."
-            )
+            told = _told(rows, rows.method.map(label), len(rows))
+            sentences.append(f"**{score} of {large} edits at once against {against}**, paired by fact: {told}.")
     return [*sentences, *_speech(baselines, large), _seconds(baselines)]
 
 
@@ -91,15 +89,18 @@ def budget_findings(budgets: pd.DataFrame) -> list[str]:
     sentences = []
     for method, rows in budgets.groupby("method", sort=False):
         fixed, kept = (rows[(rows.by == BUDGET) == promised].iloc[0] for promised in (False, True))
-        verdict = f"{'holds' if kept.value >= 0 else 'is broken'} there"
-        verdict += "" if kept.p_holm < RESOLVED else ", which is not resolved"
+        name, verdict = label(str(method)), "holds" if kept.value >= 0 else "is broken"
+        head = (
+            f"{name}'s promise {verdict}"
+            if kept.p_holm < RESOLVED
+            else f"Whether {name}'s promise holds is not resolved"
+        )
         unwritten = f" No weight held it in {kept.unwritten:.0f} batches: nothing written." if kept.unwritten else ""
-        changes = ", ".join(f"{name} {fixed[name]:.3f} → {kept[name]:.3f}" for name in ("ES", "PS", "S"))
+        changes = ", ".join(f"{name} {fixed[name]:.2f} → {kept[name]:.2f}" for name in ("ES", "PS", "S"))
         sentences.append(
-            f"{label(str(method))} under a promise to keep {kept.promised:g} of NS, against its fixed λ alone: weight "
-            f"{kept.weight:.2g}; NS kept on tune facts {fixed.tune_kept:.3f} → {kept.tune_kept:.3f}, on edited test "
-            f"facts {fixed.NS_kept:.3f} → {kept.NS_kept:.3f}: the promise {verdict} (NS against it {_gap(kept)}). "
-            f"{changes}.{unwritten}"
+            f"**{head}.** To keep {kept.promised:g} of NS takes a weight of {kept.weight:.2g} beside its fixed λ; NS "
+            f"kept on tune facts {fixed.tune_kept:.2f} → {kept.tune_kept:.2f}, on edited test facts "
+            f"{fixed.NS_kept:.2f} → {kept.NS_kept:.2f} (against the promise {_gap(kept)}). {changes}.{unwritten}"
         )
     return sentences
 
@@ -118,21 +119,26 @@ def _share(row: pd.Series) -> str:
     return f"{row.value:.0%} [{row.low:.0%}, {row.high:.0%}]"
 
 
-def _told(rows: pd.DataFrame, names: pd.Series) -> str:
-    """List differences by name: those that Holm's p resolves as higher or lower, and the others as not resolved."""
-    parts = []
-    for verdict, chosen in (
-        ("higher", (rows.p_holm < RESOLVED) & (rows.value > 0)),
-        ("lower", (rows.p_holm < RESOLVED) & (rows.value < 0)),
-        ("not resolved", ~(rows.p_holm < RESOLVED)),
-    ):
+def _told(rows: pd.DataFrame, names: pd.Series, family: int) -> str:
+    """List differences by name that Holm's p resolves; of the others the span, and from where on one would show."""
+    sure, parts = rows.p_holm < RESOLVED, []
+    for verdict, chosen in (("higher", sure & (rows.value > 0)), ("lower", sure & (rows.value < 0))):
         listed = [f"{name} {_gap(r)}" for name, r in zip(names[chosen], rows[chosen].itertuples(), strict=True)]
         parts += [f"{verdict} for {', '.join(listed)}"] if listed else []
-    return f"{'; '.join(parts)} (Holm's p, family of {len(rows)})"
+    if (~sure).any():
+        parts.append(f"not resolved for {', '.join(names[~sure])} ({_unresolved(rows[~sure])})")
+    return f"{'; '.join(parts)} (Holm's p, family of {family})"
+
+
+def _unresolved(rows: pd.DataFrame) -> str:
+    """Give the span of differences that are not resolved, and the smallest that their intervals would resolve."""
+    least, most = (number(end, "+.2f") for end in (rows.value.min(), rows.value.max()))
+    span = least if least == most else f"{least} to {most}"
+    return f"{span}; needs more than {number(((rows.high - rows.low) / 2).max(), '.2f')}"
 
 
 def _gap(row: Any) -> str:
-    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"
+    return f"{written(row.value, row.low, row.high, '+', digits=2)}, p {number(row.p_holm, '.2g')}"
 
 
 def _winner(best: str, gaps: pd.DataFrame) -> str:
@@ -141,31 +147,33 @@ def _winner(best: str, gaps: pd.DataFrame) -> str:
     turned = lead.reference == best
     lead.loc[turned, ["value", "low", "high"]] = -lead.loc[turned, ["value", "high", "low"]].to_numpy()
     others = lead.method.where(turned, lead.reference).map(label)
-    unsure = ~(lead.p_holm < RESOLVED)
-    listed = ", ".join(f"over {name} {_gap(r)}" for name, r in zip(others, lead.itertuples(), strict=True))
-    verdict = (
-        f"No winner can be named: the lead over {' and '.join(others[unsure])} is not resolved"
-        if unsure.any()
-        else "The lead is resolved over every other"
-    )
-    return f"{label(best)}'s lead in S, paired by fact: {listed} (Holm's p, {len(gaps)} pairs). {verdict}."
+    sure = (lead.p_holm < RESOLVED).all()
+    head = f"{label(best)} leads, resolved over every other" if sure else "No winner can be named"
+    told = _told(lead, others, len(gaps))
+    return f"**{head}.** S of {label(best)}, paired by fact, against the others: {told}."
 
 
 def _control(gaps: pd.DataFrame) -> list[str]:
     """Say what equality makes of MEMIT's layer and weight, where the control was run."""
     rows = gaps[(gaps.method == "emmet") & (gaps.reference == CONTROL)]
-    told = [f"{r.score} {_gap(r)}, {'resolved' if r.p_holm < RESOLVED else 'not resolved'}" for r in rows.itertuples()]
-    return [f"EMMET's equality, against MEMIT at the same layer and weight: {'; '.join(told)}."] if told else []
+    if rows.empty:
+        return []
+    changed = rows[rows.p_holm < RESOLVED].score
+    head = (
+        f"EMMET's equality changes {', '.join(changed)}" if len(changed) else "Equality itself changes nothing resolved"
+    )
+    told = "; ".join(f"{r.score} {written(r.value, r.low, r.high, '+', digits=2)}" for r in rows.itertuples())
+    return [f"**{head}.** EMMET against MEMIT at the same layer and weight: {told}."]
 
 
 def _speech(baselines: pd.DataFrame, size: int) -> list[str]:
+    """Compare what is preferred and what is said by the editor in whom they lie furthest apart on paraphrases."""
     after = over_seeds(baselines[baselines.batch_size == size], "method")
-    gap = (after.ES - after.EA).idxmax()
-    row = after.loc[gap]
+    row = after.loc[(after.PS - after.PA).fillna(after.ES - after.EA).idxmax()]
     return [
-        f"Success is not yet speech: at {size} edits {label(str(gap))} prefers the new object on {row.ES:.0%} of the "
-        f"rewrite prompts and says it (greedy decoding) on {row.EA:.0%}; on paraphrases "
-        f"{number(row.PS, '.0%')} against {number(row.PA, '.0%')}."
+        f"Preferred and said lie furthest apart with {label(str(row.name))} at {size} edits: on paraphrases it prefers "
+        f"the new object {number(row.PS, '.0%')} of the time and says it (greedy decoding) {number(row.PA, '.0%')}, on "
+        f"rewrite prompts {row.ES:.0%} and {row.EA:.0%}."
     ]
 
 
@@ -242,23 +250,22 @@ def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[s
     """
     sentences = [f"{_capital(protocol(differences.iloc[0]))}; p is Holm's."] if len(differences) else []
     for method, part in scores.groupby("method", sort=False):
-        plain = over_seeds(part[part.replay == "none"], "moment")
+        plain, name = over_seeds(part[part.replay == "none"], "moment"), label(str(method))
+        first, last = plain.ES["immediate"], plain.ES["final"]
+        verdict = f"{name} forgets" if last < first else f"{name} forgets nothing here"
         sentences.append(
-            f"{label(str(method))} without replay: {plain.ES['immediate']:.0%} of the rewrites hold right after their "
-            f"own step (*immediate*), {plain.ES['final']:.0%} after the last one (*final*); S goes from "
-            f"{number(plain.S['immediate'])} to {number(plain.S['final'])} (untouched model: {number(plain.S['pre'])})."
+            f"**{verdict}.** Without replay {first:.0%} of the rewrites hold right after their own step (*immediate*), "
+            f"{last:.0%} after the last one (*final*); S goes from {number(plain.S['immediate'], '.2f')} to "
+            f"{number(plain.S['final'], '.2f')} (untouched model: {number(plain.S['pre'], '.2f')})."
         )
         rows = differences[differences.method == method].sort_values("value", ascending=False)
-        for verdict, chosen in (
-            ("higher with", (rows.p_holm < RESOLVED) & (rows.value > 0)),
-            ("lower with", (rows.p_holm < RESOLVED) & (rows.value < 0)),
-            (
-                f"not surely different (not resolved among {len(differences)} comparisons) with",
-                ~(rows.p_holm < RESOLVED),
-            ),
-        ):
-            listed = "; ".join(f"{r.run} {_gap(r)}" for r in rows[chosen].itertuples())
-            sentences += [f"Against that, final S is {verdict} {listed}."] if listed else []
+        if len(rows):
+            told = _told(rows, rows.run.str.removeprefix(f"{name}, "), len(differences))
+            raised = ((rows.p_holm < RESOLVED) & (rows.value > 0)).sum()
+            head = (
+                f"{raised or 'None'} of {len(rows)} memories and restraints {'' if raised else 'is resolved to '}help"
+            )
+            sentences.append(f"**{head} {name}.** Final S, against no replay: {told}.")
     return sentences
 
 
@@ -268,24 +275,26 @@ def foretelling_findings(areas: pd.DataFrame) -> list[str]:
     Args:
         areas: see :func:`editkit.studies.foretold.areas`.
     """
-    sentences = []
+    sentences, silent = [], []
     for _, rows in areas.groupby(["run_id", "score"], sort=False):
         ours, *others = (row for _, row in rows.iterrows())
         cases = f"{ours.run}, {ours.score}: of {ours.n} times that an edit held, {ours.lost} were lost by the next"
         if pd.isna(ours.value):
-            sentences.append(f"{cases} measurement: too few of either kind to ask what foretells it.")
+            silent.append(f"{ours.run}, {ours.score}: {ours.lost} of {ours.n}")
             continue
         sure = ours.low > 0.5 or ours.high < 0.5
         chance = f"{'better' if ours.value > 0.5 else 'worse'} than chance" if sure else "not resolved from chance"
         told = []
         for other in others:
             verdict = "not resolved" if not other.p_holm < RESOLVED else "higher" if other.gap > 0 else "lower"
-            gap = written(other.gap, other.gap_low, other.gap_high, "+")
+            gap = written(other.gap, other.gap_low, other.gap_high, "+", digits=2)
             told.append(f"{verdict} against {PREDICTORS[other.predictor]} ({gap}, p {number(other.p_holm, '.2g')})")
         sentences.append(
             f"{cases} measurement. What the solver says before, {PREDICTORS['interference']}, orders them with an "
-            f"AUC of {written(ours.value, ours.low, ours.high)}, {chance}; it is {'; '.join(told)}."
+            f"AUC of {written(ours.value, ours.low, ours.high, digits=2)}, {chance}; it is {'; '.join(told)}."
         )
+    if silent:
+        sentences.append(f"**Too few of either kind to ask what foretells a loss.** Lost were {'; '.join(silent)}.")
     return sentences
 
 
@@ -301,25 +310,26 @@ def lora_findings(ablation: pd.DataFrame, gaps: pd.DataFrame, share: pd.DataFram
             seed; may be empty.
     """
     seeds, facts = ablation.seed.nunique(), int(ablation.n_facts.iloc[0])
+    sample = f"{facts} facts of each of {seeds} seeds" if seeds > 1 else f"{facts} facts of one seed"
     ablation = over_seeds(ablation, "batch_size", "replay", "lora_rank", "lora_fit").reset_index()
     size = ablation.batch_size.max()
     most = ablation[(ablation.batch_size == size) & (ablation.replay == "none")].set_index("lora_fit")
     raw, exact = most.loc["raw"], most.loc["exact"]
     sentences = [
-        f"{facts} facts of each of {seeds} seed{'s' * (seeds > 1)}; all scores are *final*. Steps of {size} edits need "
-        f"rank {exact.lora_rank}: the adapter then is the raw edit (S {number(exact.S)} against {number(raw.S)}) with "
+        f"{sample}; all scores are *final*. Steps of {size} edits need rank {exact.lora_rank}: the adapter then is the "
+        f"raw edit (S {number(exact.S, '.2f')} against {number(raw.S, '.2f')}) with "
         f"{exact.parameters / raw.parameters:.1%} of the numbers."
     ]
     low = most[~most.index.isin(["raw", "exact"])].astype({"lora_rank": int})
     for rank, rows in low.groupby("lora_rank"):
-        listed = ", ".join(f"{fit} {number(row.S)}" for fit, row in rows.iterrows())
+        listed = ", ".join(f"{fit} {number(row.S, '.2f')}" for fit, row in rows.iterrows())
         held = share.set_index("rank").share.get(rank, float("nan"))
         sentences.append(
             f"Rank {rank} for such a step: S {listed}. The first {rank} singular values hold {held:.0%} of ‖ΔW‖²."
         )
     for r in over_seeds(tuned, "rank").reset_index().itertuples() if len(tuned) else ():
         sentences.append(
-            f"LoRA fine-tuning at rank {r.rank} (best learning rate {r.lr:g}, {r.seconds:.0f} s): S {number(r.S)}."
+            f"LoRA fine-tuning at rank {r.rank} (best rate {r.lr:g}, {r.seconds:.0f} s): S {number(r.S, '.2f')}."
         )
     return sentences + _fit_findings(gaps) + _step_findings(ablation[ablation.batch_size < size])
 
@@ -333,11 +343,17 @@ def _fit_findings(gaps: pd.DataFrame) -> list[str]:
         sentences.append(
             f"Fits of one rank, paired by fact: {protocol(shown.iloc[0])}; p is Holm's, over all such pairs."
         )
-    for r in shown.itertuples():
-        verdict = "not resolved" if not r.p_holm < RESOLVED else "higher" if r.value > 0 else "lower"
-        sentences.append(
-            f"At rank {int(r.rank)}, {r.score} of {label(r.fit)} against {label(r.reference)}: {_gap(r)}: {verdict}."
-        )
+    sure = shown.p_holm < RESOLVED
+    for r in shown[sure].itertuples():
+        verdict = f"{r.score} of {label(r.fit)} is {'higher' if r.value > 0 else 'lower'}"
+        sentences.append(f"**At rank {int(r.rank)} {verdict}** than of {label(r.reference)}: {_gap(r)}.")
+    if (~sure).any():
+        pairs = shown[~sure]
+        named = [
+            f"{r.score} of {label(r.fit)} against {label(r.reference)} at rank {int(r.rank)}"
+            for r in pairs.itertuples()
+        ]
+        sentences.append(f"**Not resolved**: {'; '.join(named)} ({_unresolved(pairs)}).")
     return sentences
 
 
@@ -345,11 +361,12 @@ def _step_findings(ablation: pd.DataFrame) -> list[str]:
     sentences = []
     for (batch, kind), rows in ablation.groupby(["batch_size", "replay"]):
         kept = ", ".join(
-            f"{r.lora_fit} {r.lora_rank} {number(r.S)}"
-            + (f" ({r.retention:.0%})" if r.retention == r.retention else "")
+            f"{r.lora_fit} {r.lora_rank} {number(r.S, '.2f')}" + (f" ({r.retention:.0%})" if r.retention < 1 else "")
             for r in rows.itertuples()
         )
-        sentences.append(f"In steps of {batch}, replay {kind}: final S (share of immediate ES kept) {kept}.")
+        sentences.append(
+            f"In steps of {batch}, replay {kind}: final S (share of immediate ES kept, where not all) {kept}."
+        )
     return sentences
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from editkit.methods import METHODS, UNTOUCHED, label
 from editkit.plain import as_markdown
 from editkit.studies.intervals import RESOLVED
+from editkit.studies.tables import number
 
 SLACK = 1.5  # points by which held-out images may fall short of a promise that is called held there
 SETS = ("traced", "the last three")  # what the best single layer is compared with
@@ -83,18 +84,20 @@ def _repaired(row: dict[str, Any], mean: pd.Series, low: pd.Series) -> str:
 
     def share(name: str, digits: int) -> str:
         ends = "–".join(f"{100 * row[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
-        return f"{row[name]:.{digits}%} [{ends}] of {row[f'{name}_n']} (worst seed {low[name]:.{digits}%})"
+        all_seeds, worst = f"{row[name]:.{digits}%}", f"{low[name]:.{digits}%}"
+        apart = f" (worst seed {worst})" if worst != all_seeds else ""
+        return f"{all_seeds} [{ends}] of {row[f'{name}_n']}{apart}"
 
     counts = (
         f"of {row['test_images']} held-out images {row['test_fixed']} are newly right, {row['test_broken']} newly wrong"
     )
-    better = "a gain" if row["test_fixed"] > row["test_broken"] else "a loss"
-    verdict = better if row["p_holm"] < RESOLVED else "not resolved: no difference from no edit can be claimed"
+    name, gain = label(row["method"]), "a gain" if row["test_fixed"] > row["test_broken"] else "a loss"
+    verdict = f"{name} is {gain}" if row["p_holm"] < RESOLVED else f"Neither gain nor loss is resolved for {name}"
     return (
-        f"{label(row['method'])} fixes {share('fixed', 0)} and gets {mean.generality:.0%} of their augmented copies "
+        f"**{verdict}.** {name} fixes {share('fixed', 0)} and gets {mean.generality:.0%} of their augmented copies "
         f"right; of the correct predictions it keeps {share('kept', 1)} on validation and {share('test_kept', 1)} on "
-        f"held-out images. Held-out accuracy changes by {mean.heldout_change:+.1f} points "
-        f"(worst seed {low.heldout_change:+.1f}): {counts}, p = {row['p_holm']:.2g}, {verdict}."
+        f"held-out images. Held-out accuracy changes by {number(mean.heldout_change, '+.1f')} points "
+        f"(worst seed {number(low.heldout_change, '+.1f')}): {counts}, p = {row['p_holm']:.2g}."
         f"{_promised(row, mean)}"
     )
 
@@ -110,7 +113,8 @@ def _promised(row: dict[str, Any], mean: pd.Series) -> str:
     verdict = "holds" if found >= -SLACK - 1e-9 else "does not hold"
     return (
         f" Promised was that {budget:.1%} are kept{weight}: validation images, on which that was held, show "
-        f"{seen:+.1f} points against it, held-out images, which no choice looked at, {found:+.1f}; there the promise "
+        f"{number(seen, '+.1f')} points against it, held-out images, which no choice looked at, "
+        f"{number(found, '+.1f')}; there the promise "
         f"{verdict} within {SLACK:g} points."
     )
 

@@ -82,13 +82,14 @@ def written(value: float, low: float, high: float, sign: str = "", digits: int =
     if pd.isna(value):
         return number(value)
     form = f"{sign}.{digits}f"
-    ends = "[not known]" if pd.isna(low) else f"[{low:{form}}, {high:{form}}]"
-    return f"{value:{form}} {ends}"
+    ends = "[not known]" if pd.isna(low) else f"[{number(low, form)}, {number(high, form)}]"
+    return f"{number(value, form)} {ends}"
 
 
 def number(value: float, form: str = ".3f") -> str:
-    """Write a number; – stands for one that is not there, as a score of prompts that no fact has."""
-    return "–" if pd.isna(value) else f"{value:{form}}"
+    """Write a number; – stands for one that is not there, and what is rounded to nothing has no sign."""
+    text = "–" if pd.isna(value) else f"{value:{form}}"
+    return text if any(digit in text for digit in "123456789–") else text.lstrip("+-")
 
 
 def final_scores(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

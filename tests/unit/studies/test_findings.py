@@ -61,11 +61,11 @@ def test_what_foretells_forgetting_is_told_with_its_verdicts():
     rows = area_rows("success", values, gaps) + area_rows("accuracy", [unknown[:3]] * 4, [unknown] * 4)
     known, missing = findings.foretelling_findings(pd.DataFrame(rows))
     assert "EMMET, none, success: of 90 times that an edit held, 12 were lost" in known
-    assert "AUC of 0.800 [0.700, 0.900], better than chance" in known
-    assert "not resolved against share taken back (0.000 [-0.100, +0.100], p 1)" in known.replace("+0.000", "0.000")
-    assert "higher against nearest new key (+0.200 [+0.100, +0.300], p 0.02)" in known
-    assert "not resolved against age in edits (+0.400 [+0.200, +0.600], p 0.08)" in known
-    assert "accuracy" in missing and "too few" in missing and "nan" not in missing
+    assert "AUC of 0.80 [0.70, 0.90], better than chance" in known
+    assert "not resolved against share taken back (0.00 [-0.10, +0.10], p 1)" in known
+    assert "higher against nearest new key (+0.20 [+0.10, +0.30], p 0.02)" in known
+    assert "not resolved against age in edits (+0.40 [+0.20, +0.60], p 0.08)" in known
+    assert missing.startswith("**Too few of either kind") and missing.endswith("EMMET, none, accuracy: 12 of 90.")
 
 
 def baselines_of(right: dict[str, int]) -> tuple[pd.DataFrame, ...]:
@@ -91,19 +91,23 @@ def test_findings_name_a_winner_only_where_every_pair_is_resolved():
     clear = "\n".join(sentences)
     assert sentences[0].startswith("**d**: 48 facts of 1 seed in 24 clusters; success is P(new) > P(true)")
     assert "beats the true one on 25% [" in sentences[0]
-    assert sentences[1].startswith("With 48 edits held at once S is: MEMIT 0.917 [")
-    assert "MEMIT's lead in S, paired by fact: over EMMET +0.500 [+0." in clear and "(Holm's p, 3 pairs)" in clear
-    assert "The lead is resolved over every other." in clear and "No winner" not in clear
-    assert "EMMET's equality, against MEMIT at the same layer and weight: ES +0.000 [-0.0" in clear
-    assert "S +0.000 [-0.074, +0.074], p 1, not resolved." in clear
-    assert "48 edits at once against 1 at once, paired by fact, NS is lower for EMMET -0.583 [" in clear
-    assert "not resolved for MEMIT -0.083 [" in clear
-    assert "48 edits at once against the untouched model, paired by fact, NS is higher for" in clear
+    assert sentences[1].startswith("With 48 edits held at once S is: MEMIT 0.92 [")
+    assert "**MEMIT leads, resolved over every other.** S of MEMIT, paired by fact, against the others: higher" in clear
+    assert "higher for EMMET +0.50 [+0." in clear and "(Holm's p, family of 3)" in clear and "No winner" not in clear
+    assert (
+        "**Equality itself changes nothing resolved.** EMMET against MEMIT at the same layer and weight: ES 0.00"
+        in clear
+    )
+    assert "S 0.00 [-0.07, +0.07]." in clear
+    assert "**NS of 48 edits at once against 1 at once**, paired by fact: lower for EMMET -0.58 [" in clear
+    assert "not resolved for MEMIT (-0.08; needs more than 0.1" in clear
+    assert "**NS of 48 edits at once against the untouched model**, paired by fact: higher for" in clear
     assert "80% of the time of an edit (2.0 s)" in clear
     close = "\n".join(baseline_findings(*baselines_of({"emmet": 42, "memit": 44})))
-    assert "No winner can be named: the lead over EMMET is not resolved." in close and "MEMIT at the same" not in close
+    assert "**No winner can be named.** S of MEMIT, paired by fact, against the others: not resolved for EMMET" in close
+    assert "MEMIT at the same" not in close
     alone = "\n".join(baseline_findings(*baselines_of({"memit": 44})))
-    assert "lead" not in alone and "S is: MEMIT 0.917" in alone
+    assert "winner" not in alone and "S is: MEMIT 0.92" in alone
 
 
 def test_findings_on_budgets_say_whether_edited_facts_bear_the_promise_out():
@@ -113,12 +117,15 @@ def test_findings_on_budgets_say_whether_edited_facts_bear_the_promise_out():
     table = table.assign(promised=0.95, low=table.value - 0.1, high=table.value + 0.1, p_holm=[0.01, 0.4, 0.01, 0.02])
     table = table.assign(ES=[1.0, 0.9] * 2, PS=0.5, S=0.6, unwritten=[0, 0, 0, 2])
     memit, emmet = budget_findings(table)
-    assert memit.startswith("MEMIT under a promise to keep 0.95 of NS, against its fixed λ alone: weight 3.1; NS kept")
-    assert "on tune facts 0.600 → 0.950, on edited test facts 0.700 → 0.960: the promise holds there, which" in memit
-    assert "which is not resolved (NS against it +0.010 [-0.090, +0.110], p 0.4). ES 1.000 → 0.900, PS 0.500 →" in memit
-    assert "the promise is broken there (NS against it -0.150 [-0.250, -0.050], p 0.02)" in emmet
-    assert emmet.endswith("S 0.600 → 0.600. No weight held it in 2 batches: nothing written.")
-    assert "weight 0;" in emmet and not budget_findings(table[:0])
+    assert memit.startswith(
+        "**Whether MEMIT's promise holds is not resolved.** To keep 0.95 of NS takes a weight of 3.1"
+    )
+    assert "on tune facts 0.60 → 0.95, on edited test facts 0.70 → 0.96 (against the promise +0.01" in memit
+    assert "+0.01 [-0.09, +0.11], p 0.4). ES 1.00 → 0.90, PS 0.50 →" in memit
+    assert emmet.startswith("**EMMET's promise is broken.**")
+    assert "(against the promise -0.15 [-0.25, -0.05], p 0.02)" in emmet
+    assert emmet.endswith("S 0.60 → 0.60. No weight held it in 2 batches: nothing written.")
+    assert "a weight of 0 beside" in emmet and not budget_findings(table[:0])
 
 
 def test_findings_on_speed_name_the_least_and_the_most():
@@ -138,17 +145,21 @@ def test_findings_sort_runs_by_what_holm_resolves_and_recommend_by_name():
         [("up", 0.2, 0.1, 0.3, 0.01), ("down", -0.2, -0.3, -0.1, 0.02), ("same", 0.01, 0.0, 0.1, 0.06)],
         columns=["run", "value", "low", "high", "p_holm"],
     ).assign(method="emmet", n=54, seeds=3, clusters=36)
-    protocol, first, up, down, same = sequence_findings(scores, differences)
+    protocol, first, told = sequence_findings(scores, differences)
     assert protocol.startswith("54 facts of 3 seeds in 36 clusters; success is P(new) > P(true)")
-    assert "100% of the rewrites" in first and "50% after the last" in first
-    assert "S goes from 0.643 to 0.529 (untouched model: 0.000)" in first  # 3 / (1 + 1/.6 + 2), 3 / (2 + 1/.6 + 2)
-    assert "final S is higher with up +0.200 [+0.100, +0.300], p 0.01." in up and "down" not in up
-    assert "lower with down -0.200" in down
-    assert "not surely different (not resolved among 3 comparisons) with same +0.010" in same
+    assert "**EMMET forgets.** Without replay 100% of the rewrites" in first and "50% after the last" in first
+    assert "S goes from 0.64 to 0.53 (untouched model: 0.00)" in first  # 3 / (1 + 1/.6 + 2), 3 / (2 + 1/.6 + 2)
+    assert told == (
+        "**1 of 3 memories and restraints help EMMET.** Final S, against no replay: "
+        "higher for up +0.20 [+0.10, +0.30], p 0.01; lower for down -0.20 [-0.30, -0.10], p 0.02; "
+        "not resolved for same (+0.01; needs more than 0.05) (Holm's p, family of 3)."
+    )
+    none = sequence_findings(scores, differences[1:])[-1]
+    assert none.startswith("**None of 2 memories and restraints is resolved to help EMMET.**")
     assert "Recommended: up." in recommendation(differences) and "3 configurations" in recommendation(differences)
     nothing = recommendation(differences[1:])
     assert (
-        "No configuration can be recommended" in nothing and "The highest, same, changes final S by +0.010" in nothing
+        "No configuration can be recommended" in nothing and "The highest, same, changes final S by +0.01 " in nothing
     )
 
 
@@ -177,16 +188,18 @@ def test_findings_on_low_rank_say_what_the_tables_say():
     sentences = lora_findings(ablation, gaps, share, tuned)
     text = "\n".join(sentences)
     assert text.startswith("8 facts of each of 2 seeds; all scores are *final*. Steps of 8 edits need rank 8")
-    assert "(S 0.900 against 0.900) with 10.0% of the numbers" in text
-    assert "Rank 4 for such a step: S svd 0.400, keys 0.600. The first 4 singular values hold 55%" in text
-    assert "rank 4 (best learning rate 0.01, 9 s): S 0.700." in text and "rank 8 (best" in text
+    assert "(S 0.90 against 0.90) with 10.0% of the numbers" in text
+    assert "Rank 4 for such a step: S svd 0.40, keys 0.60. The first 4 singular values hold 55%" in text
+    assert "rank 4 (best rate 0.01, 9 s): S 0.70." in text and "rank 8 (best" in text
     assert "16 facts of 2 seeds in 8 clusters" in text
-    assert "At rank 4, ES of keys against svd: +0.200 [+0.100, +0.300], p 0.01: higher." in sentences
-    assert "At rank 4, S of fine-tuning against keys: +0.100 [+0.000, +0.200], p 0.5: not resolved." in sentences
-    kept = "In steps of 2, replay hold: final S (share of immediate ES kept) raw full 0.850 (90%), "
-    assert kept + "svd 1 0.300, keys 1 0.550 (70%)." in text
+    assert "**At rank 4 ES of keys is higher** than of svd: +0.20 [+0.10, +0.30], p 0.01." in sentences
+    assert "**Not resolved**: S of fine-tuning against keys at rank 4 (+0.10; needs more than 0.10)." in sentences
+    kept = "In steps of 2, replay hold: final S (share of immediate ES kept, where not all) raw full 0.85 (90%), "
+    assert kept + "svd 1 0.30, keys 1 0.55 (70%)." in text
     without = lora_findings(ablation, gaps[:0], share, tuned[:0])
-    assert not any("fine-tuning" in sentence or "At rank" in sentence for sentence in without)
+    assert not any(
+        "fine-tuning" in sentence or "At rank" in sentence or "Not resolved" in sentence for sentence in without
+    )
 
 
 def test_findings_on_the_text_behind_c_are_told_by_kind():

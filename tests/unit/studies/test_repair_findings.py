@@ -109,13 +109,20 @@ def test_findings_on_repairs_say_what_the_tables_say():
 @pytest.mark.parametrize(
     "changes, verdict",
     [
-        ({"p_holm": 0.051}, "p = 0.051, not resolved: no difference from no edit can be claimed."),
-        ({"p_holm": 0.01}, "p = 0.01, a gain."),
-        ({"p_holm": 0.01, "test_fixed": 2, "test_broken": 13}, "2 are newly right, 13 newly wrong, p = 0.01, a loss."),
+        ({"p_holm": 0.051}, "Neither gain nor loss is resolved for MEMIT"),
+        ({"p_holm": 0.01}, "MEMIT is a gain"),
+        ({"p_holm": 0.01, "test_fixed": 2, "test_broken": 13}, "MEMIT is a loss"),
     ],
 )
 def test_a_change_of_held_out_accuracy_is_claimed_where_it_is_resolved(changes, verdict):
-    assert findings(certain=certain(**changes))[1].endswith(verdict)
+    told = findings(certain=certain(**changes))[1]
+    assert told.startswith(f"**{verdict}.** MEMIT fixes") and told.endswith(f"p = {changes['p_holm']}.")
+
+
+def test_the_worst_seed_is_named_where_it_differs():
+    same = REPORT.assign(fixed=0.95, kept=0.99, test_kept=0.97)
+    told = findings(report=same)[1]
+    assert "fixes 95% [81–99] of 45 and gets" in told and told.count("worst seed") == 1  # of the held-out change
 
 
 @pytest.mark.parametrize("budget, verdict", [(0.98, "holds"), (0.985, "holds"), (0.99, "does not hold")])
@@ -123,7 +130,7 @@ def test_a_promise_is_compared_with_what_was_seen(budget, verdict):
     for tables in ({"certain": certain(budget=budget)}, {"report": REPORT.assign(budget=budget)}):
         told = findings(**tables)[1]
         assert f"Promised was that {budget:.1%} are kept: validation" in told
-        seen, found = (f"{100 * (share - budget):+.1f}" for share in (0.99, 0.97))
+        seen, found = (f"{100 * (share - budget):+.1f}".replace("+0.0", "0.0") for share in (0.99, 0.97))
         assert f"show {seen} points against it, held-out images, which no choice looked at, {found};" in told
         assert told.endswith(f"there the promise {verdict} within 1.5 points.")
     weighted = REPORT.assign(budget=budget, weight=[NAN, NAN, 2.0, 4.0])

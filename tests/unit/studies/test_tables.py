@@ -108,6 +108,11 @@ def test_differences_are_shown_with_what_they_come_to():
     assert tables.written(0.5, math.nan, math.nan) == "0.500 [not known]"
 
 
+def test_what_is_rounded_to_nothing_has_no_sign():
+    assert tables.written(-0.0004, -0.02, 0.001, "+", digits=2) == "0.00 [-0.02, 0.00]"
+    assert [tables.number(value, "+.1f") for value in (-0.04, 0.04, -0.06, math.nan)] == ["0.0", "0.0", "-0.1", "–"]
+
+
 def test_seeds_are_pooled_before_s_is_made_of_them():
     scores = pd.DataFrame({"run": "a", "seed": [1, 2], "ES": [1.0, 0.5], "PS": 0.5, "NS": [0.0, 1.0], "S": [0.0, 0.6]})
     pooled = tables.over_seeds(scores, "run").loc["a"]
