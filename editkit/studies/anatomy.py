@@ -9,6 +9,7 @@ paraphrase, and a neighbour that the untouched model has right. Right and wrong 
 from collections.abc import Callable
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
@@ -171,7 +172,7 @@ def broken_neighbours(edits: pd.DataFrame) -> pd.DataFrame:
     for method, part in edits[edits.watched > 0].groupby("method", sort=False):
         value, low, high = clustered_mean_interval(part.broken, part.groupby(["seed", clustered_by(part)]).ngroup())
         sums = {"broken": int(part.broken.sum()), "watched": int(part.watched.sum()), "n": len(part)}
-        ends = {"low": max(low, 0.0), "high": high}
+        ends = {"low": np.maximum(low, 0.0), "high": np.minimum(high, part.watched.mean())}  # nan stays so
         if not sums["broken"]:
             ends["high"] = proportion(0, len(part))[1] * part.watched.mean()
         rows.append({"method": method, "value": value} | ends | sums)

@@ -111,6 +111,8 @@ def test_broken_neighbours_are_counted_by_edit(two):
     assert table.value.to_dict() == {"memit": 6 / 24, "emmet": 18 / 24}
     assert table.broken.to_dict() == {"memit": 6, "emmet": 18} and set(table.watched) == {24}
     assert (table.low >= 0).all() and (table.low < table.value).all() and (table.value < table.high).all()
+    few = anatomy.broken_neighbours(anatomy.classified(asked({name: CASES[name] for name in ("clean", "spills")})))
+    assert (few.low[0], few.value[0], few.high[0]) == (0, 0.5, 1), "no more than were right"
     none = anatomy.broken_neighbours(anatomy.classified(asked({"clean": CASES["clean"]})))
     assert none.value[0] == 0 and none.high[0] == proportion(0, 1)[1]
 
