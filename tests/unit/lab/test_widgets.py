@@ -4,13 +4,13 @@ import ipywidgets
 import pytest
 from bs4 import BeautifulSoup
 
-from editkit.lab.widgets import Playground, playground
+from editkit.lab.widgets import FactRoom, playground
 from tests.unit.lab.test_laboratory import LONG, bits
 
 
 @pytest.fixture
 def shown(lab):
-    return Playground(lab)
+    return FactRoom(lab)
 
 
 def press(shown, name):
@@ -112,4 +112,5 @@ def test_one_call_opens_it(tiny, facts, full_spec, store):
     del values["method"]
     opened = playground(tiny(), facts=facts, hyperparameters=values, store=store)
     assert isinstance(opened, ipywidgets.Widget) and opened.lab.form.fact() == facts[0]
-    assert opened.lab.bench.heldout
+    assert opened.lab.bench.heldout and opened.facts.lab is opened.lab
+    assert opened.titles == ("Facts", "Images") and opened.images.lab.prepared is None
