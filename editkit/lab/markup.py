@@ -59,7 +59,9 @@ def before_after(fact: Fact, before: Reading, after: Reading) -> str:
         f"</div></div>"
         for title, reading in (("Before", before), ("After", after))
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:2em">{columns}</div>{kept(before, after)}{ripples(before, after)}'
+    return (
+        f'<div style="display:flex;flex-wrap:wrap;gap:2em">{columns}</div>{kept(before, after)}{ripples(before, after)}'
+    )
 
 
 def kept(before: Reading, after: Reading) -> str:

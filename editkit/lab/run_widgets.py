@@ -10,7 +10,7 @@ from editkit.lab import markup
 from editkit.lab.room import WRAP, Room, draw
 from editkit.lab.runs import ALL, FILTERS, RUNGS, RunTables
 
-DRAWN = 60  # rows, at most, in the figure
+DRAWN, LISTED = 60, 300  # rows, at most, in the figure and in the table
 
 
 def explorer(run_dir: str | Path) -> "Explorer":
@@ -46,12 +46,13 @@ class Explorer(Room):
                 self.filters.children = [self._filter(name, values) for name, values in run.filters.items()]
             for name, one in zip(run.filters, self.filters.children, strict=True):
                 one.options, one.value = [ALL, *run.filters[name]], run.kept.get(name, ALL)
-        rows, names = run.rows, run.names
-        self.notice.value = markup.notice([f"{len(rows)} of {len(run.table)} rows"])
-        scores = RUNGS[run.rung]
-        shown = rows.head(DRAWN)
-        draw(self.figure, figures.scores_explored(shown.assign(name=names.head(DRAWN)), scores) if len(rows) else None)
-        self.table.value = markup.table(["", "n", *scores], _cells(rows, names, scores)) if len(rows) else ""
+        rows, scores = run.rows.assign(name=run.names), RUNGS[run.rung]
+        told = f"{len(rows)} of {len(run.table)} rows"
+        told += f"; the first {DRAWN} are drawn, and {LISTED} listed" if len(rows) > DRAWN else ""
+        self.notice.value = markup.notice([told])
+        draw(self.figure, figures.scores_explored(rows.head(DRAWN), scores) if len(rows) else None)
+        cells = _cells(rows.head(LISTED), scores)
+        self.table.value = markup.table(["", "n", *scores], cells) if len(rows) else ""
 
     def _filter(self, name: str, values: list[str]) -> w.Dropdown:
         one = w.Dropdown(options=[ALL, *values], description=FILTERS[name])
@@ -59,10 +60,10 @@ class Explorer(Room):
         return one
 
 
-def _cells(rows: pd.DataFrame, names: pd.Series, scores: list[str]) -> list[list[str]]:
+def _cells(rows: pd.DataFrame, scores: list[str]) -> list[list[str]]:
     """Write rows as a table's cells: name, number of facts, and scores with their intervals."""
     sizes = rows.get("n", rows.get("n_facts", pd.Series("", rows.index)))
-    written = zip(names, sizes, (row for _, row in rows.iterrows()), strict=True)
+    written = zip(rows["name"], sizes, (row for _, row in rows.iterrows()), strict=True)
     return [[markup.text(name), markup.text(n), *(_score(row, score) for score in scores)] for name, n, row in written]
 
 

@@ -75,8 +75,10 @@ class RunTables:
         if "configuration" in rows:
             return rows.configuration
         told = rows["method"].map(label)
-        for name in self.filters.keys() - {"method"}:
-            told = told + f", {FILTERS[name]} " + shown_values(rows[name])
+        for name in self.filters:
+            values = shown_values(rows[name])
+            if name != "method" and len({*values} - {NONE}) > 1:  # what all rows share tells none from another
+                told += (f", {FILTERS[name]} " + values).where(values != NONE, "")
         return told
 
     def choose(self, name: str | None = None, rung: str | None = None, **kept: str) -> None:

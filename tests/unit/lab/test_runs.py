@@ -43,8 +43,9 @@ def test_another_table_has_its_own_filters_and_rungs(run):
     run.choose("baselines")
     assert run.kept == {} and run.rung == "success" and seen == ["final_summary", "baselines"]
     assert run.filters == {"method": ["emmet", "memit"], "seed": ["1", "2"]}
+    assert list(run.names) == ["EMMET, seed 1", "MEMIT, seed 2"]
     run.choose(seed="2")
-    assert list(run.names) == ["MEMIT, seed 2"]
+    assert list(run.names) == ["MEMIT"] and run.rows.seed.tolist() == [2]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,32 @@ def test_buttons_of_an_entry(shown, lab):
     assert not shown.entries.children
 
 
+def test_edits_move_earlier_and_later(shown, lab, facts):
+    press(shown, "edit")
+    shown.fields["fact"].value = facts[1]
+    press(shown, "edit")
+    words = [[b.description for b in row.children[1:]] for row in shown.entries.children]
+    assert words == [["show", "off", "remove", "later"], ["show", "off", "remove", "earlier"]]
+    shown.entries.children[0].children[-1].click()
+    lab.wait(LONG)
+    assert [entry.fact for entry in lab.entries] == [facts[1], facts[0]] == lab.bench.facts
+
+
+def test_what_is_read_shows_while_more_is_read(shown, lab):
+    """A front end sees before and after as soon as there is something, with what is being done beside it."""
+    seen = []
+    own = lab.changed
+
+    def changed():
+        own()
+        seen.append((lab.worker.doing, "After" in shown.result.value, "trust" in shown.result.value))
+
+    lab.changed = changed
+    press(shown, "edit")
+    assert ("editing", False, False) in seen and ("writing sentences", True, False) in seen
+    assert seen[-1] == ("", True, True)
+
+
 def test_one_call_opens_it(tiny, facts, full_spec, store):
     values = full_spec().model_dump(exclude_unset=True)
     del values["method"]
