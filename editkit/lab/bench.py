@@ -43,7 +43,7 @@ class Bench:
         self.lm, self.store, self.heldout = lm, store, list(heldout)
         self.facts: list[Fact] = []
         self.trust: TrustDecision | None = None  # in the last edit, once it was judged
-        self._judgeable = False  # whether what came before the last edit was looked at
+        self.judgeable = False  # whether it is not judged yet, and what came before it was looked at
         self.loaded: list[str] = []  # folders of adapters beside the weights
         self._stack: AdapterStack | None = None  # where adapters lie beside the weights
         self._session: EditSession | None = None
@@ -87,13 +87,13 @@ class Bench:
 
     def judge(self) -> None:
         """Find out how far the edit that was made last can be trusted; not known of one that others were made after."""
-        if not self._judgeable:
+        if not self.judgeable:
             return
         with self.untouched():
             monitor = self._trust()
             if len(self.facts) == 1:  # what was before it is what came
                 monitor.watch(self.lm, [])
-        self.trust, self._judgeable = monitor.judge(self.lm, self.facts[-1:], self.result.updates), False
+        self.trust, self.judgeable = monitor.judge(self.lm, self.facts[-1:], self.result.updates), False
 
     def compare(
         self, specs: Mapping[str, EditSpec], facts: Sequence[Fact], read: Callable[[], R], watch: Watch
@@ -159,7 +159,7 @@ class Bench:
             self._session.undo(len(self.facts) - kept)
         else:
             self._take_back()
-        self.facts, self.trust, self._judgeable = list(facts[:kept]), None, False
+        self.facts, self.trust, self.judgeable = list(facts[:kept]), None, False
         if not new:
             return
         self._session = self._session or self._begin(spec)
@@ -172,7 +172,7 @@ class Bench:
         except BaseException:
             self._take_back()
             raise
-        self._judgeable = True
+        self.judgeable = True
 
     def _watch(self) -> None:
         """Look at the model as it stands, before the edit that will be judged."""
@@ -189,7 +189,7 @@ class Bench:
     def _take_back(self) -> None:
         if self._session is not None:
             self._session.undo()
-        self._session, self.facts, self.trust, self._judgeable = None, [], None, False
+        self._session, self.facts, self.trust, self.judgeable = None, [], None, False
 
     def _contexts_of(self, spec: EditSpec) -> list[str]:
         """Return context prefixes as the session would sample them: from the model without edits."""

@@ -145,7 +145,7 @@ def changed(images: np.ndarray, seen: Seen, names: tuple[str, ...]) -> go.Figure
     captions = [f"{names[before]} → {names[after]}, is {names[true]}" for before, after, true in rows]
     figure = figures.gallery(images[moved.places[:GALLERY]], None, captions[:GALLERY])
     return figure.update_layout(
-        title={"text": "Held-out images whose class changed", "subtitle_text": "before → after"}
+        title={"text": "Held-out images whose class changed", "subtitle_text": "before → after, and what it is"}
     )
 
 

@@ -277,7 +277,7 @@ class Laboratory:
         for doing, part in (("writing sentences", self._write), ("asking what follows", self._ask)):
             self.worker.go_on(doing, STAYS)
             part(fact)
-        if self.bench.trust is None:
+        if self.bench.judgeable:
             self.worker.go_on("judging", STAYS)
             self.bench.judge()
 
