@@ -19,6 +19,7 @@ from editkit.models import LanguageModel, load_lm
 OFFERED = 300  # facts to pick from
 HELD_OUT = 16  # facts of the tune part, which trust is measured on
 REPLAY = {"as published": None, "none": "none", "buffer": "buffer", "hold": "hold", "history": "history"}
+SEARCHES = {"as published": "exact", "fast": "fast"}
 FORMS = {"over the weights": "raw", "adapter": "lora"}
 DECADES = 2  # that a slider of a weight reaches to both sides of its default
 
@@ -95,6 +96,7 @@ class FactRoom(Room):
             "method": w.ToggleButtons(options=[(label(name), name) for name in CHOICES]),
             "layers": w.IntRangeSlider(min=0, max=last, description="layers", **once),
             "v_num_grad_steps": w.IntSlider(min=1, max=50, description="steps", **once),
+            "target_mode": w.Dropdown(options=list(SEARCHES.items()), description="search"),
             "replay": w.Dropdown(options=list(REPLAY.items()), description="replay"),
             "edit_mode": w.ToggleButtons(options=list(FORMS.items())),
             "lora_rank": w.IntSlider(min=1, max=32, description="rank", **once),
@@ -134,7 +136,12 @@ class FactRoom(Room):
 
     def _choosing(self) -> list[w.Widget]:
         s = self.settings
-        rows = (["method"], ["layers", "v_num_grad_steps", "replay"], ["edit_mode", "lora_rank"], ["knobs"])
+        rows = (
+            ["method"],
+            ["layers", "target_mode", "v_num_grad_steps", "replay"],
+            ["edit_mode", "lora_rank"],
+            ["knobs"],
+        )
         return [w.HBox([s[name] for name in row], layout=WRAP) for row in rows]
 
     def _acting(self) -> list[w.Widget]:
@@ -185,6 +192,7 @@ class FactRoom(Room):
         except ValueError:  # told beside the button
             return
         s["method"].value, s["layers"].value = spec.method, (spec.layers[0], spec.layers[-1])
+        s["target_mode"].value = spec.target_mode
         s["v_num_grad_steps"].max = max(50, spec.v_num_grad_steps)
         s["v_num_grad_steps"].value = spec.v_num_grad_steps
         s["replay"].value, s["edit_mode"].value = lab.chosen.get("replay"), spec.edit_mode

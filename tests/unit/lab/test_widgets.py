@@ -69,6 +69,8 @@ def test_settings_reach_the_spec_and_a_weight_solves_again(shown):
     s["layers"].value, s["v_num_grad_steps"].value = (2, 3), 2
     assert shown.lab.spec().layers == [2, 3] and not shown.lab.settled
     assert "made under other settings" in shown.head.value and not shown.buttons["again"].disabled
+    s["target_mode"].value = "fast"
+    assert shown.lab.spec().target_mode == "fast"
     press(shown, "again")
     assert shown.lab.settled and shown.buttons["again"].disabled and "step 2 of 2" in shown.loss.value
 
