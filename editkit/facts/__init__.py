@@ -10,7 +10,7 @@ from editkit.facts.order import draw, draw_in_turn
 from editkit.facts.probe import KINDS, Probe
 from editkit.facts.statements import statement_probes
 from editkit.facts.worldfacts import worldfacts
-from editkit.facts.worldprobes import world_probes
+from editkit.facts.worldprobes import World, world_probes
 
 __all__ = [
     "KINDS",
@@ -69,6 +69,7 @@ def read_probes(
     *,
     path: str | os.PathLike | None = None,
     kinds: Iterable[str] = tuple(KINDS),
+    world: World | None = None,
 ) -> list[Probe]:
     """Read or make the probes of what follows from editing these facts, all of them together.
 
@@ -79,6 +80,7 @@ def read_probes(
     Args:
         source, path: where the facts were read from (:func:`read_facts`).
         kinds: of ``KINDS``; all where not given.
+        world: worldfacts' sources, where somebody holds them who asks fact after fact.
 
     Raises ``ValueError`` for an unknown source or kind, and what ``read_facts`` raises for a path.
     """
@@ -87,7 +89,7 @@ def read_probes(
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"unknown kind of probe {unknown[0]!r}; allowed are {', '.join(KINDS)}")
     probes = [probe for fact in facts for probe in statement_probes(fact)]
-    probes += world_probes(facts) if source == "worldfacts" else ()
+    probes += world_probes(facts, world) if source == "worldfacts" else ()
     probes += PROBED[source].read_case(path).probes if source in PROBED else ()
     stands = {fact.topic: fact.id for fact in facts}  # the later of two edits about one thing
     edited = set(stands.values())

@@ -41,8 +41,11 @@ PREFIX = "worldfacts:"
 Topics = tuple[tuple[str, str], ...]  # subject and relation of statements
 
 
-def world_probes(facts: Sequence[Fact]) -> list[Probe]:
+def world_probes(facts: Sequence[Fact], world: "World | None" = None) -> list[Probe]:
     """Make the probes that worldfacts' sources allow, fact by fact; facts of other sources have none.
+
+    Args:
+        world: the sources as read before; they are read where not given.
 
     Raises ``ValueError`` for a fact of an id like worldfacts' but of no relation of theirs.
     """
@@ -51,13 +54,13 @@ def world_probes(facts: Sequence[Fact]) -> list[Probe]:
         raise ValueError(f"{other[0].id} is of the relation {other[0].relation!r}, which worldfacts does not have")
     if not own:
         return []
-    world = _World()
+    world = world or World()
     makers: tuple[Callable[[Fact], Iterable[Probe]], ...] = (world.turned, world.aliases, world.hops, world.kept)
     return [probe for fact in own for make in makers for probe in make(fact)]
 
 
-class _World:
-    """What the packages say of all subjects, looked up by name."""
+class World:
+    """What the packages say of all subjects, looked up by name. Reading them takes some seconds."""
 
     def __init__(self):
         countries, cities, states = load_countries(), load_cities(), load_states()

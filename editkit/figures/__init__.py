@@ -3,6 +3,7 @@
 from editkit.figures.anatomy import anatomy_bars
 from editkit.figures.baselines import loss_curves, scores_by_batch, seconds_bars
 from editkit.figures.downstream import downstream_curves
+from editkit.figures.explorer import scores_explored
 from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
 from editkit.figures.images import (
     confusion_maps,
@@ -59,6 +60,7 @@ __all__ = [
     "save",
     "scores_by_batch",
     "scores_by_tokens",
+    "scores_explored",
     "seconds_bars",
     "sensitivity",
     "show",

@@ -230,17 +230,17 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
     lines = [textwrap.wrap(caption, CAPTION_WIDTH) for caption in captions]
     cell = (WIDTH - 2 * MARGIN) / COLUMNS  # pixels of an image with its gap: the unit of both axes
     head = (14 * max(map(len, lines)) + 10) / cell
-    tall = head + layers * IMAGE + (1 - IMAGE)
+    tall = head + layers  # of images, each with the gap below it
     total = tall * -(-len(images) // COLUMNS)
     figure = go.Figure()
     for number, (image, caption) in enumerate(zip(images, lines, strict=True)):
         left, top = number % COLUMNS, number // COLUMNS * tall + head
         colour = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
         for layer in range(layers):
-            where = cover(left, top + layer * IMAGE, IMAGE, image.shape, image.shape)
+            where = cover(left, top + layer, IMAGE, image.shape, image.shape)
             figure.add_image(z=colour, hoverinfo="skip", **where)
         if maps is not None:
-            where = cover(left, top + IMAGE, IMAGE, image.shape, maps[number].shape)
+            where = cover(left, top + 1, IMAGE, image.shape, maps[number].shape)
             where |= {"opacity": 0.55, "showscale": False, "hovertemplate": "%{z:.3g}<extra></extra>"}
             figure.add_heatmap(z=maps[number], colorscale="Inferno", **where)
         words = {"text": "<br>".join(map(as_label, caption)), "align": "left", "font_size": 11, "showarrow": False}

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
-from editkit.cache import Store
+from editkit.cache import Store, entry_key
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.result import EditResult
 from editkit.editing.spec import EditSpec
@@ -26,6 +26,7 @@ from editkit.language.texts import load_texts, other_prose
 from editkit.language.trust import TrustMonitor
 from editkit.models import LanguageModel
 
+LOOKS = 4  # pieces of text, held-out facts and earlier edits that trust goes by: half as many as a report's
 R = TypeVar("R")
 
 
@@ -41,7 +42,8 @@ class Bench:
     def __init__(self, lm: LanguageModel, *, store: Store, heldout: Sequence[Fact] = ()):
         self.lm, self.store, self.heldout = lm, store, list(heldout)
         self.facts: list[Fact] = []
-        self.trust: TrustDecision | None = None  # in the last edit, right after it was made
+        self.trust: TrustDecision | None = None  # in the last edit, once it was judged
+        self.judgeable = False  # whether it is not judged yet, and what came before it was looked at
         self.loaded: list[str] = []  # folders of adapters beside the weights
         self._stack: AdapterStack | None = None  # where adapters lie beside the weights
         self._session: EditSession | None = None
@@ -82,6 +84,16 @@ class Bench:
         except BaseException:
             self._write(spec_before, facts_before)  # solved again from the same targets, to the same bits
             raise
+
+    def judge(self) -> None:
+        """Find out how far the edit that was made last can be trusted; not known of one that others were made after."""
+        if not self.judgeable:
+            return
+        with self.untouched():
+            monitor = self._trust()
+            if len(self.facts) == 1:  # what was before it is what came
+                monitor.watch(self.lm, [])
+        self.trust, self.judgeable = monitor.judge(self.lm, self.facts[-1:], self.result.updates), False
 
     def compare(
         self, specs: Mapping[str, EditSpec], facts: Sequence[Fact], read: Callable[[], R], watch: Watch
@@ -141,28 +153,32 @@ class Bench:
     def _write(self, spec: EditSpec | None, facts: Sequence[Fact]) -> None:
         """Take back what is not wanted and edit in what is missing; on an error nothing is left in the model."""
         same = self._session is not None and spec == self.spec  # what it has factored serves again
-        kept = _common(self.facts, facts) if same else 0
+        kept = in_common(self.facts, facts) if same else 0
         new = facts[kept:]
         if same:
             self._session.undo(len(self.facts) - kept)
         else:
             self._take_back()
-        self.facts, self.trust = list(facts[:kept]), None
+        self.facts, self.trust, self.judgeable = list(facts[:kept]), None, False
         if not new:
             return
-        with self.untouched():
-            monitor = self._trust()
         self._session = self._session or self._begin(spec)
         try:
             for fact in new:
-                if fact is new[-1]:
-                    monitor.watch(self.lm, self.facts)
-                result = self._session.edit([fact])
+                if fact is new[-1] and self.facts:
+                    self._watch()
+                self._session.edit([fact])
                 self.facts.append(fact)
         except BaseException:
             self._take_back()
             raise
-        self.trust = monitor.judge(self.lm, new[-1:], result.updates)
+        self.judgeable = True
+
+    def _watch(self) -> None:
+        """Look at the model as it stands, before the edit that will be judged."""
+        with self.untouched():
+            monitor = self._trust()
+        monitor.watch(self.lm, self.facts)
 
     def _begin(self, spec: EditSpec) -> EditSession:
         how = {"texts": self._prose(spec), "contexts": self._contexts_of(spec), "store": self.store, "progress": False}
@@ -173,14 +189,16 @@ class Bench:
     def _take_back(self) -> None:
         if self._session is not None:
             self._session.undo()
-        self._session, self.facts, self.trust = None, [], None
+        self._session, self.facts, self.trust, self.judgeable = None, [], None, False
 
     def _contexts_of(self, spec: EditSpec) -> list[str]:
         """Return context prefixes as the session would sample them: from the model without edits."""
         wanted = spec.n_contexts, spec.context_length, spec.seed
         if wanted not in self._contexts:
             with self.untouched():
-                self._contexts[wanted] = sample_contexts(self.lm, *wanted)
+                key = entry_key("editkit.language.keys", self.lm, contexts=wanted)
+                found = self.store.plain("contexts", key, lambda: sample_contexts(self.lm, *wanted))
+            self._contexts[wanted] = found
         return self._contexts[wanted]
 
     def _prose(self, spec: EditSpec) -> list[str]:
@@ -193,7 +211,7 @@ class Bench:
     def _trust(self) -> TrustMonitor:
         """Return what judges edits; made on the model without them."""
         if self._monitor is None:
-            spec = TrustSpec()
+            spec = TrustSpec(trust_heldout_samples=LOOKS)
             enough = spec.trust_heldout_samples * PROBE_TOKENS
             prose = other_prose(self._texts, lm=self.lm, n_tokens=enough, store=self.store)
             self._monitor = TrustMonitor(self.lm, prose, self.heldout, spec)
@@ -205,6 +223,6 @@ class Bench:
         self._texts, self._monitor = [], None
 
 
-def _common(a: Sequence[Fact], b: Sequence[Fact]) -> int:
-    """Count the facts that two sequences begin with in common."""
+def in_common(a: Sequence[object], b: Sequence[object]) -> int:
+    """Count what two sequences begin with in common."""
     return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -10,10 +9,11 @@ from editkit.cache import Store
 from editkit.editing.result import EditResult
 from editkit.editing.spec import EditSpec
 from editkit.facts import Fact, Probe, read_probes
+from editkit.facts.worldprobes import PREFIX, World
 from editkit.lab.bench import Bench
 from editkit.lab.form import Form
 from editkit.lab.program import program
-from editkit.lab.reading import Look, Reading, hold, look, read
+from editkit.lab.reading import Look, Reading, ask, hold, look, read, write
 from editkit.lab.work import Worker, sentence
 from editkit.language.probes import known_probes
 from editkit.methods import METHODS, TargetMethodName
@@ -21,6 +21,7 @@ from editkit.models import LanguageModel
 
 CHOICES = get_args(TargetMethodName)  # methods with a v*, whose search can be watched
 FIRST = "alphaedit"
+STAYS = "the edits stay, the rest was not read"
 NOTHING = Look([], [], None, None)
 
 
@@ -45,7 +46,8 @@ class Laboratory:
     """A model, a form, a choice of method, and a list of edits.
 
     Whatever takes time is done in a thread of its own; :attr:`changed` is called when something has changed, and
-    :meth:`wait` waits. A task that fails or is stopped leaves model and list as they were.
+    :meth:`wait` waits. A task that fails or is stopped leaves model and list as they were. An edit that is in stays:
+    only what is still to be read of it is left out then.
 
     Args:
         lm: the model; its weights change with the edits.
@@ -76,7 +78,10 @@ class Laboratory:
         self.worker = Worker(lambda: self.changed())
         self._hyperparameters = {**(hyperparameters or {}), "targets_from": "base"}
         self._made: EditSpec | None = None  # what was chosen for the edits in the model
-        self._before: dict[Fact, tuple[Reading, list[Probe]]] = {}
+        self._before: dict[Fact, Reading] = {}  # with the model as it came
+        self._after: dict[Fact, Reading] = {}  # what was last written: much of it is written again
+        self._probes: dict[Fact, list[Probe]] = {}  # that the model as it came answers
+        self._world: World | None = None
 
     def spec(self, method: str | None = None) -> EditSpec:
         """Return the spec as chosen, or that of another method. Raises ``ValueError`` for choices that do not fit."""
@@ -172,7 +177,7 @@ class Laboratory:
         def task() -> None:
             self.bench.close()
             self.entries, self.seen, self.compared = [], None, {}
-            self._before.clear()
+            self._forget()
 
         self.worker.start("going back to the base", task)
 
@@ -188,8 +193,11 @@ class Laboratory:
         specs = {method: self.spec(method) for method in methods}
 
         def task() -> None:
-            _, probes = self._untouched(fact)
-            after = partial(read, self.lm, fact, probes)
+            before = self._written_before(fact)
+
+            def after() -> Reading:
+                return write(self.lm, fact, read(self.lm, fact), before)
+
             self.compared = self.bench.compare(specs, facts, after, self.worker.watch)
 
         self.worker.start("comparing", task)
@@ -208,7 +216,7 @@ class Laboratory:
         def task() -> None:
             self.bench.load(Path(directory).expanduser())
             self.chosen["edit_mode"] = "lora"
-            self._before.clear()
+            self._forget()
 
         self.worker.start("loading", task)
 
@@ -258,18 +266,48 @@ class Laboratory:
         self.worker.start(doing, task)
 
     def _read(self, fact: Fact | None) -> None:
+        """Read a fact before and after: what one pass tells, and then, as long as nobody stops it, the rest."""
         if fact is None:
             self.seen = None
             return
-        before, probes = self._untouched(fact)
-        self.seen = Seen(fact, before, read(self.lm, fact, probes))
-
-    def _untouched(self, fact: Fact) -> tuple[Reading, list[Probe]]:
-        """Read a fact with the model as it came, once, and find the probes that it answers."""
         if fact not in self._before:
             with self.bench.untouched():
-                probes = read_probes("worldfacts", [fact])  # of other facts those that their own text makes
+                self._before[fact] = read(self.lm, fact)
+        self.seen = Seen(fact, self._before[fact], read(self.lm, fact))
+        for doing, part in (("writing sentences", self._write), ("asking what follows", self._ask)):
+            self.worker.go_on(doing, STAYS)
+            part(fact)
+        if self.bench.judgeable:
+            self.worker.go_on("judging", STAYS)
+            self.bench.judge()
+
+    def _write(self, fact: Fact) -> None:
+        before = self._written_before(fact)
+        self._after[fact] = write(self.lm, fact, self.seen.after, self._after.get(fact, before))
+        self.seen = Seen(fact, before, self._after[fact])
+
+    def _written_before(self, fact: Fact) -> Reading:
+        """Return the sentences of the model as it came, written once."""
+        before = self._before.get(fact)
+        if before is None or not before.written:
+            with self.bench.untouched():
+                before = self._before[fact] = write(self.lm, fact, before or read(self.lm, fact))
+        return before
+
+    def _ask(self, fact: Fact) -> None:
+        """Ask what follows from the fact, as far as the model as it came answers it."""
+        if fact not in self._probes:
+            if self._world is None and fact.id.startswith(PREFIX):
+                self._world = World()
+            probes = read_probes("worldfacts", [fact], world=self._world)  # of others those that their own text makes
+            with self.bench.untouched():
                 known = known_probes(self.lm, probes, store=self.bench.store)
-                probes = [probe for probe, counts in zip(probes, known, strict=True) if counts]
-                self._before[fact] = read(self.lm, fact, probes), probes
-        return self._before[fact]
+                self._probes[fact] = [probe for probe, counts in zip(probes, known, strict=True) if counts]
+                self._before[fact] = ask(self.lm, self._before[fact], self._probes[fact])
+        self.seen = Seen(fact, self._before[fact], ask(self.lm, self.seen.after, self._probes[fact]))
+
+    def _forget(self) -> None:
+        """Drop what was read of the model as it came, which is another one now."""
+        self._before.clear()
+        self._after.clear()
+        self._probes.clear()

@@ -59,13 +59,26 @@ def before_after(fact: Fact, before: Reading, after: Reading) -> str:
         f"</div></div>"
         for title, reading in (("Before", before), ("After", after))
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:2em">{columns}</div>{ripples(before, after)}'
+    return (
+        f'<div style="display:flex;flex-wrap:wrap;gap:2em">{columns}</div>{kept(before, after)}{ripples(before, after)}'
+    )
+
+
+def kept(before: Reading, after: Reading) -> str:
+    """Count the neighbours that were right before and are right still, and name those that broke."""
+    old, new = (reading.prompts[reading.prompts.kind == "neighbourhood"] for reading in (before, after))
+    right = new[old.success]
+    if right.empty:
+        return ""
+    broken = ", ".join(map(text, right.prompt[~right.success]))
+    told = f"neighbours: {int(right.success.sum())} of {len(right)} that were right are right still"
+    return f"<div>{told}{f'; {_mark(False)} {broken}' if broken else ''}</div>"
 
 
 def ripples(before: Reading, after: Reading) -> str:
     """List a fact's prompts and probes: what the model prefers, and what it says, before and after."""
     rows = [
-        [LABELS[old.kind], text(old.prompt), _verdict(old), text(old.text), _verdict(new), text(new.text)]
+        [LABELS[old.kind], text(old.prompt), _verdict(old), text(old.text or ""), _verdict(new), text(new.text or "")]
         for old, new in zip(before.prompts.itertuples(), after.prompts.itertuples(), strict=True)
     ]
     heads = ["", "prompt", "before", "", "after", ""]

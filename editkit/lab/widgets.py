@@ -1,9 +1,7 @@
 """The laboratory in JupyterLab: widgets over :class:`editkit.lab.laboratory.Laboratory`, and nothing else."""
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as w
@@ -11,17 +9,19 @@ import ipywidgets as w
 from editkit.cache import Store
 from editkit.facts import Fact, part_of, read_facts
 from editkit.lab import markup
+from editkit.lab.image_widgets import ImageRoom
+from editkit.lab.images import Images
 from editkit.lab.laboratory import CHOICES, Laboratory
+from editkit.lab.room import WIDE, WRAP, Room
 from editkit.methods import COMPARED, METHODS, label
 from editkit.models import LanguageModel, load_lm
 
 OFFERED = 300  # facts to pick from
 HELD_OUT = 16  # facts of the tune part, which trust is measured on
 REPLAY = {"as published": None, "none": "none", "buffer": "buffer", "hold": "hold", "history": "history"}
+SEARCHES = {"as published": "exact", "fast": "fast"}
 FORMS = {"over the weights": "raw", "adapter": "lora"}
 DECADES = 2  # that a slider of a weight reaches to both sides of its default
-WIDE = w.Layout(width="98%")
-WRAP = w.Layout(flex_flow="row wrap", align_items="center")
 
 
 def playground(
@@ -30,34 +30,46 @@ def playground(
     facts: Sequence[Fact] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     store: Store | None = None,
+    images: Images | None = None,
 ) -> "Playground":
-    """Open the laboratory on a model: edit facts by hand, see what that does, take it back.
+    """Open the laboratory: edit facts into a model, and repairs into a classifier, see what that does, take it back.
 
     Args:
         model: a model, whose weights the edits change, or what :func:`editkit.load_lm` takes.
         facts: to pick from; some of worldfacts where not given.
         hyperparameters: fields of :class:`editkit.EditSpec`, over the model's defaults.
         store: where targets and second moments are cached.
+        images: the classifier and its images, for the second tab; of digits where not given.
     """
     lm = load_lm(model) if isinstance(model, str) else model
     world = read_facts("worldfacts", seed=1, part="all")
     heldout = [fact for fact in world if part_of(fact) == "tune"][:HELD_OUT]
     facts = [fact for fact in world if part_of(fact) == "test"][:OFFERED] if facts is None else facts
-    return Playground(Laboratory(lm, facts=facts, hyperparameters=hyperparameters, store=store, heldout=heldout))
+    lab = Laboratory(lm, facts=facts, hyperparameters=hyperparameters, store=store, heldout=heldout)
+    return Playground(FactRoom(lab), ImageRoom(images or Images()))
 
 
-class Playground(w.VBox):
-    """The laboratory's widgets; :attr:`lab` is what they show."""
+class Playground(w.Tab):
+    """The laboratory's rooms, a tab each; :attr:`lab` is what the first one shows."""
+
+    def __init__(self, facts: "FactRoom", images: ImageRoom):
+        super().__init__([facts, images], titles=("Facts", "Images"))
+        self.facts, self.images, self.lab = facts, images, facts.lab
+
+
+class FactRoom(Room):
+    """Edits of facts by hand; :attr:`lab` is what the widgets show."""
 
     def __init__(self, lab: Laboratory):
-        self.lab, self._quiet_here = lab, threading.local()
+        super().__init__()
+        self.lab = lab
         self.head, self.tokens, self.says, self.reasons = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.loss, self.notice, self.result, self.comparison = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.loss, self.result, self.comparison = w.HTML(), w.HTML(), w.HTML()
         self.entries, self.python = w.VBox(), w.Textarea(layout=w.Layout(width="98%", height="14em"))
         self.fields = self._fields()
         self.settings = self._settings()
         self.buttons = self._buttons()
-        super().__init__([*self._asking(), *self._choosing(), *self._acting(), *self._showing()])
+        self.children = [*self._asking(), *self._choosing(), *self._acting(), *self._showing()]
         lab.changed = self._changed
         if lab.facts:
             lab.pick(lab.facts[0])
@@ -84,6 +96,7 @@ class Playground(w.VBox):
             "method": w.ToggleButtons(options=[(label(name), name) for name in CHOICES]),
             "layers": w.IntRangeSlider(min=0, max=last, description="layers", **once),
             "v_num_grad_steps": w.IntSlider(min=1, max=50, description="steps", **once),
+            "target_mode": w.Dropdown(options=list(SEARCHES.items()), description="search"),
             "replay": w.Dropdown(options=list(REPLAY.items()), description="replay"),
             "edit_mode": w.ToggleButtons(options=list(FORMS.items())),
             "lora_rank": w.IntSlider(min=1, max=32, description="rank", **once),
@@ -110,10 +123,7 @@ class Playground(w.VBox):
             "save": ("Save adapter", lambda: lab.save(self.folder.value)),
             "load": ("Load adapter", lambda: lab.load(self.folder.value)),
         }
-        buttons = {}
-        for name, (words, act) in acts.items():
-            buttons[name] = w.Button(description=words)
-            buttons[name].on_click(lambda button, act=act: self._act(act))
+        buttons = {name: self._button(words, act) for name, (words, act) in acts.items()}
         self.compared = w.SelectMultiple(options=[(label(n), n) for n in CHOICES], value=COMPARED, rows=4)
         self.folder = w.Text(value="adapters/mine", description="folder")
         return buttons
@@ -126,7 +136,12 @@ class Playground(w.VBox):
 
     def _choosing(self) -> list[w.Widget]:
         s = self.settings
-        rows = (["method"], ["layers", "v_num_grad_steps", "replay"], ["edit_mode", "lora_rank"], ["knobs"])
+        rows = (
+            ["method"],
+            ["layers", "target_mode", "v_num_grad_steps", "replay"],
+            ["edit_mode", "lora_rank"],
+            ["knobs"],
+        )
         return [w.HBox([s[name] for name in row], layout=WRAP) for row in rows]
 
     def _acting(self) -> list[w.Widget]:
@@ -143,31 +158,13 @@ class Playground(w.VBox):
             tabs.set_title(place, title)
         return [tabs]
 
-    @contextmanager
-    def _quiet(self):
-        """Set widgets without taking that for what somebody chose, who may do so meanwhile in another thread."""
-        self._quiet_here.on = True
-        try:
-            yield
-        finally:
-            self._quiet_here.on = False
-
-    def _guarded(self, act: Callable[[Any], None]) -> Callable[[Any], None]:
-        return lambda change: None if getattr(self._quiet_here, "on", False) else self._act(lambda: act(change))
-
-    def _act(self, act: Callable[[], None]) -> None:
-        """Do what somebody asked for, and tell in place why not where it cannot be done."""
-        try:
-            act()
-        except (ValueError, RuntimeError) as problem:
-            self.notice.value = markup.notice([], str(problem))
-
     def _changed(self) -> None:
         """Show the laboratory as it is; while it works only how far it is."""
         worker, b = self.lab.worker, self.buttons
         self.loss.value = markup.losses(worker.steps)
         b["stop"].disabled = not worker.busy
         if worker.busy:
+            self._show_seen()
             self.reasons.value = markup.notice([f"{worker.doing} …"])
             for name in b.keys() - {"stop"}:
                 b[name].disabled = True
@@ -195,6 +192,7 @@ class Playground(w.VBox):
         except ValueError:  # told beside the button
             return
         s["method"].value, s["layers"].value = spec.method, (spec.layers[0], spec.layers[-1])
+        s["target_mode"].value = spec.target_mode
         s["v_num_grad_steps"].max = max(50, spec.v_num_grad_steps)
         s["v_num_grad_steps"].value = spec.v_num_grad_steps
         s["replay"].value, s["edit_mode"].value = lab.chosen.get("replay"), spec.edit_mode
@@ -232,9 +230,13 @@ class Playground(w.VBox):
         b["base"].disabled = not (lab.entries or lab.bench.loaded)
         b["save"].disabled, b["load"].disabled = not n, bool(n)
         self.entries.children = [self._entry(place) for place in range(len(lab.entries))]
-        self.result.value = markup.before_after(*lab.seen) + markup.trust(lab.bench.trust) if lab.seen else ""
+        self._show_seen()
         self.comparison.value = markup.comparison(lab.compared)
         self.python.value = lab.as_python()
+
+    def _show_seen(self) -> None:
+        lab = self.lab
+        self.result.value = markup.before_after(*lab.seen) + markup.trust(lab.bench.trust) if lab.seen else ""
 
     def _entry(self, place: int) -> w.Widget:
         lab, entry = self.lab, self.lab.entries[place]
@@ -246,7 +248,6 @@ class Playground(w.VBox):
             "remove": lambda: lab.remove(place),
         }
         acts |= {"earlier": lambda: lab.move(place, place - 1)} if place else {}
-        buttons = [w.Button(description=words, layout=w.Layout(width="auto")) for words in acts]
-        for button, act in zip(buttons, acts.values(), strict=True):
-            button.on_click(lambda _, act=act: self._act(act))
+        acts |= {"later": lambda: lab.move(place, place + 1)} if place + 1 < len(lab.entries) else {}
+        buttons = [self._button(words, act) for words, act in acts.items()]
         return w.HBox([w.HTML(markup.text(said)), *buttons], layout=WRAP)

@@ -25,11 +25,13 @@ class Worker:
         self.changed = changed
         self.doing = ""  # what is being done, in words; empty where nothing is
         self.steps: list[Step] = []  # of the search that is under way, or was last
+        self.kept = ""  # what a stop leaves, in words
         self.error = ""  # why the last task failed, in a sentence
         self.notes: list[str] = []  # how long it took, and what it warned of
         self.lock = threading.Lock()  # held by whoever uses the model
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._begun = 0.0  # when what is being done began
 
     @property
     def busy(self) -> bool:
@@ -40,15 +42,22 @@ class Worker:
         if self.busy:
             raise RuntimeError(f"{self.doing} first")
         self.doing, self.steps, self.error, self.notes = doing, [], "", []
+        self.kept = "the weights are as they were"
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(task,), name=f"editkit: {doing}", daemon=True)
         self._thread.start()
 
     def watch(self, step: Step) -> None:
         """Take note of a step; raises :class:`Stopped` where that was asked for."""
-        if self._stop.is_set():
-            raise Stopped
+        self._check()
         self.steps.append(step)
+        self.changed()
+
+    def go_on(self, doing: str, kept: str) -> None:
+        """Begin another part of the task, with what a stop leaves from here on; raises :class:`Stopped` as above."""
+        self._check()
+        self._note_time()
+        self.doing, self.kept = doing, kept
         self.changed()
 
     def stop(self) -> None:
@@ -62,21 +71,30 @@ class Worker:
             if self._thread.is_alive():
                 raise TimeoutError(f"{self.doing} takes longer than {timeout:g} s")
 
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _note_time(self) -> None:
+        self.notes.append(f"{self.doing} took {time.perf_counter() - self._begun:.1f} s")
+        self._begun = time.perf_counter()
+
     def _run(self, task: Callable[[], None]) -> None:
         told: list[warnings.WarningMessage] = []
-        begun = time.perf_counter()
+        self._begun = time.perf_counter()
         try:
             self.changed()
             with self.lock, warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 task()
         except Stopped:
-            self.notes.append("stopped: the weights are as they were")
+            self.notes.append(f"stopped: {self.kept}")
         except Exception as problem:  # of any kind: it is told in place, and the model is as it was
             self.error = sentence(problem)
         finally:
             user = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
-            self.notes += [f"{self.doing} took {time.perf_counter() - begun:.1f} s", *dict.fromkeys(user)][: 1 + NOTES]
+            self._note_time()
+            self.notes += list(dict.fromkeys(user))[:NOTES]
             self.doing = ""
             self.changed()
 

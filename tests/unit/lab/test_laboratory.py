@@ -7,6 +7,7 @@ import torch
 
 import editkit as ek
 from editkit import EditSession
+from editkit.lab import laboratory
 
 LONG = 120  # seconds that no task on a tiny model takes
 
@@ -76,6 +77,43 @@ def test_stop_between_steps_leaves_the_weights_bit_for_bit(lab, facts):
     lab.edit()
     done(lab)
     assert len(lab.entries) == 2 and bits(lab.lm) != held
+
+
+def test_an_edit_is_shown_before_all_is_read_and_stays_when_that_is_stopped(lab):
+    shown = []
+
+    def changed():
+        if lab.worker.doing == "writing sentences":
+            shown.append(lab.seen)
+            lab.stop()
+
+    lab.changed = changed
+    lab.edit()
+    held = bits(done(lab).lm)
+    assert [entry.fact for entry in lab.entries] == [lab.form.fact()] == lab.bench.facts
+    assert "stopped: the edits stay, the rest was not read" in lab.worker.notes
+    assert shown[0].after.says and shown[0].after.text == "" and lab.bench.trust is None
+    lab.changed = lambda: None
+    lab.show(0)
+    assert done(lab).seen.after.says == shown[0].after.says and lab.seen.after.written and lab.bench.trust
+    assert bits(lab.lm) == held
+
+
+def test_the_model_as_it_came_is_read_once_a_fact(lab, facts, monkeypatch):
+    lab.edit()
+    before = done(lab).seen.before
+    lab.undo()
+    untouched = bits(done(lab).lm)
+    monkeypatch.setattr(laboratory, "known_probes", lambda *_, **__: pytest.fail("asked again"))
+    real = laboratory.write
+
+    def written(lm, *rest):
+        assert bits(lm) != untouched, "written again"
+        return real(lm, *rest)
+
+    monkeypatch.setattr(laboratory, "write", written)
+    lab.edit()
+    assert done(lab).seen.before is before
 
 
 def test_a_failing_write_leaves_the_weights_bit_for_bit(lab, facts, monkeypatch):

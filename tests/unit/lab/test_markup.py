@@ -24,7 +24,7 @@ def reading(word):
         }
     )
     probes = pd.DataFrame({"kind": ["two_hop"], "prompt": [f"q {word}"], "accuracy": [pd.NA]})
-    return Reading([(word, 0.75), (" a", 0.25)], prompts, probes)
+    return Reading([(word, 0.75), (" a", 0.25)], prompts, probes=probes)
 
 
 def soup(text):
@@ -71,6 +71,18 @@ def test_before_and_after_stand_side_by_side_with_every_prompt():
     assert [row[0] for row in rows] == ["prompt", "paraphrase", "neighbour", "two hops"]
     assert rows[0][2:] == ["prefers ✔ says ✔", "t old", "prefers ✔ says ✔", "t new"]
     assert rows[1][4] == "prefers ✘ says ✘" and rows[3][2:] == ["–", "–"]
+
+
+def test_neighbours_are_counted_and_those_that_broke_are_named():
+    def moment(*success):
+        prompts = pd.DataFrame({"kind": ["rewrite"] + ["neighbourhood"] * 3, "prompt": ["p", "a", "<b>", "c"]})
+        return Reading([], prompts.assign(success=[True, *success]))
+
+    told = soup(markup.kept(moment(True, True, False), moment(True, False, True))).get_text()
+    assert told == "neighbours: 1 of 2 that were right are right still; ✘ <b>"
+    told = soup(markup.kept(moment(True, True, False), moment(True, True, False))).get_text()
+    assert told == "neighbours: 2 of 2 that were right are right still"
+    assert markup.kept(moment(False, False, False), moment(True, True, True)) == ""
 
 
 def test_trust_names_the_worst_part_first():

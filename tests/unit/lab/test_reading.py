@@ -5,8 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from editkit.facts.statements import statement_probes
+from editkit.lab import reading
 from editkit.lab.form import Form
-from editkit.lab.reading import hold, look, next_tokens, read
+from editkit.lab.reading import WORDS, ask, hold, look, next_tokens, read, sentences, write
+from editkit.language.generation import generate
+from editkit.language.metrics import evaluate
 
 
 @torch.no_grad()
@@ -39,13 +43,17 @@ def test_a_look_follows_the_typing(tiny, facts):
     assert look(lm, form).new_tokens == len(lm.tokenizer(" France")["input_ids"])
 
 
-def test_a_reading_has_every_prompt_and_rung(tiny, facts):
+def test_a_reading_has_every_prompt_and_what_one_pass_tells(tiny, facts):
     lm, fact = tiny(), facts[0]
-    reading = read(lm, fact)
-    assert reading.probes is None and reading.says == next_tokens(lm, fact.text)
-    assert list(reading.prompts.prompt) == [fact.text, *fact.paraphrases, *fact.neighbours]
-    assert {"success", "accuracy", "magnitude", "said", "text"} <= {*reading.prompts}
-    assert reading.text == reading.prompts.text[0]
+    first = read(lm, fact)
+    assert first.probes is None and first.says == next_tokens(lm, fact.text)
+    assert list(first.prompts.prompt) == [fact.text, *fact.paraphrases, *fact.neighbours]
+    assert {"success", "accuracy", "magnitude"} <= {*first.prompts}
+    assert first.text == "" and first.prompts.said.isna().all()
+    whole = write(lm, fact, first)
+    wanted = evaluate(lm, [fact], rungs=["said"], max_new_tokens=WORDS)
+    assert list(whole.prompts.text) == list(wanted.text) and list(whole.prompts.said) == list(wanted.said)
+    assert whole.text == wanted.text[0]
     assert hold(lm, facts) == [probabilities_hold(lm, fact) for fact in facts]
 
 
@@ -57,3 +65,29 @@ def probabilities_hold(lm, fact):
             return False
         text += lm.tokenizer.decode([token])
     return True
+
+
+def test_sentences_that_stay_are_not_written_again(tiny, facts, monkeypatch):
+    """Whatever the other moment was, the sentences are those that are written from nothing."""
+    before, after, asked = tiny(), tiny(), [fact.text for fact in facts]
+    after.weight(3).add_(0.4 * after.weight(3).roll(1, 0))
+    old, wanted = (generate(lm, asked, WORDS, stop="sentence") for lm in (before, after))
+    stays = [a.ids == b.ids for a, b in zip(old, wanted, strict=True)]
+    assert any(stays) and not all(stays), "the change is meant to turn some sentences"
+    written = []
+
+    def watched(lm, some, *rest, **how):
+        written.extend(some)
+        return generate(lm, some, *rest, **how)
+
+    monkeypatch.setattr(reading, "generate", watched)
+    assert sentences(after, asked, old) == wanted
+    assert written == [prompt for prompt, stay in zip(asked, stays, strict=True) if not stay]
+    assert sentences(after, asked) == wanted
+
+
+def test_probes_are_asked_where_there_are_some(tiny, facts):
+    lm, probes = tiny(), statement_probes(facts[0])
+    asked = ask(lm, read(lm, facts[0]), probes)
+    assert list(asked.probes.prompt) == [probe.prompt for probe in probes] and asked.probes.accuracy.notna().all()
+    assert ask(lm, asked, []).probes is None

@@ -4,13 +4,13 @@ import ipywidgets
 import pytest
 from bs4 import BeautifulSoup
 
-from editkit.lab.widgets import Playground, playground
+from editkit.lab.widgets import FactRoom, playground
 from tests.unit.lab.test_laboratory import LONG, bits
 
 
 @pytest.fixture
 def shown(lab):
-    return Playground(lab)
+    return FactRoom(lab)
 
 
 def press(shown, name):
@@ -69,6 +69,8 @@ def test_settings_reach_the_spec_and_a_weight_solves_again(shown):
     s["layers"].value, s["v_num_grad_steps"].value = (2, 3), 2
     assert shown.lab.spec().layers == [2, 3] and not shown.lab.settled
     assert "made under other settings" in shown.head.value and not shown.buttons["again"].disabled
+    s["target_mode"].value = "fast"
+    assert shown.lab.spec().target_mode == "fast"
     press(shown, "again")
     assert shown.lab.settled and shown.buttons["again"].disabled and "step 2 of 2" in shown.loss.value
 
@@ -107,9 +109,36 @@ def test_buttons_of_an_entry(shown, lab):
     assert not shown.entries.children
 
 
+def test_edits_move_earlier_and_later(shown, lab, facts):
+    press(shown, "edit")
+    shown.fields["fact"].value = facts[1]
+    press(shown, "edit")
+    words = [[b.description for b in row.children[1:]] for row in shown.entries.children]
+    assert words == [["show", "off", "remove", "later"], ["show", "off", "remove", "earlier"]]
+    shown.entries.children[0].children[-1].click()
+    lab.wait(LONG)
+    assert [entry.fact for entry in lab.entries] == [facts[1], facts[0]] == lab.bench.facts
+
+
+def test_what_is_read_shows_while_more_is_read(shown, lab):
+    """A front end sees before and after as soon as there is something, with what is being done beside it."""
+    seen = []
+    own = lab.changed
+
+    def changed():
+        own()
+        seen.append((lab.worker.doing, "After" in shown.result.value, "trust" in shown.result.value))
+
+    lab.changed = changed
+    press(shown, "edit")
+    assert ("editing", False, False) in seen and ("writing sentences", True, False) in seen
+    assert seen[-1] == ("", True, True)
+
+
 def test_one_call_opens_it(tiny, facts, full_spec, store):
     values = full_spec().model_dump(exclude_unset=True)
     del values["method"]
     opened = playground(tiny(), facts=facts, hyperparameters=values, store=store)
     assert isinstance(opened, ipywidgets.Widget) and opened.lab.form.fact() == facts[0]
-    assert opened.lab.bench.heldout
+    assert opened.lab.bench.heldout and opened.facts.lab is opened.lab
+    assert opened.titles == ("Facts", "Images") and opened.images.lab.prepared is None

@@ -50,6 +50,26 @@ def test_one_at_a_time_and_stopped_between_steps():
     assert re.fullmatch(r"again took 0\.\d s", worker.notes[0])
 
 
+def test_a_task_goes_on_part_by_part_and_says_what_a_stop_leaves():
+    here, go, worker = threading.Event(), threading.Event(), Worker(lambda: None)
+
+    def task():
+        worker.go_on("second", "the first part stays")
+        here.set()
+        go.wait(10)
+        worker.go_on("third", "two parts stay")
+
+    worker.start("first", task)
+    here.wait(10)
+    assert worker.doing == "second"
+    worker.stop()
+    go.set()
+    worker.wait(10)
+    first, told, second = worker.notes
+    assert told == "stopped: the first part stays" and not worker.error
+    assert first.startswith("first took") and second.startswith("second took")
+
+
 def test_whatever_fails_is_told_in_a_sentence():
     worker = Worker(lambda: None)
 

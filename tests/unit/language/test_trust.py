@@ -222,6 +222,7 @@ def test_readings_are_those_of_the_model(tiny, facts, watched_facts, full_spec):
     worse = monitor.judge(lm, facts[:1], updates := [update_of(0.1)])
     assert worse.parts["text"] < 0.5 and worse.parts["text"] < worse.parts["text_total"] < 1
     lm.weight(1).copy_(weight)
+    assert monitor._read(lm).text is monitor._base.text, "the untouched model is not read again"
     same = monitor.judge(lm, facts[:1], updates)
     assert same.parts["text"] == pytest.approx(1.0, abs=1e-4) and same.parts["retention_total"] >= 0
 
