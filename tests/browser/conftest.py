@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from editkit.figures import find_browser
 
-LONG = 30_000  # milliseconds that nothing in a page takes
+LONG = 60_000  # milliseconds that nothing in a page takes
 OWN = ("data:", "blob:")  # addresses of what a page brings along
 expect.set_options(timeout=LONG)
 
