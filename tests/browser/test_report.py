@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from playwright.sync_api import expect
 
 from editkit.report import Report, build_report
-from tests.unit.report.test_run import code, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -70,6 +70,10 @@ Markdown("**17 of 18** edits hold, the front says.")
 """
 
 
+def code(source: str, *tags: str):
+    return new_code_cell(source.strip(), metadata={"tags": list(tags)})
+
+
 @pytest.fixture(scope="module")
 def report(chromium_path, tmp_path_factory) -> Report:
     """A chapter with every kind of content, and the one real chapter that measures nothing."""
@@ -84,7 +88,9 @@ def report(chromium_path, tmp_path_factory) -> Report:
         code(CHIPS, "hide-input"),
         code(FRONT, "front", "hide-input"),
     ]
-    write(root / "notebooks", "00_everything", new_markdown_cell(TEXT), *cells)
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    chapter = new_notebook(cells=[new_markdown_cell(TEXT), *cells], metadata=about)
+    nbformat.write(chapter, root / "notebooks" / "00_everything.ipynb")
     (root / "params" / "small.yaml").write_text("report_title: A small report\n")
     built = build_report(root / "params" / "small.yaml", root / "report", notebooks=root / "notebooks")
     assert built.ok, [chapter.failure for chapter in built.chapters]
