@@ -13,8 +13,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from editkit import cli
 from editkit.figures import find_browser
 from editkit.report import build_report, html, pdf
-from editkit.report.execute import Chapter, Failure
 from editkit.report import run as report_run
+from editkit.report.execute import Chapter, Failure
 from editkit.studies import places
 
 BROWSER = find_browser()
