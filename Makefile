@@ -11,7 +11,7 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 	--no-emit-index-url --no-header --system-certs --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report showcase example test lab bench params lock clean
+.PHONY: help setup report showcase example test coverage lab docs bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in 
 
 lab: $(STAMP) ## Open JupyterLab on the laboratory, notebooks/07_playground.ipynb
 	$(PY) -m jupyterlab --notebook-dir notebooks --LabApp.default_url=/lab/tree/07_playground.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: $(STAMP) ## Write the API reference from the docstrings into build/docs/
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && echo build/docs/index.html
 
 bench: $(STAMP) ## Measure speed against the published algorithms (a quarter of an hour)
 	$(PY) -m benchmarks --json benchmarks/results.json

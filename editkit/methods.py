@@ -218,6 +218,7 @@ METHODS: dict[str, Method] = {
         renewed=_betaedit_renewed,
     ),
 }
+"""Every closed-form method by its name."""
 MethodName = Literal[*METHODS]
 # Those of which earlier edits can be remembered in every way.
 SequenceMethodName = Literal[
