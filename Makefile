@@ -30,9 +30,12 @@ example: $(STAMP) ## Run params/example on all cores and renew the tables of rep
 	@$(PY) -m editkit report params/example.yaml --only 01_baselines --out reports/example_run
 	@cd reports/example_run/results && cp ladder.csv rank_changes.csv probe_scores.csv evaluation_scores.* ../../example/results
 
-test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in two halves at once
+test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
 	$(PY) -m tests
+
+coverage: $(STAMP) ## Measure which branches of editkit the tests without real models take (build/coverage/)
+	$(PY) -m pytest tests/unit --cov=editkit --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 lab: $(STAMP) ## Open JupyterLab on the laboratory, notebooks/07_playground.ipynb
 	$(PY) -m jupyterlab --notebook-dir notebooks --LabApp.default_url=/lab/tree/07_playground.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

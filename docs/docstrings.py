@@ -16,6 +16,9 @@ class Docstrings(Extension):
         if obj.docstring:
             obj.docstring.value = EXAMPLE.sub(fenced, ROLE.sub(linked, obj.docstring.value))
 
+    def on_package(self, *, pkg: Object, **_: Any) -> None:
+        self.on_object(obj=pkg)  # which is told of everything below it alone
+
 
 def linked(role: re.Match) -> str:
     """Link what is named with its whole path; a name alone stays code."""

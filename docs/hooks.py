@@ -27,7 +27,8 @@ def rooms() -> dict[str, str]:
 def public() -> list[str]:
     """Where each name lies that ``import editkit`` brings."""
     imports = [node for node in read(PACKAGE / "__init__.py").body if isinstance(node, ast.ImportFrom)]
-    return sorted(f"{node.module}.{alias.name}" for node in imports for alias in node.names)
+    found = [f"{node.module}.{alias.name}" for node in imports for alias in node.names]
+    return sorted(found, key=lambda name: name.rpartition(".")[2].lower())
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
