@@ -44,3 +44,18 @@ def test_the_pages_load_nothing_and_hold_no_markup_that_was_not_read(site):
         assert not re.search(r":(func|class|meth|mod):", text), path.name
     equation = (site / "equation.html").read_text(encoding="utf-8")
     assert equation.count("<math") > 20 and "$" not in BeautifulSoup(equation, "html.parser").article.get_text()
+
+
+def test_what_contributing_names_is_there():
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:benchmarks|editkit|params|tests)/[\w./*-]*)`", told))
+    assert len(paths) > 50 and not [path for path in paths if not list(ROOT.glob(path))]
+    names = re.findall(r"`(\w+)` (?:in|of) `([\w/]+\.py)`", told)
+    assert len(names) > 5
+    assert not [
+        (name, path) for name, path in names if not re.search(rf"^\s*(def |class )?{name}\b", read(path), re.MULTILINE)
+    ]
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
