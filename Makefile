@@ -56,7 +56,7 @@ lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
 	$(COMPILE) requirements/quantized.in --no-deps --output-file requirements/quantized.txt
 
 clean: ## Remove .venv and build leftovers; reports/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Beside the environment: whatever imports transformers would load these libraries, which takes seconds.

@@ -75,7 +75,7 @@ def add_options(
         if name in skip:
             continue
         default = "" if field.default in ([], "", {}, None) else f" Default: {field.default}."
-        about = {
+        about: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
             "help": f"{field.description}{default}".replace("%", "%%"),

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -32,6 +34,13 @@ def test_imports_keep_their_contracts(monkeypatch, capsys):
     monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # it switches all other loggers off
     failed = lint_imports(no_cache=True, no_logo=True)
     assert not failed, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_types_are_those_that_are_stated():
+    command = [sys.executable, "-m", "mypy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:
