@@ -65,7 +65,7 @@ def disturbed(params: Path, folder: Path, cache: Path, times: int, longest: floa
         wrong += [f"{path} was computed again" for path in before if now.get(path, before[path]) != before[path]]
         before = now
         if kills == times and report.returncode == 0:
-            return wrong
+            return wrong if now else [*wrong, f"nothing was stored in {cache}"]
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -90,6 +90,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="Draws their moments. Default: 0.")
     parser.add_argument("--out", type=Path, default=Path("reports/kills"), help="Default: reports/kills.")
     chosen = parser.parse_args(words)
+    chosen.out = chosen.out.resolve()  # chapters work in another folder
     if chosen.out.exists() and any(chosen.out.iterdir()):
         parser.error(f"{chosen.out} is not empty: an earlier run's cache would be read")
     chosen.out.mkdir(parents=True, exist_ok=True)
