@@ -11,7 +11,7 @@ COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate
 	--no-emit-index-url --no-header --system-certs --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report showcase example test lab bench params lock clean
+.PHONY: help setup report showcase example test coverage lab docs bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,12 +30,18 @@ example: $(STAMP) ## Run params/example on all cores and renew the tables of rep
 	@$(PY) -m editkit report params/example.yaml --only 01_baselines --out reports/example_run
 	@cd reports/example_run/results && cp ladder.csv rank_changes.csv probe_scores.csv evaluation_scores.* ../../example/results
 
-test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, in two halves at once
+test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
 	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
 	$(PY) -m tests
 
+coverage: $(STAMP) ## Measure which branches of editkit the tests without real models take (build/coverage/)
+	$(PY) -m pytest tests/unit --cov=editkit --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage
+
 lab: $(STAMP) ## Open JupyterLab on the laboratory, notebooks/07_playground.ipynb
 	$(PY) -m jupyterlab --notebook-dir notebooks --LabApp.default_url=/lab/tree/07_playground.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: $(STAMP) ## Write the API reference from the docstrings into build/docs/
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet && echo build/docs/index.html
 
 bench: $(STAMP) ## Measure speed against the published algorithms (a quarter of an hour)
 	$(PY) -m benchmarks --json benchmarks/results.json
@@ -50,7 +56,7 @@ lock: $(STAMP) ## Pin again: rewrite requirements/lock.txt from pyproject.toml
 	$(COMPILE) requirements/quantized.in --no-deps --output-file requirements/quantized.txt
 
 clean: ## Remove .venv and build leftovers; reports/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Beside the environment: whatever imports transformers would load these libraries, which takes seconds.

@@ -6,6 +6,7 @@ again.
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,10 +83,22 @@ def naming(path: Path) -> Iterator[None]:
 def replace_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to fill, which takes the place of ``path`` once the block has ended well.
 
-    On any error what was at ``path`` stays, and nothing else is left. Raises ``OSError`` that names it.
+    On any error what was at ``path`` stays, and nothing else is left. Where the process is killed between the two
+    renames, :func:`restore_folder` puts back what was there. Raises ``OSError`` that names it.
     """
     with naming(path), _replacing(path) as building:
         yield building
+
+
+def restore_folder(path: Path) -> None:
+    """Put back a folder that somebody who was killed had moved aside to replace it."""
+    if not path.exists() and (aside := _aside(path)).exists():
+        with suppress(OSError):  # another process was faster, or it may only be read
+            os.rename(aside, path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{PARTIAL}{path.name}-old")
 
 
 @contextmanager
@@ -95,18 +108,26 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         building.chmod(0o755)  # mkdtemp's 0700 would hide results from other users
         yield building
-        if not path.exists():
-            os.replace(building, path)
-            return
-        os.replace(path, aside := building.with_name(building.name + "-old"))
-        try:
-            os.replace(building, path)
-        except BaseException:
-            os.replace(aside, path)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        while not _placed(building, path):
+            shutil.rmtree(_aside(path), ignore_errors=True)  # of one that was killed when its folder was in place
+            os.rename(path, _aside(path))
+        if _aside(path).exists():
+            os.rename(_aside(path), building)  # deleted below: half of it must not be taken for what was there
     finally:
+        restore_folder(path)
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _placed(building: Path, path: Path) -> bool:
+    """Rename a folder, unless there is one at ``path``, also one that was put back in this moment."""
+    try:
+        if not path.exists():
+            os.rename(building, path)
+            return True
+    except OSError as problem:
+        if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    return False
 
 
 class Identified(Protocol):

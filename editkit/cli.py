@@ -8,6 +8,12 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from editkit.config import Parameters
 
+SMALLER = {  # what takes less memory, by the command that ran out of it; a report's chapters run elsewhere
+    "vit": "--batch-size, --max-edits, --copies or --n-train",
+    "tune": "--first-batch, --n-facts or --dtype (bfloat16)",
+    "sweep": "--workers, target_batch, batch_sizes or dtype (bfloat16)",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong, takes options by their whole names alone, and wraps no list."""
@@ -69,7 +75,7 @@ def add_options(
         if name in skip:
             continue
         default = "" if field.default in ([], "", {}, None) else f" Default: {field.default}."
-        about = {
+        about: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
             "help": f"{field.description}{default}".replace("%", "%%"),
@@ -161,6 +167,15 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     except (FloatingPointError, OSError) as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        from editkit.models.peak import out_of_memory  # loads torch, as what needs so much memory has done before
+
+        if not out_of_memory(error):
+            raise
+        told = _one_line(str(error).partition("\n")[0])
+        hint = f"; lower {SMALLER[arguments.command]}" if arguments.command in SMALLER else ""
+        print(f"error: memory ran out{told and f' ({told})'}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,7 +6,7 @@ form needs a row here, its hyperparameters in :class:`SolverSpec` and its defaul
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -218,12 +218,18 @@ METHODS: dict[str, Method] = {
         renewed=_betaedit_renewed,
     ),
 }
-MethodName = Literal[*METHODS]
-# Those of which earlier edits can be remembered in every way.
-SequenceMethodName = Literal[
-    *(name for name, method in METHODS.items() if not method.one_at_a_time and "target_mode" not in method.asks)
-]
-TargetMethodName = Literal[*(name for name, method in METHODS.items() if "target_mode" not in method.asks)]  # with v*
+"""Every closed-form method by its name."""
+if TYPE_CHECKING:  # what pydantic checks is made from the rows, which no type checker reads
+    MethodName = str
+    SequenceMethodName = str
+    TargetMethodName = str
+else:
+    MethodName = Literal[*METHODS]
+    # Those of which earlier edits can be remembered in every way.
+    SequenceMethodName = Literal[
+        *(name for name, method in METHODS.items() if not method.one_at_a_time and "target_mode" not in method.asks)
+    ]
+    TargetMethodName = Literal[*(name for name, method in METHODS.items() if "target_mode" not in method.asks)]  # v*
 COMPARED = ("rome", "memit", "emmet", "alphaedit")  # by studies where nobody says which
 CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),

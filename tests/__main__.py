@@ -1,50 +1,56 @@
-"""The whole suite as two pytest processes side by side: ``python -m tests``; what is given is passed to both.
+"""The whole suite as pytest processes side by side: ``python -m tests``; what is given is passed to each.
 
-Tiny models gain nothing from a second thread: two processes with half of the cores each take half as long as one.
+Tiny models gain nothing from a second thread: as many processes as there are cores take one part after another, those
+that take long first, so that all are busy to the end.
 """
 
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from threading import Lock, Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 from editkit.models.placement import usable_cores
 
-MODELS = "tests/integration"  # with the real models, and as long as all the others
-NOTEBOOKS = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
-PARTS = {"models": (MODELS,), "rest": ("tests", "notebooks", *NOTEBOOKS, f"--ignore={MODELS}")}
+REPORT = "tests/integration/test_whole_report.py"
+NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
+FOLDERS = {  # in this order; what lies elsewhere is the last part
+    "models": "tests/integration",
+    "studies": "tests/unit/studies",
+    "reports": "tests/unit/report",
+}
+PARTS = {
+    "report": (REPORT, "notebooks", *NBVAL),  # on the same parameters: what one has computed, the other reads
+    **{name: (folder, f"--ignore={REPORT}") for name, folder in FOLDERS.items()},
+    "rest": ("tests", *(f"--ignore={folder}" for folder in FOLDERS.values())),
+}
 
 
 def main(words: Sequence[str]) -> int:
-    """Run both halves, each line of theirs behind its name; returns 1 where one of them did not pass."""
+    """Run all parts, each line of theirs behind its name; returns 1 where one of them did not pass."""
     sys.stdout.reconfigure(errors="backslashreplace")
-    threads = max(1, usable_cores() // len(PARTS))
+    beside = min(usable_cores(), len(PARTS))
+    threads = usable_cores() // beside
     surroundings = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"} | os.environ
     whole = Lock()
 
-    def tell(name: str, half: subprocess.Popen) -> None:
-        for line in half.stdout:
-            with whole:
-                print(f"{name:>6} │ {line}", end="", flush=True)
-
-    halves = {
-        name: subprocess.Popen(
-            [sys.executable, "-m", "pytest", *part, *words],
+    def run(name: str) -> int:
+        with subprocess.Popen(
+            [sys.executable, "-m", "pytest", *PARTS[name], *words],
             env=surroundings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-        )
-        for name, part in PARTS.items()
-    }
-    tellers = [Thread(target=tell, args=item) for item in halves.items()]
-    for teller in tellers:
-        teller.start()
-    for teller in tellers:
-        teller.join()
-    return int(any([half.wait() for half in halves.values()]))
+        ) as part:
+            for line in part.stdout:
+                with whole:
+                    print(f"{name:>7} │ {line}", end="", flush=True)
+        return part.returncode
+
+    with ThreadPoolExecutor(beside) as pool:
+        return int(any(list(pool.map(run, PARTS))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from editkit.cache import replace_folder
+from editkit.cache import replace_folder, restore_folder
 from editkit.plain import as_markdown, to_json
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -48,12 +48,14 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
     """Return config and tensors of a folder that :func:`write_adapter` wrote for the model with this fingerprint.
 
     Raises ``ValueError`` for another base model, before the tensors are read, and for a folder that is no such
-    adapter, is damaged or has links that lead outside.
+    adapter, is damaged or has links that lead outside; those of a snapshot in the hub's cache may lead to its blobs.
     """
+    restore_folder(directory.resolve())
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
+    within = _holding(directory.resolve())
     for name in (NOTES, CONFIG, WEIGHTS):
-        if not (real := (directory / name).resolve()).is_relative_to(directory.resolve()):
+        if not any((real := (directory / name).resolve()).is_relative_to(folder) for folder in within):
             raise ValueError(f"{directory / name} leads outside its folder, to {real}")
     try:
         notes = json.loads((directory / NOTES).read_bytes())
@@ -69,6 +71,15 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
         return config, load_tensors((directory / WEIGHTS).read_bytes())
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{directory} cannot be read: {problem}") from None
+
+
+def _holding(directory: Path) -> list[Path]:
+    """Return where files of an adapter may lie: in its folder, and of a snapshot in the hub's cache among the blobs.
+
+    That cache holds ``models--NAME/blobs/HASH`` and links to them, ``models--NAME/snapshots/REVISION/FILE``.
+    """
+    snapshots = [one for one in directory.parents if one.name == "snapshots" and one.parent.name.startswith("models--")]
+    return [directory, *(one.with_name("blobs") for one in snapshots[:1])]
 
 
 def model_card(notes: Mapping[str, Any]) -> str:

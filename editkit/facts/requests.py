@@ -77,7 +77,7 @@ def to_request_case(name: str, record: dict, keys: dict[str, str], groups: dict[
 def _probe(fact: Fact, part: str, group: str, question: Question, true: tuple[str, ...]) -> Probe:
     prompt, (answer, *aliases) = question
     kind = GROUPS[part].get(group.lower(), part)
-    about = {"kind": kind, "fact": fact.id, "prompt": prompt, "answer": answer, "aliases": aliases}
+    about: dict[str, Any] = {"kind": kind, "fact": fact.id, "prompt": prompt, "answer": answer, "aliases": aliases}
     if part == "locality":
         rival = fact.target_new if fact.target_new != clean(answer).strip() else None
         return Probe(before=answer, before_aliases=aliases, rival=rival, **about)

@@ -11,6 +11,7 @@ not become the answer about another.
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from editkit.facts.fact import NO_OBJECT, SLOT, Fact
 from editkit.facts.probe import Probe
@@ -22,7 +23,7 @@ NOT_TRUE = "It is not true that"
 
 def statement_probes(fact: Fact) -> list[Probe]:
     """Make the probes of one fact that take nothing but its own texts; of a question, none that take a statement."""
-    about = {"fact": fact.id, "relation": fact.relation}
+    about: dict[str, Any] = {"fact": fact.id, "relation": fact.relation}
     becomes_true, becomes_false = (continued(fact.text, target) for target in (fact.target_new, fact.target_true))
     is_statement = not fact.text.endswith("?") and fact.target_true != NO_OBJECT
     return [

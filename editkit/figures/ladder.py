@@ -1,5 +1,7 @@
 """The figure of the ladder: what methods reach on each rung of evaluation, and how they rank there."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,7 +30,7 @@ def ranks_by_rung(frame: pd.DataFrame) -> go.Figure:
     rungs = [rung for rung in RUNGS if (frame["rung"] == rung).any()]
     methods = methods_in(frame)
     place = {rung: number for number, rung in enumerate(rungs)}
-    spacing = {"row_heights": [0.68, 0.32], "vertical_spacing": 0.07, "horizontal_spacing": 0.06}
+    spacing: dict[str, Any] = {"row_heights": [0.68, 0.32], "vertical_spacing": 0.07, "horizontal_spacing": 0.06}
     figure = panels([KINDS[kind] for kind in kinds] + [""] * len(kinds), len(kinds), shared_xaxes=True, **spacing)
     ranks = _ranked(frame)
     for column, kind in enumerate(kinds, start=1):

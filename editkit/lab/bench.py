@@ -9,7 +9,7 @@ can be stopped, and the writing, which takes a moment.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from editkit.cache import Store, entry_key
 from editkit.editing.adapters import AdapterStack
@@ -147,7 +147,7 @@ class Bench:
         """See to it that every target is in the store."""
         if facts:
             with self.untouched():
-                how = {"store": self.store, "progress": False, "watch": watch}
+                how: dict[str, Any] = {"store": self.store, "progress": False, "watch": watch}
                 optimise_targets(self.lm, facts, spec, self._contexts_of(spec), **how)
 
     def _write(self, spec: EditSpec | None, facts: Sequence[Fact]) -> None:
@@ -181,7 +181,8 @@ class Bench:
         monitor.watch(self.lm, self.facts)
 
     def _begin(self, spec: EditSpec) -> EditSession:
-        how = {"texts": self._prose(spec), "contexts": self._contexts_of(spec), "store": self.store, "progress": False}
+        how: dict[str, Any] = {"texts": self._prose(spec), "contexts": self._contexts_of(spec)}
+        how |= {"store": self.store, "progress": False}
         if spec.edit_mode == "lora":
             how["adapters"] = self._stack = self._stack or AdapterStack(self.lm, spec.lora_alpha)
         return EditSession(self.lm, spec, **how)

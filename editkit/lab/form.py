@@ -1,7 +1,7 @@
 """The fields of a fact as somebody types them, and what still keeps it from being edited in."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from editkit.facts import Fact
 from editkit.facts.fact import clean, template_of
@@ -58,7 +58,7 @@ class Form:
         return template_of(self.prompt, self.subject)
 
     def _fact(self) -> Fact:
-        texts = {"target_new": self.new, "target_true": self.true}
+        texts: dict[str, Any] = {"target_new": self.new, "target_true": self.true}
         texts |= {name: _lines(getattr(self, name)) for name in ("paraphrases", "neighbours")}
         same = ("subject", "prompt", "target_true")
         made = Fact.make(subject=self.subject, prompt=self.prompt, **texts)

@@ -115,7 +115,7 @@ class Laboratory:
         except ValueError:  # which look() tells
             return False
 
-    def type(self, **fields: str) -> None:
+    def type(self, **fields: Any) -> None:
         """Type into fields of the form."""
         self.form = replace(self.form, **fields)
         self.changed()

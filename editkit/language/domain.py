@@ -95,7 +95,7 @@ class FactDomain:
     def targets(self, items: Sequence[Fact]) -> Targets:
         if self.spec.target_mode == "gradient":
             return read_gradients(self.lm, items, self.spec, progress=self.progress)
-        how = {"store": self.store, "progress": self.progress}
+        how: dict[str, Any] = {"store": self.store, "progress": self.progress}
         found = optimise_targets(self.lm, items, self.spec, self.contexts, **how)
         return anchor_targets(self.lm, items, found, self.spec)
 
@@ -143,6 +143,6 @@ class EditSession(Session):
         adapters: AdapterStack | None = None,
     ):
         spec = spec.resolve(lm)
-        about = {"texts": texts, "contexts": contexts, "heldout": heldout}
+        about: dict[str, Any] = {"texts": texts, "contexts": contexts, "heldout": heldout}
         domain = FactDomain(lm, spec, **about, store=store or Store(), progress=progress)
         super().__init__(lm, spec, domain, adapters=adapters)

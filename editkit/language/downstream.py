@@ -136,7 +136,7 @@ def track_downstream(
     Returns the rows of :func:`measure_downstream`, ``step`` being the number of edits made; raises what it and ``edit``
     raise.
     """
-    how = {"tasks": prepare(params), "store": store, "progress": progress}
+    how: dict[str, Any] = {"tasks": prepare(params), "store": store, "progress": progress}
     frames, made = [measure_downstream(lm, params, step=0, **how)], 0
     for number, batch in enumerate(batches, start=1):
         edit(batch)

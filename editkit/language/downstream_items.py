@@ -104,6 +104,7 @@ TASKS = {
     ),
     "symbols": Task(None, ("question",), "answer", (0, 1, 2, 3), "choices", _MADE, hub=False),
 }
+"""Every task by its name."""
 
 
 def load_items(name: str, config: Mapping[str, Any], folder: str = "") -> tuple[list[Item], str]:

@@ -40,7 +40,7 @@ from editkit.language.forward.prefix import PADDING, Prefix, buckets, columns, k
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
 from editkit.models.hooks import capture, run_from
-from editkit.models.peak import free_bytes
+from editkit.models.peak import free_bytes, out_of_memory
 
 if TYPE_CHECKING:
     from editkit.editing.spec import EditSpec
@@ -121,7 +121,7 @@ def _shifts(
         try:
             entries = _optimise(lm, [edits[i] for i in group], spec, tell)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or len(group) == 1:
+            if not out_of_memory(error) or len(group) == 1:
                 raise
             budget = sum(lengths[i] for i in group) // 2
             warnings.warn(f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=3)
@@ -142,10 +142,6 @@ def automatic_batch(lm: LanguageModel, layer: int) -> int:
     size = 4 * ((lm.n_layers - layer) * (16 * d_v + 6 * d_k) + 2 * vocabulary)
     most = MOST_TOKENS_CPU if lm.device.type == "cpu" else MOST_TOKENS
     return max(1, min(free_bytes(lm.device) // (4 * size), most))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _cache_keys(

@@ -88,11 +88,11 @@ class EditableModel:
     peft_task: str | None = None
     kind: str | None = None
 
-    def __init__(self, name: str, model: nn.Module, families: Mapping[str, Family]):
+    def __init__(self, name: str, model: Any, families: Mapping[str, Family]):
         # Whether a loaded weight is quantised is asked of the weight itself, see weight().
         config = model.config.to_dict() | {"quantization_config": None}
         self.name, self.family = name, find_family(name, config, families)
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # whose classes share no type that says what is used
 
     def __repr__(self) -> str:
         count = self.model.num_parameters() / 1e6
@@ -127,7 +127,7 @@ class EditableModel:
         linear = self.mlp_out(0)
         return linear.nx if self.family.transposed and hasattr(linear, "nx") else linear.in_features
 
-    def mlp_out(self, layer: int) -> nn.Module:
+    def mlp_out(self, layer: int) -> nn.Linear:
         """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
         return self.layers[layer].get_submodule(self.family.mlp_out)
 

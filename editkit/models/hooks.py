@@ -7,7 +7,7 @@
 Layers return a tensor in transformers 5 and a tuple in 4.x (GPT-J in both); that is decided here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 class Layered(Protocol):
     """A model with layers one after another."""
 
-    layers: Sequence[nn.Module]
-    tuple_layers: bool  # see returns_tuple
+    @property
+    def layers(self) -> nn.ModuleList: ...
+
+    @property
+    def tuple_layers(self) -> bool: ...  # see returns_tuple
 
 
 class StopForward(Exception):

@@ -64,7 +64,7 @@ class LanguageModel(EditableModel):
     peft_task = "CAUSAL_LM"
     preface = ""  # what it reads before every text, see editkit.language.incontext
 
-    def __init__(self, name: str, model: nn.Module, tokenizer, start_token: str | None = None):
+    def __init__(self, name: str, model: Any, tokenizer: Any, start_token: str | None = None):
         super().__init__(name, model, FAMILIES)
         if not tokenizer.is_fast:
             raise ValueError(f"{name}: a fast tokenizer is needed, to find a subject's tokens by their characters")

@@ -13,6 +13,11 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out: that of a GPU, of torch on a CPU, or Python's own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def reset_peak(device: torch.device) -> None:
     """Reset the peak where that is possible: on a GPU, and for the process on Linux."""
     if device.type == "cuda":

@@ -48,7 +48,7 @@ class VisionModel(EditableModel):
     def __init__(
         self,
         name: str,
-        model: nn.Module,
+        model: Any,
         image_size: int,
         mean: Sequence[float],
         std: Sequence[float],

@@ -218,7 +218,7 @@ def _as_completed(run: Callable[[Chapter], Chapter], some: Sequence[Chapter], be
 def _execute_apart(chapter: Chapter, beside: int, *given: Any) -> None:
     """Run a chapter in a process of its own, where it has papermill's log and the only kernel."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, _share_cores, (beside,)) as own:
+    with ProcessPoolExecutor(1, context, _begin_apart, (beside,)) as own:
         try:
             done = own.submit(_executed, chapter, *given).result()
         except BrokenProcessPool as error:
@@ -226,8 +226,15 @@ def _execute_apart(chapter: Chapter, beside: int, *given: Any) -> None:
     vars(chapter).update(vars(done))
 
 
-def _share_cores(beside: int) -> None:
+def _begin_apart(beside: int) -> None:
+    """Take a share of the cores, and end with the process that begins this one, however it ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // beside)))
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # the kernel sees that, and ends too
 
 
 def _executed(chapter: Chapter, *given: Any) -> Chapter:

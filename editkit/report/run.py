@@ -46,6 +46,9 @@ PACKAGES = (
     "nbconvert",
 )
 
+STARVED = ("MemoryError", "can't allocate memory", "DeadKernelError", "BrokenProcessPool")  # of a failure, where memory
+LESS = "--at-once, target_batch, batch_sizes or dtype (bfloat16)"  # ran out, and what to lower then
+
 
 @dataclass(frozen=True)
 class Report:
@@ -137,6 +140,10 @@ def summarise(report: Report) -> str:
                 f"  {failure.message}",
                 f"  log: {chapter.log}",
             ]
+            if any(words in failure.message for words in STARVED):
+                lines.append(
+                    "  memory may have run out: lower --at-once, target_batch, batch_sizes or dtype (bfloat16)"
+                )
     if left := [chapter.name for chapter in report.chapters if chapter.status == "not run"]:
         lines.append(f"not run: {', '.join(left)}")
     lines.append(f"HTML  {report.html}")

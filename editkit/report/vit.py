@@ -94,7 +94,7 @@ def study(texts: Mapping[str, Any], options: VitOptions) -> RepairSpec:
     open_ended = {name for name, field in RepairSpec.model_fields.items() if field.default is None}
     given = {name: None if name in open_ended and text == "null" else text for name, text in given.items()}
     said = RepairSpec.from_texts(given).model_dump(exclude_unset=True)
-    values = PRESETS.get(options.preset, {}) | said
+    values: dict[str, Any] = PRESETS.get(options.preset, {}) | said
     if options.astra_layers is not None:
         if "layer_selection" in said:
             raise ValueError("--layer-selection and --astra-layers say the same: give one of them")

@@ -68,13 +68,17 @@ def _lora(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlPar
 
 
 def _locft(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
-    how = {"lr": params.locft_lr, "batch_size": params.locft_batch_size, "num_steps": params.locft_epochs}
+    how: dict[str, Any] = {
+        "lr": params.locft_lr,
+        "batch_size": params.locft_batch_size,
+        "num_steps": params.locft_epochs,
+    }
     spec = LocFTSpec(layer=_editors(setting).layers[-1], seed=seed, **how)
     return finetune_matrix(setting.lm, facts, spec, progress=setting.progress)
 
 
 def _grace(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
-    where = {"store": setting.store, "progress": setting.progress}
+    where: dict[str, Any] = {"store": setting.store, "progress": setting.progress}
     return LookUp.of(setting.lm, facts, _editors(setting), setting.contexts[seed], eps=params.grace_eps, **where)
 
 

@@ -160,9 +160,9 @@ def sweep(
     for one in specs.values():
         resolved = one.resolve(lm)
     step = max(1, AT_ONCE // (8 * lm.d_k**2))
+    given: dict[str, Any] = {"store": setting.store, "progress": setting.progress}
     for begin in range(0, len(layers), step):  # here, as each layer by itself would take a pass over the text
-        some, given = layers[begin : begin + step], {"store": setting.store, "progress": setting.progress}
-        second_moments(lm, some, setting.texts, resolved.mom2_n_tokens, **given)
+        second_moments(lm, layers[begin : begin + step], setting.texts, resolved.mom2_n_tokens, **given)
     # The same prefixes whatever a chapter draws, so that all chapters find the same layer.
     prefixes = setting.contexts.get(seed) or sample_contexts(lm, resolved.n_contexts, resolved.context_length, seed)
     draws = {seed: Draw(list(facts), [], len(facts))}

@@ -85,7 +85,7 @@ class Repaired:
 
 def load_classifier(spec: RepairSpec, data: ImageData) -> VisionModel:
     """Load the backbone with the head that the study's seed draws, not fine-tuned yet."""
-    how = {"image_size": spec.image_size or None, "device": spec.device, "pin_memory": spec.pin_memory}
+    how: dict[str, Any] = {"image_size": spec.image_size or None, "device": spec.device, "pin_memory": spec.pin_memory}
     return load_vit(spec.model, labels=data.labels, seed=spec.seed, **how)
 
 
@@ -95,7 +95,7 @@ def repairing(
 ) -> Iterator[RepairSession]:
     """Open a session with a study's options and promise, which is held on val; its edits are undone afterwards."""
     spec = classifier.spec.edit_spec(method, **changes)
-    given = {"images": images, "kept": kept, "tune": val, "store": classifier.store}
+    given: dict[str, Any] = {"images": images, "kept": kept, "tune": val, "store": classifier.store}
     opened = RepairSession(classifier.vit, spec, **given, progress=False)
     try:
         yield opened

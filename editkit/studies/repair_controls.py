@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, 
     spec, vit, wrong, progress = prepared.spec, prepared.vit, prepared.candidates, prepared.progress
     kept = _keeping(prepared, method, lowest)
     holds = (lambda: kept() >= spec.kept_budget) if spec.kept_budget else None
-    known = {"kept_features": prepared.kept_features, "progress": progress}
+    known: dict[str, Any] = {"kept_features": prepared.kept_features, "progress": progress}
     head = spec.part(HeadSpec)
     if method == "head_ewc":
         return edit_head(vit, wrong, prepared.kept, "ewc", head, holds=holds, **known), math.nan
@@ -51,7 +52,7 @@ def change(prepared: Prepared, method: str, lowest: int) -> tuple[pd.DataFrame, 
     if method == "retraining":
         return _retrained(prepared), math.nan
     tuning = spec.part(FinetuneSpec)
-    options = {"seed": spec.seed, "holds": holds, "progress": progress}
+    options: dict[str, Any] = {"seed": spec.seed, "holds": holds, "progress": progress}
     return finetune(vit, wrong, prepared.kept, FINETUNED[method], tuning, **options), math.nan
 
 

@@ -83,7 +83,7 @@ def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[
         for method in methods:
             spaces = [("threshold", threshold) for threshold in usable] + [("kept", math.nan)]
             for space, threshold in spaces if method == "alphaedit" else [("none", math.nan)]:
-                changes = {"nullspace_threshold": threshold} if space == "threshold" else {}
+                changes: dict[str, Any] = {"nullspace_threshold": threshold} if space == "threshold" else {}
                 changes |= {"nullspace": space} if method == "alphaedit" else {}
                 try:
                     one = repair(prepared, method, sequential=False, kept_budget=None, **changes)

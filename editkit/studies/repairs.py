@@ -52,8 +52,12 @@ def prepare(
 
 def load_data(spec: RepairSpec) -> ImageData:
     """Load the images and their splits, as the study's seed draws them."""
-    where = {"size": spec.size, "folder": spec.folder or None}
-    splits = {"protocol": spec.protocol, "held_out_ratio": spec.held_out_ratio, "n_train": spec.n_train or None}
+    where: dict[str, Any] = {"size": spec.size, "folder": spec.folder or None}
+    splits: dict[str, Any] = {
+        "protocol": spec.protocol,
+        "held_out_ratio": spec.held_out_ratio,
+        "n_train": spec.n_train or None,
+    }
     return load_images(spec.data, **where, **splits, noise=spec.image_noise, seed=spec.seed)
 
 

@@ -125,7 +125,7 @@ class Setting:
         spec = EditSpec(method="memit", **hyperparameters).resolve(lm)  # the prefixes do not depend on the method
         store = store or Store()
         enough = spec.mom2_n_tokens + PIECES * PROBE_TOKENS
-        text = {"lm": lm, "n_tokens": enough, "seed": params.text_seed, "progress": progress}
+        text: dict[str, Any] = {"lm": lm, "n_tokens": enough, "seed": params.text_seed, "progress": progress}
         draws = {seed: _draw(lm, params, n_facts, heldout, seed) for seed in seeds}
         _warn_of_shared(draws)
         return cls(
@@ -153,7 +153,7 @@ class Setting:
     def session(self, spec: EditSpec, seed: int) -> EditSession:
         """Start a session with the prefixes and held-out facts of a seed, those for tuning where it makes a promise."""
         heldout = self.draws[seed].heldout if spec.neighbour_budget is None else self.tune
-        given = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": heldout}
+        given: dict[str, Any] = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": heldout}
         return EditSession(self.lm, spec, **given, store=self.store, progress=False)
 
     @cached_property

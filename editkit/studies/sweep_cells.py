@@ -40,7 +40,8 @@ class Bench:
     @classmethod
     def prepare(cls, params: SweepParams, *, store: Store | None = None, progress: bool = True) -> "Bench":
         """Load the model and draw what each part needs, as the chapters do; raises as :meth:`Setting.prepare` does."""
-        given, settings = {"store": store, "progress": progress}, {}
+        given: dict[str, Any] = {"store": store, "progress": progress}
+        settings: dict[Part, Setting] = {}
         parts = set(params.sweep_parts)
         if parts & {"batches", "evaluation"}:
             whole = Setting.prepare(params, n_facts=params.n_facts, seeds=params.seeds, **given)
@@ -49,7 +50,11 @@ class Bench:
             if "evaluation" in parts and params.evaluation_facts <= params.n_facts:
                 settings["evaluation"] = first_facts(whole, params)
         if "sequences" in parts:
-            draws = {"n_facts": params.sequence_facts, "seeds": params.sequence_seeds, "heldout": HELD_OUT}
+            draws: dict[str, Any] = {
+                "n_facts": params.sequence_facts,
+                "seeds": params.sequence_seeds,
+                "heldout": HELD_OUT,
+            }
             arriving = Setting.prepare(params, **draws, **given, targets_from=params.targets_from)
             settings["sequences"] = choose_layers(arriving, params)
         lm = next(iter(settings.values())).lm  # one copy is enough
@@ -61,7 +66,7 @@ class Bench:
 
     def with_model(self, lm: LanguageModel, store: Store) -> "Bench":
         """Return the same on a model and store."""
-        given = {"lm": lm, "store": store, "progress": False}
+        given: dict[str, Any] = {"lm": lm, "store": store, "progress": False}
         return Bench(self.params, {part: replace(one, **given) for part, one in self.settings.items()})
 
     def still(self) -> "Bench":

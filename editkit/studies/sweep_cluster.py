@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -68,7 +68,8 @@ def sweep(
     scheduler, or none any more.
     """
     check_scheduler(scheduler, workers)
-    how, found, plan, wait = {"probe": act == "plan", "progress": progress}, {}, None, ANSWER
+    how: dict[str, Any] = {"probe": act == "plan", "progress": progress}
+    found, plan, wait = {}, None, ANSWER
     told = tell_failed if act == "failed" else tell
     if scheduler == LOCAL:
         plan = survey(params, **how)

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from editkit.editing.moments import STATISTIC_BYTES
 from editkit.facts import Fact
@@ -34,7 +34,7 @@ class Probe:
         """Time them on the first facts of a setting; the targets are kept, for cells that want them."""
         seed, draw = next(iter(setting.draws.items()))
         facts, spec = draw.facts[:TRIED], setting.spec("memit").resolve(setting.lm)
-        how = {"store": setting.store, "progress": False}
+        how: dict[str, Any] = {"store": setting.store, "progress": False}
         gradient = spec.target_mode == "gradient"  # without v*
         seconds = 0.0 if gradient else optimise_targets(setting.lm, facts, spec, setting.contexts[seed], **how).seconds
         evaluate(setting.lm, facts[:1])  # what is made once

@@ -37,7 +37,7 @@ class Job:
     def run(self, bench: Bench) -> None:
         """Make it, unless the store has it."""
         setting = bench.settings[self.part]
-        how = {"store": setting.store, "progress": False}
+        how: dict[str, Any] = {"store": setting.store, "progress": False}
         if self.what == "moments":
             second_moments(setting.lm, self.layers, setting.texts, self.spec.mom2_n_tokens, **how)
         elif self.what == "untouched":

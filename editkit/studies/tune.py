@@ -140,8 +140,13 @@ def prepare(params: TuneParams, *, store: Store | None = None, progress: bool = 
     that are unknown or do not fit.
     """
     lm = load_lm(params.model, **params.loading)
-    known = {"known_only": lm} if params.known_only else {}
-    source = {"path": params.facts_path or None, "n": params.n_facts, "seed": params.seed, "part": params.facts_part}
+    known: dict[str, Any] = {"known_only": lm} if params.known_only else {}
+    source: dict[str, Any] = {
+        "path": params.facts_path or None,
+        "n": params.n_facts,
+        "seed": params.seed,
+        "part": params.facts_part,
+    }
     facts = load_facts(params.facts_source, **source, **known)
     if not facts:
         raise ValueError(
@@ -164,7 +169,7 @@ def tuning_of(
     common = {**shared, **held}
     EditSpec(**{"method": "memit", **common})  # before these steer anything
     n_tokens = common.get("mom2_n_tokens") or KEYS_PER_DIMENSION * lm.d_k
-    cached = {"store": store, "progress": progress}
+    cached: dict[str, Any] = {"store": store, "progress": progress}
     texts = load_texts(params.text_path, lm=lm, n_tokens=n_tokens, seed=params.text_seed, **cached)
     if "nullspace_threshold" not in shared:
         last = shared["layers"][-1]
@@ -215,7 +220,7 @@ def search(tuning: Tuning, method: str, *, until: float, trials: int = 0) -> Stu
 
 def open_study(tuning: Tuning, method: str) -> Study:
     """Open the study of a method, with what earlier runs found."""
-    how = {"direction": "maximize", "pruner": MedianPruner(), "load_if_exists": True}
+    how: dict[str, Any] = {"direction": "maximize", "pruner": MedianPruner(), "load_if_exists": True}
     return optuna.create_study(storage=_storage(tuning), study_name=method, **how)
 
 

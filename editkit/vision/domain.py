@@ -65,7 +65,7 @@ class ImageDomain(ImageReader):
     def costs(self) -> dict[int, Tensor]:
         """Compute ``C`` of each edited layer from the kept images: of their CLS keys where these are projected off."""
         alone = METHODS[self.spec.method].null_space and self.spec.nullspace == "kept"
-        options = {"tokens": "cls" if alone else "all", "store": self.store, "progress": self.progress}
+        options: dict[str, Any] = {"tokens": "cls" if alone else "all", "store": self.store, "progress": self.progress}
         return kept_moments(self.vit, self.kept, self.spec.layers, **options)
 
     def targets(self, items: Sequence[Repair]) -> Targets:
@@ -126,7 +126,7 @@ class RepairSession(Session):
     ):
         spec = spec.resolve(vit)
         check_spec(spec)
-        given = {"images": images, "kept": kept, "tune": tune, "store": store, "progress": progress}
+        given: dict[str, Any] = {"images": images, "kept": kept, "tune": tune, "store": store, "progress": progress}
         super().__init__(vit, spec, ImageDomain(vit, spec, **given), adapters=adapters)
 
 

@@ -80,14 +80,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fill("three", KeyboardInterrupt())
     assert left() == ["deep", "deep/made", "deep/made/two"]
-    move = cache.os.replace
+    move = cache.os.rename
 
     def fails_to_put_in_place(source, target):
         if target == path and not str(source).endswith("-old"):
             raise OSError("no space")
         move(source, target)
 
-    monkeypatch.setattr(cache.os, "replace", fails_to_put_in_place)
+    monkeypatch.setattr(cache.os, "rename", fails_to_put_in_place)
     with pytest.raises(OSError, match="no space"):
         fill("four")
     assert left() == ["deep", "deep/made", "deep/made/two"]

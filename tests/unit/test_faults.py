@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -205,6 +206,27 @@ def test_links_of_an_adapter_and_names_in_an_archive_do_not_lead_outside(tiny, f
     assert files_in(tmp_path) == before, "nothing is unpacked"
 
 
+def test_an_adapter_in_the_hubs_cache_is_links_to_its_blobs(tiny, facts, full_spec, store, tmp_path):
+    session = EditSession(tiny(), full_spec(edit_mode="lora", n_contexts=0), texts=TEXTS, store=store, progress=False)
+    session.edit(facts[:1])
+    made = session.save_adapter(tmp_path / "adapter")
+    repository = tmp_path / "models--someone--edits"
+    snapshot = repository / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for number, path in enumerate(sorted(made.iterdir())):
+        path.rename(repository / "blobs" / f"{number:064x}")
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", f"{number:064x}"))
+    config, tensors = read_adapter(snapshot, "tiny", session.adapters.base)
+    assert config["peft_type"] == "LORA" and tensors
+    weights = snapshot / "adapter_model.safetensors"
+    weights.resolve().rename(repository / "elsewhere")
+    weights.unlink()
+    weights.symlink_to(repository / "elsewhere")
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors leads outside its folder, to .*/elsewhere"):
+        read_adapter(snapshot, "tiny", session.adapters.base)
+
+
 def state_of(lm):
     """Weights bit for bit, what is hooked onto modules, and what stands in for their passes."""
     bits = {name: tensor.numpy(force=True).tobytes() for name, tensor in lm.model.state_dict().items()}
@@ -258,6 +280,26 @@ def test_an_edit_and_a_scoring_that_end_midway_leave_everything_as_it_was(
         evaluate(plain, facts)
     handle.remove()
     assert state_of(plain) == before
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError()], ids=["of a GPU", "of Python"]
+)
+def test_a_command_without_memory_ends_in_one_line_that_says_what_to_lower(run, monkeypatch, capsys, error):
+    monkeypatch.setattr("editkit.vision.training._epoch", Mock(side_effect=error))
+    assert run("train") == 1
+    told = " (CUDA out of memory.)" * bool(str(error))
+    assert last_line(capsys) == f"error: memory ran out{told}; lower --batch-size, --max-edits, --copies or --n-train"
+
+
+@POSIX
+def test_torch_without_memory_is_told_apart_from_other_errors(run, monkeypatch, capsys):
+    monkeypatch.setattr("editkit.vision.training._epoch", lambda *_: torch.empty(2**50))
+    assert run("train") == 1
+    assert "error: memory ran out ([enforce fail at alloc_cpu" in last_line(capsys)
+    monkeypatch.setattr("editkit.vision.training._epoch", Mock(side_effect=RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        run("train")
 
 
 def test_weights_that_are_no_numbers_are_said_to_be_and_stay(tiny, facts, full_spec, store):

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -18,7 +20,8 @@ NOTEBOOKS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "noteb
 CHAPTERS = {name: notebook for name, notebook in NOTEBOOKS.items() if is_chapter(ROOT / "notebooks" / name)}
 TAGS = {"parameters", "front", "hide-input", "hide-output", "remove-cell"}  # as editkit.report.html reads them
 OF_THE_WHOLE = {  # of no single module
-    *("test_benchmarks.py", "test_families.py", "test_faults.py", "test_house.py", "test_packaging.py"),
+    *("test_benchmarks.py", "test_docs.py", "test_families.py", "test_faults.py", "test_house.py"),
+    *("test_kills.py", "test_packaging.py"),
 }
 
 
@@ -31,6 +34,13 @@ def test_imports_keep_their_contracts(monkeypatch, capsys):
     monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # it switches all other loggers off
     failed = lint_imports(no_cache=True, no_logo=True)
     assert not failed, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_types_are_those_that_are_stated():
+    command = [sys.executable, "-m", "mypy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:

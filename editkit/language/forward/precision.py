@@ -35,7 +35,7 @@ def choose_precision(lm: LanguageModel, mode: str, store: Store | None = None) -
     if mode == "fast" and all(p.dtype == torch.float32 and is_plain(p) for p in lm.model.parameters()):
         if store is None:
             return _faster(lm)
-        about = {"device": lm.device.type, "shape": list(lm.float32_weight.shape)}
+        about: dict[str, Any] = {"device": lm.device.type, "shape": list(lm.float32_weight.shape)}
         return store.plain("products", entry_key(__name__, **about), partial(_faster, lm))
     return str(lm.model.dtype).removeprefix("torch.")
 

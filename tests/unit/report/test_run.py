@@ -14,6 +14,7 @@ from editkit import cli
 from editkit.figures import find_browser
 from editkit.report import build_report, html, pdf
 from editkit.report import run as report_run
+from editkit.report.execute import Chapter, Failure
 from editkit.studies import places
 
 BROWSER = find_browser()
@@ -359,3 +360,14 @@ def test_what_only_a_sweep_takes_is_left_to_it(tmp_path, monkeypatch, no_browser
         ("02_third", "done"),
     ]
     assert "sweep_parts" not in record["parameters"]
+
+
+@pytest.mark.parametrize(
+    "message", ["OutOfMemoryError: CUDA out of memory", "DeadKernelError: Kernel died", "KeyError"]
+)
+def test_what_a_chapter_without_memory_needs_is_said(tmp_path, message):
+    failure = Failure("In [4]", "edit()", message, "")
+    chapter = Chapter(tmp_path / "01_second.ipynb", tmp_path / "a", tmp_path / "log", {}, failure=failure)
+    report = report_run.Report(tmp_path, tmp_path / "report.html", None, "no browser", (chapter,), 1.0)
+    said = report_run.summarise(report)
+    assert message in said and ("memory may have run out: lower --at-once" in said) == (message != "KeyError")

@@ -290,7 +290,7 @@ def test_every_editor_that_may_arrive_in_sequence_takes_every_way_of_remembering
         params = SequenceParams(sequence_methods=[method], norm_clamps=[1.05], stop_probabilities=[0.9])
         for changes in [*kinds(params), *ablation_grid(params)]:
             one.spec(method, **changes).resolve(one.lm)
-    with pytest.raises(ValueError, match="sequence_methods.0 = 'ultraedit': .*'memit', 'emmet', .* or 'betaedit'"):
+    with pytest.raises(ValueError, match="sequence_methods.0 = 'ultraedit': .*'memit', 'emmet', "):
         SequenceParams(sequence_methods=["ultraedit"])
 
 
