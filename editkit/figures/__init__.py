@@ -20,7 +20,7 @@ from editkit.figures.probes import probe_dots
 from editkit.figures.replay import along_the_sequence, differences, foretold, forgetting_curves, retention_map
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_tokens, speedups
-from editkit.figures.style import INSTALL_BROWSER, WIDTH, find_browser, save, show, use_notebook_style
+from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
 from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
 from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
 from editkit.figures.tune import sensitivity
@@ -30,6 +30,7 @@ __all__ = [
     "WIDTH",
     "along_the_sequence",
     "anatomy_bars",
+    "as_svg",
     "common_direction",
     "confusion_maps",
     "costs_compared",

@@ -77,13 +77,17 @@ def _starts(browser: str) -> bool:
         return False
 
 
-def save(figure: go.Figure, path: str | Path) -> Path | None:
-    """Write a figure as PNG, twice its size in pixels.
+def save(figure: go.Figure, path: str | Path, *tables: str) -> Path | None:
+    """Write a figure as PNG, twice its size in pixels, and note in it (``layout.meta``) its name and tables.
+
+    Args:
+        tables: names of the run's tables (:class:`editkit.studies.results.Results`) that the figure shows.
 
     Returns the path; where no browser is found to draw it, writes a page (``.html``) in its place, which opens with
     the network off, warns (once) and returns None.
     """
     path, browser = Path(path), find_browser()
+    figure.update_layout(meta={"picture": path.stem, "tables": list(tables)})
     page = path.with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
     (page if browser else path).unlink(missing_ok=True)  # of an earlier run
@@ -91,15 +95,26 @@ def save(figure: go.Figure, path: str | Path) -> Path | None:
         figure.write_html(page, include_plotlyjs="directory")
         warnings.warn(f"no browser to draw PNG figures, HTML in their place: {INSTALL_BROWSER}", stacklevel=1)
         return None
-    # One browser for all figures of a process; starting one takes seconds.
-    kaleido.start_sync_server(path=browser, silence_warnings=True, mathjax=False)
+    _serve(browser)
     kaleido.write_fig_sync(figure, str(path), opts={"format": "png", "scale": 2})
     return path
 
 
-def show(figure: go.Figure, path: str | Path) -> go.Figure:
+def as_svg(figure: go.Figure | dict[str, Any], browser: str) -> bytes:
+    """Draw a figure as a vector picture, ``WIDTH`` pixels wide where it says no other."""
+    _serve(browser)
+    picture = kaleido.calc_fig_sync(figure, opts={"format": "svg", "width": WIDTH})
+    return picture if isinstance(picture, bytes) else picture.encode()
+
+
+def _serve(browser: str) -> None:
+    """Start the one browser that draws all figures of a process, which takes seconds."""
+    kaleido.start_sync_server(path=browser, silence_warnings=True, mathjax=False)
+
+
+def show(figure: go.Figure, path: str | Path, *tables: str) -> go.Figure:
     """Save a figure (:func:`save`) and return it, for the end of a cell."""
-    save(figure, path)
+    save(figure, path, *tables)
     return figure
 
 

@@ -20,7 +20,7 @@ from editkit.figures import find_browser
 from editkit.models.placement import usable_cores
 from editkit.plain import to_json
 from editkit.report.execute import Chapter, declared_parameters, execute_all, is_chapter
-from editkit.report.html import render_report
+from editkit.report.page import Made, render_report
 from editkit.report.pdf import print_pdf
 from editkit.studies import places
 from editkit.studies.params import RunParams, foreign, read_values, stated_values
@@ -123,9 +123,7 @@ def build_report(
         figures=[{"file": f"figures/{path.name}", "sha256": _sha256(path)} for path in figures],
     )
     html = folder / "report.html"
-    page = render_report(params.report_title, _title_block(record), chapters, results, folder)
-    write_atomic(html, page.encode(errors="backslashreplace"))  # a path may hold bytes that are no text here
-    pdf, reason = _print(html)
+    pdf, reason = _export(html, params.report_title, record, chapters, Made(folder, params_path.as_posix(), results))
     save(html=html.name, pdf=pdf and pdf.name, pdf_reason=reason)
     return Report(folder, html, pdf, reason, tuple(chapters), record["seconds"])
 
@@ -152,11 +150,15 @@ def summarise(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _print(html: Path) -> tuple[Path | None, str | None]:
-    """Print the page to a PDF file beside it; returns its path, or None and why there is none."""
-    pdf = html.with_suffix(".pdf")
+def _export(
+    html: Path, title: str, record: dict[str, Any], chapters: list[Chapter], made: Made
+) -> tuple[Path | None, str | None]:
+    """Write the page, and print it to a PDF file beside it; returns that one's path, or None and why there is none."""
+    browser, pdf = find_browser(), html.with_suffix(".pdf")
+    page = render_report(title, _title_block(record), chapters, made, browser)
+    write_atomic(html, page.encode(errors="backslashreplace"))  # a path may hold bytes that are no text here
     try:
-        print_pdf(html, pdf, find_browser())
+        print_pdf(html, pdf, browser)
     except RuntimeError as error:
         return None, str(error)
     return pdf, None

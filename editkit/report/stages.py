@@ -82,7 +82,7 @@ class Output:
         for name, table in self.tables.items():
             results.save(name, table, **provenance)
         for name, figure in self.figures.items():
-            figures.save(figure, results.figure(name))
+            figures.save(figure, results.figure(name), *self.tables)
         return self
 
     def show(self) -> None:

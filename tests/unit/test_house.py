@@ -18,7 +18,7 @@ UNIT = ROOT / "tests" / "unit"
 MODULES = sorted((ROOT / "editkit").rglob("*.py"))
 NOTEBOOKS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 CHAPTERS = {name: notebook for name, notebook in NOTEBOOKS.items() if is_chapter(ROOT / "notebooks" / name)}
-TAGS = {"parameters", "front", "hide-input", "hide-output", "remove-cell"}  # as editkit.report.html reads them
+TAGS = {"parameters", "hide-input", "hide-output", "remove-cell", "front", "appendix"}  # editkit.report.preprocess
 OF_THE_WHOLE = {  # of no single module
     *("test_benchmarks.py", "test_docs.py", "test_families.py", "test_faults.py", "test_house.py"),
     *("test_kills.py", "test_packaging.py"),

@@ -1,5 +1,71 @@
-const config = {displaylogo: false, modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud']};
-for (const spec of document.querySelectorAll('.plot-frame script')) {
-  const figure = JSON.parse(spec.textContent);
-  Plotly.newPlot(spec.previousElementSibling, figure.data, figure.layout, config);
+// Draws a figure when it comes near to view, in place of its still picture, as wide as there is room.
+const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']};
+const coarse = matchMedia('(pointer: coarse)').matches;  // a finger that moves over a figure scrolls the page
+const narrow = 560;  // pixels below which panels stand one under another
+
+// The panels of a figure, by rows and columns, or null where they cannot be moved apart.
+function panels({data, layout}) {
+  const names = Object.keys(layout).filter(name => /^xaxis\d*$/.test(name));
+  const found = names.map(name => ({x: layout[name], y: layout[name.replace('x', 'y')], name}));
+  const fixed = found.some(({x, y}) => !y || x.overlaying || y.overlaying || !x.domain || !y.domain);
+  const scaled = data.some(trace => trace.colorbar || trace.type === 'image') || layout.images?.length;
+  return fixed || scaled || found.length < 2 ? null : found;
 }
+
+function stacked(figure, height) {
+  const {layout} = figure, found = panels(figure);
+  if (!found) return layout;
+  const {t = 100, b = 80} = layout.margin ?? {}, room = height - t - b, gap = 85;
+  const at = found.map(({x, y}) => ({x: x.domain, y: y.domain, high: (y.domain[1] - y.domain[0]) * room}));
+  const shared = found.some(({x}) => x.showticklabels === false);  // the lowest panel of a column has the labels
+  const down = (a, b) => at[b].y[1] - at[a].y[1], along = (a, b) => at[a].x[0] - at[b].x[0];
+  const order = found.map((_, n) => n).sort((a, b) => shared ? along(a, b) || down(a, b) : down(a, b) || along(a, b));
+  const whole = at.reduce((sum, {high}) => sum + high, 0) + gap * (found.length - 1);
+  const said = (side, n) => found[order.find(m => found[m][side].title?.text
+    && (side === 'y' ? at[m].y[1] === at[n].y[1] : at[m].x[0] === at[n].x[0])) ?? n][side].title;
+  const result = {...layout, annotations: (layout.annotations ?? []).map(note => ({...note}))};
+  let top = whole;
+  for (const n of order) {
+    const {name, x, y} = found[n], domain = [Math.max(0, top - at[n].high) / whole, top / whole];
+    result[name] = {...x, domain: [0, 1], ...(!shared && {showticklabels: true, title: said('x', n)})};
+    result[name.replace('x', 'y')] = {...y, domain, showticklabels: true, title: said('y', n)};
+    for (const note of result.annotations.filter(note => !note.moved && note.xref === 'paper' && note.yref === 'paper')) {
+      const middle = (at[n].x[0] + at[n].x[1]) / 2;
+      if (Math.abs(note.x - middle) < 0.02 && Math.abs(note.y - at[n].y[1]) < 0.02) {
+        Object.assign(note, {x: 0.5, y: domain[1], moved: true});
+      }
+    }
+    top -= at[n].high + gap;
+  }
+  return {...result, height: whole + t + b};
+}
+
+function fitted(figure, height) {
+  const layout = stacked(figure, height);
+  const keys = layout.showlegend === false ? 0 : figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
+  const more = Math.max(0, Math.ceil(keys / 2) - Math.ceil(keys / 6)) * 19;  // the legend's rows, two names in each
+  const margin = {...layout.margin, r: 10, b: (layout.margin?.b ?? 80) + more};
+  return {...layout, margin, height: (layout.height ?? height) + more, font: {...layout.font, size: 11}};
+}
+
+function draw(picture) {
+  const plot = picture.querySelector('.plot');
+  const figure = JSON.parse(picture.parentElement.querySelector('script').textContent);
+  const layout = picture.clientWidth < narrow ? fitted(figure, figure.layout.height) : figure.layout;
+  picture.style.setProperty('--height', `${layout.height}px`);
+  picture.classList.add('drawn');
+  Plotly.newPlot(plot, figure.data, {...layout, autosize: true, ...(coarse && {dragmode: false})}, config)
+    .catch(() => picture.classList.remove('drawn'));
+}
+const seen = new IntersectionObserver(entries => {
+  for (const entry of entries.filter(one => one.isIntersecting)) {
+    seen.unobserve(entry.target);
+    draw(entry.target);
+  }
+}, {rootMargin: '400px 0px'});
+for (const picture of document.querySelectorAll('.picture')) seen.observe(picture);
+addEventListener('beforeprint', () => {  // on paper still pictures stand, where there are any
+  for (const picture of document.querySelectorAll('.picture:not(.drawn)')) {
+    if (!picture.querySelector('.still')) draw(picture);
+  }
+});

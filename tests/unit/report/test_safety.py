@@ -1,7 +1,6 @@
 """Nothing from data is markup of the page, and a browser would run none of it anyway."""
 
 import re
-import subprocess
 
 import nbformat
 import pandas as pd
@@ -13,14 +12,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from editkit.figures import find_browser
 from editkit.plain import as_markdown
-from editkit.report import pdf
 from editkit.report.execute import Chapter, Failure
-from editkit.report.html import mathml, render_report
+from editkit.report.markdown import mathml
+from editkit.report.page import Made, render_report
 from editkit.report.safety import clean, content_policy
 from editkit.studies.findings import bullets, setup_findings
 
 BROWSER = find_browser()
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chrome, Chromium or Edge to open the report")
 HIT = "document.documentElement.dataset.hit=1"
 HOSTILE = (
     f"<script>{HIT}</script>",
@@ -61,7 +59,10 @@ def hostile(tmp_path):
     """A page whose every text, as far as data reach it, is hostile."""
     name, worst = HOSTILE[0], "\n\n".join(HOSTILE)
     frame = pd.DataFrame({name: HOSTILE}, index=HOSTILE)
-    figure = go.Figure(go.Bar(x=list(HOSTILE), y=[1] * len(HOSTILE)), layout={"title": {"text": worst}})
+    figure = go.Figure(
+        go.Bar(x=list(HOSTILE), y=[1] * len(HOSTILE)),
+        layout={"title": {"text": worst}, "meta": {"picture": worst, "tables": [name]}},
+    )
     cells = [
         new_markdown_cell("# First chapter"),
         new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
@@ -77,9 +78,10 @@ def hostile(tmp_path):
     executed, log = tmp_path / "00_first.ipynb", tmp_path / "00_first.log"
     nbformat.write(new_notebook(cells=cells), executed)
     chapter = Chapter(executed, executed, log, {}, {name: worst}, "failed", failure=Failure(name, worst, worst, worst))
-    results = [{"file": name, "rows": 1, "sha256": name}]
+    results = [{"file": f"results/{name}.csv", "rows": 1, "sha256": name}]
     page = tmp_path / "report.html"
-    page.write_text(render_report(worst, {name: worst}, [chapter], results, tmp_path), encoding="utf-8")
+    made = Made(tmp_path, worst, results)
+    page.write_text(render_report(worst, {name: worst}, [chapter], made, BROWSER), encoding="utf-8")
     return page
 
 
@@ -88,42 +90,35 @@ def test_no_text_of_a_run_is_markup_of_its_page(hostile):
     soup = BeautifulSoup(hostile.read_text(encoding="utf-8"), "html.parser")
     policy, *_ = [tag["content"] for tag in soup.find_all("meta", {"http-equiv": True})]
     scripts = [tag.string for tag in soup.find_all("script") if tag.get("type") != "application/json"]
-    assert policy == content_policy(scripts) and len(scripts) == 3, "plotly.js, the figures, the tables"
+    assert policy == content_policy(scripts) and len(scripts) == 4, "plotly.js, figures, cards and tables"
     pictures = soup.main.find_all("img")
-    assert [tag["src"][:26] for tag in pictures] == ["data:image/svg+xml;base64,"], "a picture cannot run"
+    assert {tag["src"][:26] for tag in pictures} == {"data:image/svg+xml;base64,"}, "a picture cannot run"
+    assert len(pictures) == 1 + (BROWSER is not None)
     for tag in [*pictures, *soup.main.select("script[type='application/json']")]:
         tag.extract()
     assert not live(soup.body.header) and not live(soup.nav) and not live(soup.main)
     assert soup.main.get_text().count(HIT) > 100, "it is shown as text"
 
 
-def opened(page, profile) -> subprocess.CompletedProcess:
-    flags = [*pdf.browser_flags(profile), "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
-    command = [BROWSER, *flags, "--proxy-server=http://127.0.0.1:9", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-@needs_browser
 @pytest.mark.filterwarnings("ignore:formula")
-def test_a_browser_runs_and_loads_nothing_of_it_and_draws_the_figure(hostile, tmp_path):
-    done = opened(hostile, tmp_path / "profile")
-    assert "data-hit" not in done.stdout
-    assert not re.findall(r".*CONSOLE(?!.*MathJax is not loaded).*", done.stderr)  # formulas in labels stay text
-    soup = BeautifulSoup(done.stdout, "html.parser")
+def test_a_browser_runs_and_loads_nothing_of_it_and_draws_the_figure(hostile, opened):
+    done = opened(hostile)
+    assert "data-hit" not in done.html and not done.asked
+    assert not [line for line in done.said if "MathJax is not loaded" not in line]  # formulas in labels stay text
+    soup = done.soup
     assert len(soup.select(".plot svg.main-svg .barlayer .point path")) == len(HOSTILE)
     assert not live(BeautifulSoup("".join(map(str, soup.select(".plot .xtick text"))), "html.parser"))
 
 
-@needs_browser
 @pytest.mark.filterwarnings("ignore:formula")
-def test_what_would_reach_the_page_all_the_same_is_stopped_by_its_policy(hostile, tmp_path):
-    injected = f"<main>{HOSTILE[0]}<img src='data:,' onerror='{HIT}'><img src='http://127.0.0.1:9/pixel.png'>"
-    hostile.write_text(hostile.read_text(encoding="utf-8").replace("<main>", injected), encoding="utf-8")
-    done = opened(hostile, tmp_path / "profile")
-    assert "data-hit" not in done.stdout
+def test_what_would_reach_the_page_all_the_same_is_stopped_by_its_policy(hostile, opened):
+    injected = f"<main id='main'>{HOSTILE[0]}<img src='data:,' onerror='{HIT}'><img src='http://127.0.0.1:9/pixel.png'>"
+    hostile.write_text(hostile.read_text(encoding="utf-8").replace('<main id="main">', injected), encoding="utf-8")
+    done = opened(hostile)
+    assert "data-hit" not in done.html
     for kind in ("Executing inline script", "Executing inline event handler", "Loading the image"):
-        assert re.search(f"{kind}.* violates the following Content Security Policy", done.stderr), kind
-    assert BeautifulSoup(done.stdout, "html.parser").select(".plot svg.main-svg"), "figures are drawn all the same"
+        assert re.search(f"{kind}.* violates the following Content Security Policy", "\n".join(done.said)), kind
+    assert done.soup.select(".plot svg.main-svg"), "figures are drawn all the same"
 
 
 def test_the_policy_names_scripts_by_their_hashes():
