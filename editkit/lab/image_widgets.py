@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -50,10 +51,11 @@ class ImageRoom(Room):
         }
         take: dict[str, Callable[[Any], Any]] = {"layers": lambda ends: list(range(ends[0], ends[1] + 1))}
         for name, setting in settings.items():
-            read = take.get(name, lambda value: value)
-            chosen = self._guarded(lambda change, name=name, read=read: self.lab.choose(**{name: read(change.new)}))
-            setting.observe(chosen, "value")
+            setting.observe(self._guarded(partial(self._choose, name, take.get(name, lambda value: value))), "value")
         return settings
+
+    def _choose(self, name: str, read: Callable[[Any], Any], change: Any) -> None:
+        self.lab.choose(**{name: read(change.new)})
 
     def _buttons(self) -> dict[str, w.Button]:
         lab = self.lab

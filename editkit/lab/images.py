@@ -24,7 +24,14 @@ from editkit.vision.tracing import cls_attention
 
 FIRST: TargetMethodName = "alphaedit"
 # A classifier of digits that is fine-tuned in a minute, and makes mistakes.
-DIGITS = {"n_train": 500, "image_noise": 0.1, "image_size": 42, "epochs": 4, "lr": 1e-5, "layer_selection": "last"}
+DIGITS: dict[str, Any] = {
+    "n_train": 500,
+    "image_noise": 0.1,
+    "image_size": 42,
+    "epochs": 4,
+    "lr": 1e-5,
+    "layer_selection": "last",
+}
 DIGITS |= {"max_edits": 24, "copies": 1}
 
 
@@ -193,7 +200,11 @@ class Images:
         if not places[kept:]:
             return
         if not same:
-            given = {"images": prepared.candidates, "kept": prepared.kept, "tune": prepared.panels["val"]}
+            given: dict[str, Any] = {
+                "images": prepared.candidates,
+                "kept": prepared.kept,
+                "tune": prepared.panels["val"],
+            }
             self._session = RepairSession(prepared.vit, spec, **given, store=prepared.store, progress=False)
         try:
             for place in places[kept:]:

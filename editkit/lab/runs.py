@@ -1,6 +1,6 @@
 """A run's tables of scores to look through: filtered by what was varied, and read at one rung of the ladder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pandas as pd
@@ -34,8 +34,8 @@ class RunTables:
     """
 
     def __init__(self, run_dir: str | Path):
-        results, self.changed = Results(run_dir), lambda: None
-        self.changed: Callable[[], None]
+        results = Results(run_dir)
+        self.changed: Callable[[], None] = lambda: None
         paths = sorted((results.folder / "results").glob("*.csv"), key=lambda path: (path.stem != FIRST, path.stem))
         found = {path.stem: results.load(path.stem) for path in paths if path.stat().st_size > 1}
         self.tables = {name: table for name, table in found.items() if "method" in table and rungs_of(table)}
@@ -117,6 +117,6 @@ def _order(value: str) -> tuple[bool, float, str]:
     return value != NONE, float(value) if number else float("inf"), value
 
 
-def _check(what: str, value: str, allowed: object) -> None:
+def _check(what: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{what} = {value!r}: must be one of {', '.join(allowed)}")

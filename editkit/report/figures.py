@@ -86,7 +86,8 @@ def caption(layout: Mapping[str, Any]) -> tuple[str, str]:
     text, below = title.get("text") or "", (title.get("subtitle") or {}).get("text") or ""
     if not below and (found := re.fullmatch(r"(.*?)(?:<br\s*/?>)?\s*<sup>(.*)</sup>\s*", text, re.DOTALL)):
         text, below = found.groups()
-    return tuple(plain(re.sub(r"<br\s*/?>", " ", part)) for part in (text, below))
+    claim, under = (plain(re.sub(r"<br\s*/?>", " ", part)) for part in (text, below))
+    return claim, under
 
 
 def untitled(spec: dict[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class Rendered:
 
     def __post_init__(self) -> None:
         title, *_ = self.body.find_all("h2")
-        self.anchor, self.title = title["id"], title.get_text()
-        self.sections = [Section(h["id"], h.get_text()) for h in self.body.find_all("h3", id=True)]
+        self.anchor, self.title = str(title["id"]), title.get_text()
+        self.sections = [Section(str(h["id"]), h.get_text()) for h in self.body.find_all("h3", id=True)]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _chapters(
     split = {chapter.name: parts(_notebook(chapter), chapter.name) for chapter in chapters}
 
     def write(place: str) -> list[Tag]:
-        pieces = []
+        pieces: list[Tag] = []
         for chapter in chapters:
             told = notice.render(chapter=chapter, log=chapter.log.relative_to(folder).as_posix())
             text = exporter.write(split[chapter.name][place], chapter, place, told if place == "body" else "")
@@ -152,8 +152,8 @@ def _resolve(rendered: list[Rendered], more: set[str]) -> set[str]:
     known = {tag["id"] for piece in pieces for tag in piece.find_all(id=True)} | more
     cited = set()
     for link in (link for piece in pieces for link in piece.select("a[href^='#']")):
-        target = link["href"][1:]
-        if "cite" in link.get("class", []):
+        target = str(link["href"])[1:]
+        if "cite" in (link.get("class") or ""):
             cited.add(target.removeprefix("reference-"))
         elif target in numbers and not link.get_text():
             link.string = f"Figure {numbers[target]}"

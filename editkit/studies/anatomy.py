@@ -155,7 +155,8 @@ def clean_gaps(edits: pd.DataFrame) -> pd.DataFrame:
     parts = dict(list(edits.dropna(subset="class").groupby("method", sort=False)))
     rows = []
     for ours, theirs in combinations(parts, 2):
-        gap = paired_difference(*(_as_rewrites(parts[name], CLEAN) for name in (ours, theirs)), MOMENT).loc["ES"]
+        first, second = (_as_rewrites(parts[name], CLEAN) for name in (ours, theirs))
+        gap = paired_difference(first, second, MOMENT).loc["ES"]
         rows.append({"method": ours, "reference": theirs} | gap.to_dict())
     columns = ["method", "reference", "value", "low", "high", "p", *SAMPLE]
     return adjusted(pd.DataFrame(rows, columns=columns).assign(family=CLEAN), "family").drop(columns="family")
