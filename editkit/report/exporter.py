@@ -14,7 +14,7 @@ from traitlets.config import Config
 from editkit.report.citations import References
 from editkit.report.execute import Chapter
 from editkit.report.figures import PLOTLY, Figures
-from editkit.report.markdown import OutputRenderer, Renderer, mathml, render
+from editkit.report.markdown import OutputRenderer, Renderer, formula, render
 from editkit.report.preprocess import Outputs, Sections, Tags
 from editkit.report.safety import clean
 from editkit.report.tables import Tables
@@ -67,7 +67,7 @@ class ChapterExporter(HTMLExporter):
         yield "tables", self.tables.style
         yield "clean", clean
         yield "figure", self._figure
-        yield "formula", lambda source: mathml(source.strip("$ "), display=True)
+        yield "formula", lambda source: formula(source.strip("$ "))
         yield "picture", _picture
         yield "traceback", _traceback
 

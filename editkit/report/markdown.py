@@ -58,6 +58,11 @@ def anchor(stem: str) -> str:
     return f"nb-{stem}"
 
 
+def formula(latex: str) -> str:
+    """Set a formula on a line of its own; where it is wider than the page, its frame scrolls, by the keyboard too."""
+    return f'<div class="formula" tabindex="0" role="group" aria-label="Formula">{mathml(latex, display=True)}</div>'
+
+
 class Renderer(IPythonRenderer):
     """nbconvert's renderer of a chapter.
 
@@ -105,7 +110,7 @@ class Renderer(IPythonRenderer):
         return f"<pre><code>{html.escape(code)}</code></pre>\n"
 
     def block_math(self, body: str) -> str:
-        return f'<div class="formula">{mathml(body, display=True)}</div>'
+        return formula(body)
 
     def inline_math(self, body: str) -> str:
         return mathml(body, display=False)
