@@ -26,6 +26,7 @@ HPARAMS = """shared: {layers: [1, 2], v_num_grad_steps: 3, v_lr: 0.1, v_weight_d
 """
 SMALLEST = {"model": "../tiny", "methods": ["rome", "emmet"], "known_only": False, "controls": [], "sweep_layers": 0}
 SMALLEST |= {"evaluation_texts": 0, "neighbour_budget": 0}
+BEGUN = re.compile(r"\[(\*|\d+)\]:")  # the prompt of a cell that waits, runs or has run
 MINUTES = 5  # after which a chapter has failed
 
 
@@ -37,8 +38,10 @@ class Jupyter(NamedTuple):
     folder: Path
 
     def open(self, visit, notebook: str) -> Page:
-        """Open a notebook, and wait for its kernel."""
-        page, _, asked = visit(f"{self.address}/lab/tree/notebooks/{notebook}?token={self.token}")
+        """Open a notebook in a workspace of its own (a common one brings back what was open), and wait for its kernel."""
+        workspace = f"lab/workspaces/{Path(notebook).stem}"
+        page, _, asked = visit(f"{self.address}/{workspace}/tree/notebooks/{notebook}?reset&token={self.token}")
+        expect(page.locator(".jp-NotebookPanel")).to_have_count(1)
         expect(page.get_by_text("| Idle")).to_be_visible()
         assert not [place for place in asked if not place.startswith(self.address)], "it wants the network"
         return page
@@ -98,6 +101,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 def run_all(page: Page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(page.locator(".jp-InputPrompt").get_by_text(BEGUN).first).to_be_visible()
 
 
 def test_a_chapter_runs_by_its_menu_to_the_end(jupyter, visit):
