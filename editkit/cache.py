@@ -163,7 +163,8 @@ def code_hash(module: str) -> str:
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the hash of a module's source, and the modules of this package that it imports when it runs."""
     text = _file(module).read_text(encoding="utf-8")
-    nodes, imported = [ast.parse(text)], set()
+    nodes: list[ast.AST] = [ast.parse(text)]
+    imported: set[str] = set()
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":

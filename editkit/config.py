@@ -45,7 +45,7 @@ class Parameters(BaseModel):
             raise ValueError(f"{type(self).__name__}: {'; '.join(told[:TOLD] + more)}") from None
 
     @classmethod
-    def _explain(cls, problem: dict) -> str:
+    def _explain(cls, problem: Mapping[str, Any]) -> str:
         name, value = ".".join(map(str, problem["loc"])), problem["input"]
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, cls.model_fields, n=3)
@@ -75,7 +75,7 @@ def shown(value: Any) -> str:
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
-def _read_exponents(values: dict[str, Any], problems: Iterable[dict]) -> dict[str, Any]:
+def _read_exponents(values: dict[str, Any], problems: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Read ``5e-1`` and ``1e6``, which YAML takes for text, where a number was wanted."""
     values = copy.deepcopy(values)
     for problem in problems:

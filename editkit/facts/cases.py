@@ -28,7 +28,7 @@ def to_case(source: str | os.PathLike, records: list[dict], convert: Callable[[i
     nor a probe is skipped. Facts that share an id are told apart by their places from the second one on. Raises what
     ``convert_records`` raises.
     """
-    known, ids, asked = {}, Counter(), set()
+    known, ids, asked = {}, Counter[str](), set()
 
     def fresh(index: int, record: dict) -> Case:
         case, names, new = convert(index, record), {}, []

@@ -1,6 +1,7 @@
 """Countries as the relations need them: agreed on by several packages, named as in speech."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
@@ -88,7 +89,9 @@ class Country:
 
 def load_countries() -> dict[str, Country]:
     """Load the sovereign countries by their ISO codes."""
-    infos = {info["ISO"].get("alpha2"): info for info in (c.info() for c in all_countries())}
+    infos: dict[str, Mapping[str, Any]] = {
+        info["ISO"].get("alpha2"): info for info in (c.info() for c in all_countries())
+    }
     rows = Geonames().get_countries()
     english = Locale("en")
     return {
@@ -98,7 +101,7 @@ def load_countries() -> dict[str, Country]:
     }
 
 
-def _country(code: str, row: dict, info: dict, english: Locale) -> Country:
+def _country(code: str, row: dict, info: Mapping[str, Any], english: Locale) -> Country:
     official, spoken, languages = _languages(code, info, english)
     return Country(
         code=code,
@@ -116,20 +119,20 @@ def _country(code: str, row: dict, info: dict, english: Locale) -> Country:
     )
 
 
-def _continent(code: str, row: dict, info: dict) -> str:
+def _continent(code: str, row: dict, info: Mapping[str, Any]) -> str:
     continent = CONTINENTS.get(row["continentcode"], "")
     # countryinfo has one region for both Americas.
     agreed = continent.replace("North America", "Americas").replace("South America", "Americas")
     return continent if agreed == info.get("region") and code not in TRANSCONTINENTAL else ""
 
 
-def _subregion(info: dict) -> str:
+def _subregion(info: Mapping[str, Any]) -> str:
     name = info.get("intermediateregion") or info.get("subregion") or ""
     name = name.replace("South-eastern Asia", "Southeast Asia")
     return "the Caribbean" if name == "Caribbean" else name
 
 
-def _currency(code: str, row: dict, info: dict, english: Locale) -> str:
+def _currency(code: str, row: dict, info: Mapping[str, Any], english: Locale) -> str:
     """Name the unit ("peso") of the single currency, where three packages agree on it."""
     tender = get_territory_currencies(code, start_date=CURRENCY_DATE)
     agreed = tender == [row["currencycode"]] and tender[0] in info.get("currencies", ())
@@ -138,8 +141,8 @@ def _currency(code: str, row: dict, info: dict, english: Locale) -> str:
     return english.currencies[tender[0]].split()[-1].lower()
 
 
-def _languages(code: str, info: dict, english: Locale) -> tuple[str, str, tuple[str, ...]]:
-    known = get_territory_language_info(code)
+def _languages(code: str, info: Mapping[str, Any], english: Locale) -> tuple[str, str, tuple[str, ...]]:
+    known: Mapping[str, Mapping[str, Any]] = get_territory_language_info(code)
     status = {lang: entry["official_status"] or "" for lang, entry in known.items()}
     percent = {lang: entry["population_percent"] for lang, entry in known.items()}
     countrywide = [lang for lang in known if status[lang] in ("official", "de_facto_official")]

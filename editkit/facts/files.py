@@ -67,7 +67,7 @@ def to_facts(
 
     Facts that share an id, as in files that were joined, are told apart by their places from the second one on.
     """
-    seen, ids = set(), Counter()
+    seen, ids = set(), Counter[str]()
 
     def fresh(index: int, record: dict) -> Fact:
         fact = convert(index, record)

@@ -20,7 +20,7 @@ def take_in_turn(facts: Sequence[Fact], tier: Callable[[Fact], int] = lambda fac
     Facts of a lower ``tier`` come first. A subject's further facts come after all subjects' first: edits of one
     subject at once would contradict each other at its last token.
     """
-    seen, turns, order = _repeats(facts), Counter(), []
+    seen, turns, order = _repeats(facts), Counter[tuple[str, tuple[int, int]]](), []
     for index, fact in enumerate(facts):
         slot = seen[fact.id], tier(fact)
         order.append((*slot, turns[fact.relation, slot], index))
@@ -59,7 +59,7 @@ def _distance(fact: Fact, start: float) -> float:
 
 def _repeats(facts: Sequence[Fact]) -> dict[str, int]:
     """Count each fact's predecessors of the same subject, by its id."""
-    seen, repeats = Counter(), {}
+    seen, repeats = Counter[str](), {}
     # Drawn, so that each relation has subjects whose first fact is its own.
     for fact in sorted(facts, key=lambda fact: digest("order", fact.id)):
         subject = fold(fact.subject)

@@ -64,8 +64,10 @@ def to_request_case(name: str, record: dict, keys: dict[str, str], groups: dict[
         prompt=template_of(prompt, subject),
         target_new=new,
         target_true=true[0] if true else NO_OBJECT,
-        paraphrases=[text for key in ("rephrase_prompt", "rephrase") for text in texts_in(record.get(key) or [], key)],
-        neighbours=[prompt for prompt, _ in near] if own else (),
+        paraphrases=tuple(
+            text for key in ("rephrase_prompt", "rephrase") for text in texts_in(record.get(key) or [], key)
+        ),
+        neighbours=tuple(prompt for prompt, _ in near) if own else (),
         neighbour_target=min(answers) if own else None,
     )
     probes = [
@@ -75,8 +77,8 @@ def to_request_case(name: str, record: dict, keys: dict[str, str], groups: dict[
 
 
 def _probe(fact: Fact, part: str, group: str, question: Question, true: tuple[str, ...]) -> Probe:
-    prompt, (answer, *aliases) = question
-    kind = GROUPS[part].get(group.lower(), part)
+    prompt, (answer, *others) = question
+    kind, aliases = GROUPS[part].get(group.lower(), part), tuple(others)
     about: dict[str, Any] = {"kind": kind, "fact": fact.id, "prompt": prompt, "answer": answer, "aliases": aliases}
     if part == "locality":
         rival = fact.target_new if fact.target_new != clean(answer).strip() else None

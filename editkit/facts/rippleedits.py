@@ -128,14 +128,14 @@ def _probes(record: dict, fact: Fact) -> Iterator[Probe]:
                     fact=fact.id,
                     prompt=prompt,
                     answer=answer,
-                    aliases=aliases,
+                    aliases=tuple(aliases),
                     conditions=tuple(conditions),
                     relation=fact.relation,
-                    **_earlier(kind, fact, answer, aliases),
+                    **_earlier(kind, fact, answer, tuple(aliases)),
                 )
 
 
-def _earlier(kind: str, fact: Fact, answer: str, aliases: list[str]) -> dict[str, Any]:
+def _earlier(kind: str, fact: Fact, answer: str, aliases: tuple[str, ...]) -> dict[str, Any]:
     """Say what is right before the edit, where that follows from the test's kind."""
     if kind in KEPT:
         rival = fact.target_new if fact.target_new != clean(answer).strip() else None

@@ -26,6 +26,8 @@ class Row(NamedTuple):
     """"the " where the subject is spoken with one."""
 
 
+Rows = dict[str, list[Row]]  # by relation
+
 # Cities down to this size are subjects; down to the second, they are rivals for a name.
 SMALLEST_SUBJECT, SMALLEST_RIVAL = 25_000, 5_000
 RIVAL_RATIO = 5
@@ -88,7 +90,7 @@ SERIES_OVERLAP = {
 def load_rows() -> dict[str, list[Row]]:
     """Collect true statements by relation; names that mean several things are left out."""
     countries, cities = load_countries(), load_cities()
-    rows = defaultdict(list)
+    rows: Rows = defaultdict(list)
     _add_cities(rows, cities, countries)
     # An airport or county that is called like a city would be asked about under the city's name.
     taken = {letters(city["name"]) for city in cities}
@@ -174,9 +176,9 @@ def _fame(city: dict) -> int:
     return len(city["alternatenames"])
 
 
-def _add_cities(rows, cities: list[dict], countries: dict[str, Country]) -> None:
+def _add_cities(rows: Rows, cities: list[dict], countries: dict[str, Country]) -> None:
     states = load_states()
-    turns = Counter()  # by country
+    turns = Counter[str]()  # by country
     for city, country in subject_cities(cities, countries):
         if city["name"] in country.capital_names:
             if city["name"] == country.capital and country.code not in CAPITAL_UNCLEAR:
@@ -211,8 +213,8 @@ def _us_answer(relation: str, city: dict, states: dict[str, str]) -> str:
     return states.get(city["admin1code"], "") if is_state else ""
 
 
-def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country], taken: set[str]) -> None:
-    fame, disputed = defaultdict(int), set()
+def _add_airports(rows: Rows, cities: Iterable[dict], countries: dict[str, Country], taken: set[str]) -> None:
+    fame, disputed = defaultdict[tuple[str, str], int](int), set()
     for city in cities:
         key = (city["countrycode"], fold(city["name"]))
         if _is_disputed(city):
@@ -228,7 +230,7 @@ def _add_airports(rows, cities: Iterable[dict], countries: dict[str, Country], t
             rows["airport_country"].append(Row(name, country.full_name, fame[key]))
 
 
-def _add_counties(rows, taken: set[str]) -> None:
+def _add_counties(rows: Rows, taken: set[str]) -> None:
     geonames = Geonames()
     states = geonames.get_us_states()
     counties = [row for row in geonames.get_us_counties() if row["name"].endswith(COUNTY)]
@@ -240,7 +242,7 @@ def _add_counties(rows, taken: set[str]) -> None:
             rows["us_county_state"].append(Row(name, states[county["state"]]["name"], 0))
 
 
-def _add_countries(rows, countries: dict[str, Country]) -> None:
+def _add_countries(rows: Rows, countries: dict[str, Country]) -> None:
     for country in countries.values():
         answers = {
             "country_continent": country.continent,
@@ -255,7 +257,7 @@ def _add_countries(rows, countries: dict[str, Country]) -> None:
                 rows[relation].append(row)
 
 
-def _add_elements(rows) -> None:
+def _add_elements(rows: Rows) -> None:
     series = {row.id: row.name.lower() for row in fetch_table("series").itertuples()}
     for element in fetch_table("elements").itertuples():
         name, fame = element.name.lower(), 1000 - element.atomic_number
@@ -270,10 +272,10 @@ def _add_elements(rows) -> None:
             rows["element_discovery"].append(Row(name, place, fame))
 
 
-def _add_scripts(rows) -> None:
+def _add_scripts(rows: Rows) -> None:
     """Add the languages that have one script in CLDR's likely subtags and locales."""
     locales = localedata.locale_identifiers()
-    scripts, countries = defaultdict(set), Counter()
+    scripts, countries = defaultdict[str, set[str]](set), Counter[str]()
     for tag, likely in get_global("likely_subtags").items():
         scripts[tag.split("_")[0]].add(likely.split("_")[1])
     for tag in locales:

@@ -59,9 +59,9 @@ def judged(kind: str, fact: Fact, becomes_true: str, becomes_false: str) -> list
     ]
 
 
-def _negated(fact: Fact) -> Iterator[tuple[str, dict[str, str]]]:
+def _negated(fact: Fact) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the fact's prompt negated from outside and, where it has a verb after its subject, inside."""
-    turned = {"answer": fact.target_true, "before": fact.target_new}
+    turned: dict[str, Any] = {"answer": fact.target_true, "before": fact.target_new}
     yield f"{NOT_TRUE} {_inside_a_sentence(fact.prompt).replace(SLOT, fact.subject)}", {"kind": "negation"} | turned
     before, after = fact.prompt.split(SLOT)
     if verb := VERB.search(after):

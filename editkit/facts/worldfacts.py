@@ -122,7 +122,7 @@ def _relation_facts(name: str, edited: Groups, held: Groups) -> list[Fact]:
 
 def _ending_apart(rows: list[Row]) -> list[Row]:
     """Leave out the least known of those that end in a common word: edits of them at once would meet in one key."""
-    most, seen, kept = max(1, int(LARGEST_SHARE * len(rows))), Counter(), []
+    most, seen, kept = max(1, int(LARGEST_SHARE * len(rows))), Counter[str](), []
     for row in rows:
         last = last_word(row.subject)
         seen[last] += 1
