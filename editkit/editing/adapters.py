@@ -15,14 +15,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
 
 from editkit.editing.adapter_files import read_adapter, write_adapter
 from editkit.editing.lowrank import truncate
-from editkit.models import EditableModel
+from editkit.models.base import ModelT
+
+if TYPE_CHECKING:  # peft is imported where there are adapters: it takes a while
+    from peft import LoraConfig, PeftModel
 
 Factors = Mapping[int, tuple[Tensor, Tensor]]  # layer → left (d_v, r), right (r, d_k)
 
@@ -41,7 +44,7 @@ class Adapter:
         return sum(left.numel() + right.numel() for left, right in self.factors.values())
 
 
-class AdapterStack:
+class AdapterStack(Generic[ModelT]):
     """The adapters of one model, each under its name; the base weights stay as they are.
 
     Args:
@@ -49,14 +52,14 @@ class AdapterStack:
         alpha: LoRA's alpha; 0 takes the rank, and so a scaling of 1.
     """
 
-    def __init__(self, model: EditableModel, alpha: float = 0.0):
+    def __init__(self, model: ModelT, alpha: float = 0.0):
         if model.has_adapters:
             raise ValueError(f"{model.name} already carries adapters: use their AdapterStack, or close() it first")
         self.model, self.alpha = model, alpha
         self._adapters: dict[str, Adapter] = {}
         self.names: set[str] = set()  # every name ever added: no session takes one a second time
         self._base = ""
-        self._peft = None
+        self._peft: PeftModel | None = None
         self._unmerged: dict[int, Tensor] = {}  # the base weights of the layers that adapters are merged into
         self._merged = ""  # fingerprint of the model with them
 
@@ -101,7 +104,10 @@ class AdapterStack:
         self.check_unmerged()
         self._check(name, factors)
         where = {layer: self.model.weight(layer).device for layer in factors}
-        stored = {layer: tuple(side.to(where[layer], torch.float32) for side in factors[layer]) for layer in factors}
+        stored = {
+            layer: (left.to(where[layer], torch.float32), right.to(where[layer], torch.float32))
+            for layer, (left, right) in factors.items()
+        }
         self._base = self.base
         before = self._adapters.get(name)
         self._uninstall(name)
@@ -159,7 +165,7 @@ class AdapterStack:
         parts = [a for a in self._adapters.values() if a.enabled and layer in a.factors]
         return sum((a.weight * a.factors[layer][0].double() @ a.factors[layer][1].double() for a in parts), 0.0)
 
-    def joined(self, *names: str) -> Factors:
+    def joined(self, *names: str) -> dict[int, tuple[Tensor, Tensor]]:
         """Return the exact sum of adapters, weights included, as one pair of factors per layer; their ranks add up.
 
         A name given twice counts once.
@@ -252,7 +258,7 @@ class AdapterStack:
         factors = self.joined(*(names or self.enabled))
         if not factors:
             raise ValueError("nothing to save: no adapter is in force")
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for layer, (left, right) in factors.items():
             module = f"base_model.model.{self.model.mlp_out_name(layer)}"
             scaling = self._scaling(right.shape[0])
@@ -311,7 +317,7 @@ class AdapterStack:
     def _scaling(self, rank: int) -> float:
         return self.alpha / rank if self.alpha else 1.0
 
-    def _config(self, factors: Factors, **options: Any):
+    def _config(self, factors: Factors, **options: Any) -> "LoraConfig":
         from peft import LoraConfig
 
         ranks = {layer: right.shape[0] for layer, (_, right) in factors.items()}
@@ -321,7 +327,7 @@ class AdapterStack:
             base_model_name_or_path=self.model.name,
             task_type=self.model.peft_task,
             r=highest,
-            lora_alpha=self._scaling(highest) * highest,
+            lora_alpha=self._scaling(highest) * highest,  # type: ignore[arg-type]  # peft takes any number
             rank_pattern=lower,
             alpha_pattern={module: self._scaling(rank) * rank for module, rank in lower.items()},
             target_modules=[self.model.family.mlp_out],
@@ -376,11 +382,12 @@ class AdapterStack:
         for name in self.enabled:
             for layer in self._adapters[name].factors:
                 self.model.mlp_out(layer).set_scale(name, self._adapters[name].weight)
+        tuner: Any = self._peft.base_model  # peft states no type for it
         if self.enabled:
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.base_model.set_adapter(self.enabled)
+            tuner.enable_adapter_layers()
+            tuner.set_adapter(self.enabled)
         else:
-            self._peft.base_model.disable_adapter_layers()
+            tuner.disable_adapter_layers()
         self.model.model.eval().requires_grad_(False)
 
 

@@ -7,7 +7,7 @@ as further columns of the same system, see :mod:`editkit.editing.replay`.
 import time
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Editor:
         costs: ``C`` of each edited layer.
     """
 
-    def __init__(self, weights: RawWeights | Overlay, spec: EditSpec, domain: Domain, costs: dict[int, Tensor]):
+    def __init__(self, weights: RawWeights | Overlay, spec: EditSpec, domain: Domain[Any], costs: dict[int, Tensor]):
         self.weights, self.spec, self.domain, self.method = weights, spec, domain, METHODS[spec.method]
         self._costs = costs
         self._precisions: dict[int, tuple[Tensor | None, Precision]] = {}

@@ -40,21 +40,21 @@ class GradientSpec(Parameters):
 class RunningStatistics(NamedTuple):
     """Mean and spread of all vectors so far, as ``RunningMeanStd`` of UltraEdit's ``nets.py`` keeps them."""
 
-    count: int = 0
+    n: int = 0
     mean: Tensor | None = None  # (dim,)
     spread: Tensor | None = None  # (dim,) sum of squared deviations; over count − 1 it is the variance
 
     def updated(self, x: Tensor) -> "RunningStatistics":
         """Return the statistics with further vectors, the rows of ``x`` (m, dim)."""
-        m, count = len(x), self.count + len(x)
+        m, n = len(x), self.n + len(x)
         mean, spread = (x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])) if self.mean is None else self[1:]
         delta = x.mean(0) - mean
         own = m * x.var(0) if m > 1 else 0.0
-        return RunningStatistics(count, mean + m * delta / count, spread + own + self.count * m * delta**2 / count)
+        return RunningStatistics(n, mean + m * delta / n, spread + own + self.n * m * delta**2 / n)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return ``(x − mean) / (std + ε)``, (m, dim)."""
-        return (x - self.mean) / ((self.spread / (self.count - 1 + EPSILON)).sqrt() + EPSILON)
+        return (x - self.mean) / ((self.spread / (self.n - 1 + EPSILON)).sqrt() + EPSILON)
 
 
 class Columns(NamedTuple):
@@ -68,8 +68,9 @@ class Columns(NamedTuple):
     def of(self, edits: Sequence[int]) -> "Columns":
         """Return the columns of some edits, which are numbered anew."""
         place = {edit: number for number, edit in enumerate(edits)}
-        chosen = [column for column, edit in enumerate(self.owner.tolist()) if edit in place]
-        owner = torch.tensor([place[self.owner[column].item()] for column in chosen])
+        owners = self.owner.tolist()
+        chosen = [column for column, edit in enumerate(owners) if edit in place]
+        owner = torch.tensor([place[owners[column]] for column in chosen])
         keys, asked = ({layer: X[:, chosen] for layer, X in side.items()} for side in (self.keys, self.asked))
         return Columns(keys, asked, owner, (len(chosen),))
 

@@ -2,11 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol
 
 
 class Item(Protocol):
     """One edit that is asked for: a dataclass of plain values, such as a fact, or an image and its class."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def id(self) -> str: ...

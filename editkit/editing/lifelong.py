@@ -34,9 +34,6 @@ class Lifelong(Moments):
     noted: int = 0  # edits when keys were last noted
     _noted: dict[int, Tensor] = field(default_factory=dict)  # layer → (d_k, m) with F Fᵀ the mean of k kᵀ over them
 
-    def copy(self) -> Self:
-        return replace(self, _records=list(self._records), _factors=dict(self._factors))
-
     def add(self, records: Sequence[EditRecord]) -> None:
         if not self.keeps:
             return
@@ -57,8 +54,8 @@ class Lifelong(Moments):
 
     def state_dict(self) -> dict[str, Tensor]:
         plain = {name: getattr(self, name) for name in ("keeps", "every", "noted")}
-        state = super().state_dict() | {"lifelong": json_tensor(plain | {"columns": self.statistics.count})}
-        if self.statistics.count:
+        state = super().state_dict() | {"lifelong": json_tensor(plain | {"columns": self.statistics.n})}
+        if self.statistics.n:
             state["statistics"] = torch.stack(self.statistics[1:])
         return state | {f"noted.{layer}": keys for layer, keys in self._noted.items()}
 

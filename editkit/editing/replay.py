@@ -26,6 +26,7 @@ from torch import Tensor
 
 from editkit.cache import from_json_tensor, json_tensor, write_atomic
 from editkit.config import Parameters, Positive
+from editkit.editing.gradients import Columns
 from editkit.editing.item import Item
 from editkit.solvers import compress
 
@@ -119,6 +120,14 @@ class Memory:
         """Count the earlier edits that take part in a step with these replayed records."""
         return 0
 
+    def factors(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys (d_k, m) and values (d_v, m) that stand for all that is stored; there must be some."""
+        raise NotImplementedError
+
+    def asked(self, columns: Columns, rate: float) -> Columns:
+        """Return the residuals of gradients, by statistics that only a lifelong memory keeps."""
+        raise NotImplementedError
+
     def seen(self, layer: int) -> Tensor | None:
         """Return keys (d_k, m), ``F Fᵀ`` their mean of ``k kᵀ``, for a null space taken anew; None for none."""
         return None
@@ -201,8 +210,8 @@ class ReplayBuffer(Memory):
         weight = torch.ones(len(records), dtype=torch.float64)
         if self.strategy == "priority":
             weight = torch.tensor([record.priority for record in records]).double() + SMALLEST_PRIORITY
-        drawn = torch.multinomial(weight, count, generator=generator) if count else []
-        return [records[i] for i in sorted(int(i) for i in drawn)]
+        drawn = torch.multinomial(weight, count, generator=generator).tolist() if count else []
+        return [records[i] for i in sorted(drawn)]
 
     def holds(self, item: Item) -> bool:
         return any(record.item.id == item.id for record in self)
@@ -306,7 +315,7 @@ class Moments(Memory):
         return self.count
 
     def copy(self) -> Self:
-        return Moments(self.count, list(self._records), dict(self._factors))
+        return replace(self, _records=list(self._records), _factors=dict(self._factors))
 
     def add(self, records: Sequence[EditRecord]) -> None:
         self._records += records

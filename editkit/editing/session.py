@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from editkit.editing.adapters import AdapterStack
 from editkit.editing.budget import Budget, spend
@@ -23,13 +23,13 @@ from editkit.editing.targets import Targets
 from editkit.editing.trust import TrustDecision
 from editkit.editing.weights import State, writer
 from editkit.methods import METHODS
-from editkit.models import EditableModel
+from editkit.models.base import ModelT
 from editkit.models.peak import peak_mb, reset_peak
 
 PROVENANCE = ("model", "weights", "spec", "items")  # what is saved besides the domain's options
 
 
-class Session:
+class Session(Generic[ModelT]):
     """A sequence of edits on one model, under one spec, in one domain.
 
     All state (precisions, memory of earlier edits, the weights before) lives here. Sessions on different
@@ -42,7 +42,9 @@ class Session:
         adapters: with ``edit_mode: lora``, the model's stack where it has one already; else one is made.
     """
 
-    def __init__(self, model: EditableModel, spec: EditSpec, domain: Domain, *, adapters: AdapterStack | None = None):
+    def __init__(
+        self, model: ModelT, spec: EditSpec, domain: Domain[Any], *, adapters: AdapterStack[ModelT] | None = None
+    ):
         self.model, self.spec, self.domain = model, spec, domain
         self.memory = make_memory(spec)
         self._weights = writer(model, spec, adapters)
@@ -50,7 +52,7 @@ class Session:
         self._editor: Editor | None = None
 
     @property
-    def adapters(self) -> AdapterStack | None:
+    def adapters(self) -> AdapterStack[ModelT] | None:
         """The adapters beside the weights; None with ``edit_mode: raw``."""
         return self._weights.stack
 
@@ -159,7 +161,7 @@ class Session:
         """
         if self.adapters is None:
             raise ValueError("edit_mode = 'raw' has no adapter: use save(), or edit with edit_mode 'lora'")
-        names = names or self.adapters.enabled
+        names = names or tuple(self.adapters.enabled)
         items = self._journal.edited(names)
         notes = self._provenance(items) if items else {}
         if items:
@@ -168,7 +170,7 @@ class Session:
         return self.adapters.save(directory, *names, notes=notes)
 
     @classmethod
-    def load(cls, model: EditableModel, path: str | Path, **options: Any) -> Self:
+    def load(cls, model: ModelT, path: str | Path, **options: Any) -> Self:
         """Write the edits of a file made by :meth:`save` into another copy of the model, without computing anything.
 
         The weights are then those of the saved session, bit for bit on the same kind of device. The session

@@ -50,8 +50,8 @@ class TrustDecision:
     @classmethod
     def of(cls, parts: dict[str, float], spec: TrustSpec) -> "TrustDecision":
         """Decide on a step: accept it, or take the action of ``spec`` where the score is below its threshold."""
-        weights = {name: spec.trust_weights.get(name, 0.0) for name in parts}
-        counted = {name: value ** weights[name] for name, value in parts.items() if weights[name]}
+        weights = spec.trust_weights.items()
+        counted = {name: parts[name] ** weight for name, weight in weights if weight and name in parts}
         score = min(counted.values(), default=1.0)
         if score >= spec.trust_threshold:
             return cls(score, parts, "accept", [])

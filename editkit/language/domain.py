@@ -115,7 +115,7 @@ class FactDomain:
         return {"contexts": list(self.contexts or ())}
 
 
-class EditSession(Session):
+class EditSession(Session[LanguageModel]):
     """A sequence of edits of facts on one language model, under one spec.
 
     >>> session = EditSession(lm, EditSpec(method="emmet"))

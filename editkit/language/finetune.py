@@ -54,7 +54,7 @@ class FinetuneSpec:
 
 
 def finetune(
-    stack: AdapterStack, name: str, facts: Sequence[Fact], spec: FinetuneSpec, *, progress: bool = True
+    stack: AdapterStack[LanguageModel], name: str, facts: Sequence[Fact], spec: FinetuneSpec, *, progress: bool = True
 ) -> pd.DataFrame:
     """Train an adapter on −log P(new object | prompt), all facts in each step, and leave it on the stack.
 

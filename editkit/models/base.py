@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import align_module_device
@@ -127,8 +127,11 @@ class EditableModel:
         linear = self.mlp_out(0)
         return linear.nx if self.family.transposed and hasattr(linear, "nx") else linear.in_features
 
-    def mlp_out(self, layer: int) -> nn.Linear:
-        """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key."""
+    def mlp_out(self, layer: int) -> Any:
+        """Return the edited linear layer: the second matrix of the MLP, whose input is an edit's key.
+
+        It is an ``nn.Linear``, transformers' ``Conv1D``, or peft's layer around one of them.
+        """
         return self.layers[layer].get_submodule(self.family.mlp_out)
 
     def target_module(self, layer: int) -> nn.Module:
@@ -207,6 +210,9 @@ class EditableModel:
             folded = data[:body].view(torch.int64).view(-1, FOLD).sum(0)
             total.update(folded.cpu().numpy().tobytes() + data[body:].cpu().numpy().tobytes())
         return total.hexdigest()[:16]
+
+
+ModelT = TypeVar("ModelT", bound=EditableModel)
 
 
 def is_plain(weight: Tensor) -> bool:

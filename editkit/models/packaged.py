@@ -71,6 +71,6 @@ def find_file(wheel: Wheel) -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(f"package {wheel.package!r} is not installed; install it with: {install}") from None
     for file in files:
-        if file.suffix == wheel.suffix and file.locate().exists():
-            return Path(file.locate())
+        if file.suffix == wheel.suffix and (path := Path(file.locate())).exists():
+            return path
     raise ValueError(f"package {wheel.package!r} holds no {wheel.suffix} file; install it again with: {install}")

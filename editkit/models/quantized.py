@@ -40,14 +40,13 @@ def quantizing(quantization: Quantization, family: Family, float_layers: Sequenc
     if quantization == "nf4":
         from transformers import BitsAndBytesConfig
 
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=untouched)
-    else:
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other hardware
-        from torchao.quantization import Int8WeightOnlyConfig
-        from transformers import TorchAoConfig
+        four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=untouched)
+        return {"quantization_config": four}
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other hardware
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
 
-        config = TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=untouched)
-    return {"quantization_config": config}
+    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=untouched)}
 
 
 def settle(name: str, model: nn.Module, quantization: Quantization) -> None:
@@ -60,4 +59,4 @@ def settle(name: str, model: nn.Module, quantization: Quantization) -> None:
     for module in model.modules():
         # bitsandbytes' kernel for AVX-512-BF16 passes no gradient on, and packs the weights anew at the first pass.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # not only tensors and modules

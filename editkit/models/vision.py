@@ -187,7 +187,7 @@ def _check_config(name: str, labels: Sequence[str]) -> None:
 
 def _read(
     source: str | Path, labels: list[str], seed: int, dtype: torch.dtype | str
-) -> tuple[nn.Module, dict[str, Any] | None]:
+) -> tuple[Any, dict[str, Any] | None]:
     """Read a model with a head for these labels, and its image processor's settings, None where it has none."""
     from transformers import AutoModelForImageClassification
     from transformers.utils import logging
@@ -250,17 +250,17 @@ def _normalisation(settings: Mapping[str, Any], family: str) -> tuple[tuple[floa
 
     Raises ``ValueError`` for values that are not one or three finite numbers, or where a deviation is not positive.
     """
-    mean, std = (0.0,), (1.0,)
+    stated: list[Any] = [0.0, 1.0]
     if settings.get("do_normalize", True):
-        usual = NORMALISED[family]
-        mean, std = (settings.get(f"image_{n}") or usual[place] for place, n in enumerate(("mean", "std")))
+        usual = zip(("mean", "std"), NORMALISED[family], strict=True)
+        stated = [settings.get(f"image_{name}") or value for name, value in usual]
     # Pixels in [0, 255] are multiplied by rescale_factor, usually to [0, 1], before they are normalised.
     unit = 1.0
     if not settings.get("do_rescale", True):
         unit = 255.0
     elif (factor := settings.get("rescale_factor", 1 / 255)) != 1 / 255:
         unit = 255 * _numbers("rescale_factor", factor, least=0)[0]
-    means, stds = _numbers("image_mean", mean), _numbers("image_std", std, least=0)
+    means, stds = _numbers("image_mean", stated[0]), _numbers("image_std", stated[1], least=0)
     return tuple(value / unit for value in means), tuple(value / unit for value in stds)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editkit.cache import Store
 from editkit.editing.adapters import AdapterStack
+from editkit.editing.domain import Domain
 from editkit.editing.session import Session
 from editkit.editing.spec import EditSpec
 from editkit.editing.targets import Targets
@@ -25,7 +26,7 @@ from editkit.vision.moments import kept_moments
 from editkit.vision.targets import optimise_targets
 
 
-class ImageDomain(ImageReader):
+class ImageDomain(ImageReader, Domain[Repair]):
     """What a session has to know of images, see :class:`editkit.editing.domain.Domain`.
 
     Args:
@@ -99,7 +100,7 @@ class ImageDomain(ImageReader):
         return {}
 
 
-class RepairSession(Session):
+class RepairSession(Session[VisionModel]):
     """A sequence of repairs on one Vision Transformer, under one spec.
 
     >>> session = RepairSession(vit, EditSpec(method="alphaedit"), images=wrong, kept=right)
