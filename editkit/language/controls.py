@@ -123,9 +123,12 @@ def measure(
 
     Returns what ``how`` returns, facts in their order.
     """
-    told, besides = isinstance(control, Oracle), besides or {}
-    parts = [(control.about(f, *besides.get(f.id, ())), [f]) for f in facts] if told else [(control, facts)]
-    frames = []
+    besides, frames = besides or {}, []
+    parts: list[tuple[Control, Sequence[Fact]]]
+    if told := isinstance(control, Oracle):
+        parts = [(control.about(fact, *besides.get(fact.id, ())), [fact]) for fact in facts]
+    else:
+        parts = [(control, facts)]
     for part, asked in tqdm(parts, desc=control.name, unit="fact", disable=not (progress and told)):
         with part.apply() as model:
             frames.append(how(model, asked))

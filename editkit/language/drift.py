@@ -88,7 +88,7 @@ def measure_all(lm: LanguageModel, probes: Mapping[str, TextProbe], measured: bo
 
     They are nan where there is no such probe, and the latter two where nothing is to be measured now.
     """
-    row = {}
+    row: dict[str, float] = {}
     for kind in KINDS:
         probe, nothing = probes.get(kind), float("nan")
         now, kl = probe.measure(lm) if probe and measured else (nothing, nothing)

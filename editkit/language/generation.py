@@ -157,7 +157,7 @@ def _continuation(lm: LanguageModel, ids: list[int], ends: set[int], stop: str) 
 
 def _uniform(prompts: list[str], seed: int, length: int) -> Tensor:
     """Draw numbers in [0, 1) for every token of every text, (texts, length) float64."""
-    seen, rows = Counter(), [torch.empty(0, length, dtype=torch.float64)]
+    seen, rows = Counter[str](), [torch.empty(0, length, dtype=torch.float64)]
     for prompt in prompts:
         seen[prompt] += 1
         own = int(digest(__name__, str(seed), prompt, str(seen[prompt]))[:15], 16)

@@ -76,7 +76,7 @@ class Prefaced(LanguageModel):
             ids[:, length:],
             attention_mask=mask[:, :, length:],
             position_ids=options["position_ids"][:, length:],
-            past_key_values=Cache(layers=layers),
+            past_key_values=Cache(layers=[*layers]),
         )
         return pad(hidden, (0, 0, length, 0))
 

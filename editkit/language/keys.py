@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def sample_contexts(lm: LanguageModel, count: int, length: int, seed: int) -> li
         for _ in range(length):
             hidden = lm.forward(torch.tensor([ids], device=lm.device))[0, -1]
             values, tokens = lm.logits(hidden).cpu().topk(5)
-            ids.append(tokens[torch.multinomial(values.softmax(-1), 1, generator=generator)].item())
+            ids.append(int(tokens[torch.multinomial(values.softmax(-1), 1, generator=generator)]))
         contexts.append(unwanted.sub(" ", lm.tokenizer.decode(ids[1:])) + ". ")
     return contexts
 
@@ -106,7 +106,7 @@ def put_out(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
     return _read(lm, rows, lm.mlp_out(layer), "output").T
 
 
-def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: str) -> Tensor:
+def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: Literal["input", "output"]) -> Tensor:
     """Read the module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
     cut = [row.ids[: row.subject_last + 1] for row in rows]
     found: dict[int, Tensor] = {}

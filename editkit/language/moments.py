@@ -25,7 +25,7 @@ def token_chunks(lm: LanguageModel, texts: Sequence[str], n_tokens: int) -> list
 
     The start tokens are not counted. Raises ``ValueError`` where the texts hold fewer tokens than asked for.
     """
-    longest = min(CHUNK_TOKENS, lm.n_positions) - 1
+    longest = int(min(CHUNK_TOKENS, lm.n_positions)) - 1
     chunks, left = [], n_tokens
     for text in texts:
         ids = lm.tokens(text)[:left]

@@ -31,7 +31,7 @@ def questions(items: Sequence[Fact], tune: Sequence[Fact]) -> list[Question]:
     everything = [pair for pool in pools.values() for pair in pool]
     subjects = {fact.subject for fact in items}
     few = min(len(items), ASKED)
-    each, taken, found = min(FROM_ONE, ASKED // few), defaultdict(int), []
+    each, taken, found = min(FROM_ONE, ASKED // few), defaultdict[str, int](int), []
     for fact in (items[i * len(items) // few] for i in range(few)):
         pool = pools.get(fact.relation) or everything
         begin = taken[fact.relation]

@@ -77,11 +77,13 @@ def optimise_targets(
         raise ValueError("target_mode = 'gradient': must be 'exact' or 'fast' where v* is asked for")
     precision = choose_precision(lm, spec.target_mode, store)
     keys = _cache_keys(lm, precision, facts, spec, contexts) if store else []
-    found = [store.get("target", key) for key in keys] if store else [None] * len(facts)
+    found: list[dict[str, Tensor] | None] = [None] * len(facts)
+    if store:
+        found = [store.get("target", key) for key in keys]
     missing = [i for i, entry in enumerate(found) if entry is None]
     todo = [facts[i] for i in missing]
     # v* = h + δ with h in the model's own precision: in fast mode, h's rounding must not become part of the edit.
-    h = hidden_states(lm, todo, spec.layers[-1]).T.float().cpu() if todo else []
+    h: Tensor | list[Tensor] = hidden_states(lm, todo, spec.layers[-1]).T.float().cpu() if todo else []
     edits = [_Edit.make(lm, fact, contexts) for fact in todo]
     quiet = not progress or not todo
     bar = tqdm(total=len(todo), desc=f"targets at layer {spec.layers[-1]}", unit="edit", disable=quiet)

@@ -80,7 +80,7 @@ def _drawn(documents: Iterable[str], seed: int) -> list[str]:
 
 
 def _samples(lm: LanguageModel, n_tokens: int, seed: int, store: Store, progress: bool) -> list[str]:
-    texts, found = [], 0
+    texts, found = list[str](), 0
     bar = tqdm(total=n_tokens, desc="ordinary text from the model", unit="token", unit_scale=True, disable=not progress)
     with bar:
         for number in range(n_tokens):  # each batch adds a token or ends this
@@ -102,7 +102,7 @@ def _sample(lm: LanguageModel, seed: int, number: int) -> list[str]:
     cache, ids = DynamicCache(), torch.full((ROWS, 1), lm.start_id, device=lm.device)
     rows = []
     with exact_products(lm):
-        for place in range(min(LENGTH, lm.n_positions - 1)):
+        for place in range(int(min(LENGTH, lm.n_positions - 1))):
             positions = torch.full_like(ids, place)
             logits = lm.logits(lm.forward(ids, past_key_values=cache, position_ids=positions)[:, -1]).cpu()
             logits[:, lm.tokenizer.all_special_ids] = -torch.inf

@@ -140,7 +140,7 @@ def second_moment(lm, layer: int, chunks: list[list[int]], batch_tokens: int) ->
 
     Each layer takes a pass that stops there, over padded batches from 100 texts sorted by length, in float32.
     """
-    total, count = 0, 0
+    total, count = torch.zeros(()), 0
     for begin in range(0, len(chunks), 100):
         group = sorted(chunks[begin : begin + 100], key=len)
         while group:

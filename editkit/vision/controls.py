@@ -190,15 +190,15 @@ def finetune(
         if method == "rehearsal":
             _loss(vit, kept.select(rng.permutation(len(kept))[: len(batch)])).backward()
         if importance:
-            moved = zip(importance, parameters, before, strict=True)
-            (spec.finetune_penalty / 2 * sum((f * (now - old).square()).sum() for f, now, old in moved)).backward()
+            for f, now, old in zip(importance, parameters, before, strict=True):
+                (spec.finetune_penalty / 2 * (f * (now - old).square()).sum()).backward()
         optimiser.step()
         change = math.hypot(*((now - old).norm().item() for now, old in zip(parameters, before, strict=True)))
         return {**_score(vit.head, features(vit, edits), _labels(vit, edits)), "change": change}
 
     what = f"fine-tuning, {method}, lr {spec.finetune_lr:g}"
     with _trainable(parameters) as before:
-        importance = [1.0] * len(parameters) if method == "l2" else []
+        importance: Sequence[Tensor | float] = [1.0] * len(parameters) if method == "l2" else []
         if method == "ewc":
             importance = _importance(vit, kept, parameters, rng)
         rows = (step() for _ in range(spec.finetune_steps))
@@ -326,7 +326,7 @@ def _until_right(
     holds: Callable[[], bool] | None,
 ) -> pd.DataFrame:
     """Collect one row a step, until every edited image is right, the steps are over, or a promise no longer holds."""
-    history = []
+    history: list[dict[str, Any]] = []
     last = _copies(parameters) if holds else []
     for row in tqdm(rows, what, most, unit="step", disable=not progress):
         broken = holds is not None and not holds()

@@ -66,8 +66,11 @@ class ImageSet:
 
 def joined(*parts: ImageSet) -> ImageSet:
     """Put images one part after another; they are open, so held-out ones raise ``ValueError``."""
-    fields = ("images", "labels", "indices")
-    return ImageSet(*(np.concatenate([getattr(p.require_open("joining"), name) for p in parts]) for name in fields))
+    opened = [part.require_open("joining") for part in parts]
+    images, labels, indices = (
+        np.concatenate([getattr(part, name) for part in opened]) for name in ("images", "labels", "indices")
+    )
+    return ImageSet(images, labels, indices)
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,8 @@ class ImageData:
     def split_info(self) -> pd.DataFrame:
         """Tabulate index, split, label and SHA-256 of the pixels of each image, in the order of the whole data set."""
         rows = [
-            (int(index), split, self.labels[label], hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
-            for split, part in (self.splits | {"pool": self.pool}).items()
+            (int(index), split, self.labels[label], hashlib.sha256(np.ascontiguousarray(image).data).hexdigest())
+            for split, part in {**self.splits, "pool": self.pool}.items()
             for index, label, image in zip(part.indices, part.labels, part.images, strict=True)
         ]
         return pd.DataFrame(rows, columns=["index", "split", "label", "sha256"]).sort_values("index", ignore_index=True)
@@ -268,7 +271,7 @@ def _join(parts: Parts) -> ImageSet:
 def _originals(images: np.ndarray) -> np.ndarray:
     """Find for each image the place of the first one with the same pixels, (n,)."""
     first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images)
+    digests = (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images)
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
 

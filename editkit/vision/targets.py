@@ -43,7 +43,9 @@ def optimise_targets(
     """
     vit = reader.vit
     keys = _cache_keys(reader, items, layer, spec) if store else []
-    found = [store.get("target", key) for key in keys] if store else [None] * len(items)
+    found: list[dict[str, Tensor] | None] = [None] * len(items)
+    if store:
+        found = [store.get("target", key) for key in keys]
     missing = [place for place, entry in enumerate(found) if entry is None]
     bar = tqdm(total=len(missing), desc=f"targets at layer {layer}", unit="image", disable=not (progress and missing))
     size = max(1, BATCH // (1 + reader.copies))

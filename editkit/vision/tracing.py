@@ -6,7 +6,7 @@ positions in a window of layers, since an edit of their weights acts on all; the
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,8 @@ def cls_attention(vit: VisionModel, images: np.ndarray) -> np.ndarray:
     Returns an array (n, side, side); what is missing from a sum of 1 is CLS's attention to itself.
     Raises ``ValueError`` as :meth:`VisionModel.pixels` does.
     """
-    attention, found = module(vit, "attention", vit.n_layers - 1), [np.empty((0, *_grid(vit)))]
+    attention: Any = module(vit, "attention", vit.n_layers - 1)  # torch states no type of a module's parts
+    found = [np.empty((0, *_grid(vit)))]
     for begin in range(0, len(images), BATCH):
         with capture({"query": attention.q_proj, "key": attention.k_proj}, stop=True) as seen:
             vit.forward(vit.pixels(images[begin : begin + BATCH]))

@@ -5,7 +5,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -121,7 +121,9 @@ def metrics(vit: VisionModel, data: ImageData) -> pd.DataFrame:
 
     Returns one row a split.
     """
-    rows = [{"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()]
+    rows: list[dict[str, Any]] = [
+        {"split": name} | summary(part.labels, predict(vit, part)) for name, part in data.splits.items()
+    ]
     if high := [row["split"] for row in rows if row["split"] != "train" and row["accuracy"] > TOO_GOOD]:
         warnings.warn(
             f"accuracy on {' and '.join(high)} is above {TOO_GOOD:.0%}: the task is too easy to need repairs, or the "

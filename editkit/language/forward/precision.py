@@ -23,6 +23,7 @@ from editkit.models.base import is_plain
 
 ROWS = 256  # tokens in a trial product
 GAIN = 1.3  # a smaller gain is eaten up by the conversions
+MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts an object in its module's place
 FLOAT32_ERROR = 2e-6  # relative; bfloat16 and TF32 miss it by a factor of 100 and more
 
 
@@ -61,14 +62,13 @@ def _seconds(x: Tensor, weight: Tensor) -> float:
 @contextmanager
 def exact_products(lm: LanguageModel) -> Iterator[None]:
     """Compute float32 products on a CPU with oneDNN's kernels, where a trial finds those exact."""
-    backend = torch.backends.mkldnn.matmul
-    before = backend.fp32_precision
+    before = MATMUL.fp32_precision
     try:
         if lm.device.type == "cpu" and lm.float32_weight is not None and _onednn_is_exact(lm.float32_weight):
-            backend.fp32_precision = "bf16"
+            MATMUL.fp32_precision = "bf16"
         yield
     finally:
-        backend.fp32_precision = before
+        MATMUL.fp32_precision = before
 
 
 @contextmanager
@@ -112,11 +112,10 @@ def _onednn_is_exact(weight: Tensor) -> bool:
     """Test whether oneDNN keeps to float32 even where it may use bfloat16 (it does without AMX)."""
     x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
     plain = nn.functional.linear(x, weight)
-    backend = torch.backends.mkldnn.matmul
-    before = backend.fp32_precision
+    before = MATMUL.fp32_precision
     try:
-        backend.fp32_precision = "bf16"
+        MATMUL.fp32_precision = "bf16"
         other = nn.functional.linear(x, weight)
     finally:
-        backend.fp32_precision = before
+        MATMUL.fp32_precision = before
     return bool((other - plain).norm() <= FLOAT32_ERROR * plain.norm())

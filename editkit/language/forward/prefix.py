@@ -7,6 +7,7 @@ hold several texts (*segments*) one after another: a token sees its own segment 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,9 +106,12 @@ class Prefix:
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
         grown = [GrowingLayer(keys, values) for keys, values in self.layers]
-        cache = Cache(layers=grown) if grown else DynamicCache()  # without the config: no sliding window, all is kept
+        cache = (
+            Cache(layers=[*grown]) if grown else DynamicCache()
+        )  # without the config: no sliding window, all is kept
         hidden = _forward(lm, ids, segment, self.segment, cache)
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        filled: list[Any] = cache.layers  # all of attention, which hold keys and values
+        layers = [(layer.keys, layer.values) for layer in filled]
         return Prefix(torch.cat([self.segment, segment], dim=1), layers), hidden
 
     def select(self, rows: Tensor) -> "Prefix":
@@ -203,7 +207,7 @@ def _positions(segment: Tensor) -> Tensor:
     return ((other == segment[:, :, None]) | (other == TRUNK)).tril(-1).sum(-1)
 
 
-def common_beginning(rows: Sequence[Sequence[int]]) -> Sequence[int]:
+def common_beginning(rows: Sequence[list[int]]) -> list[int]:
     """Find the longest beginning that all rows share."""
     lowest, highest = min(rows), max(rows)  # what these two share, every row between them shares
     pairs = zip(lowest, highest, strict=False)
