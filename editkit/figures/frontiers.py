@@ -182,16 +182,16 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
     moved, methods = moved[moved.split == "val"], methods_in(moved)
     for method in methods:
         rows = moved[moved.method == method]
-        bar = {"orientation": "h", "name": label(method), "legendgroup": method, "offsetgroup": method}
+        bar: dict[str, Any] = {"orientation": "h", "name": label(method), "legendgroup": method, "offsetgroup": method}
         bar |= {
             "marker": {"color": look(method).colour, "opacity": 0.6},
             "y": rows["class"].map(as_label),
             "customdata": rows.n,
         }
         about = {"array": rows.spread, "thickness": 1.2, "width": 2, "color": INK}
-        hover = "%{y}: %{x:.3g}, %{customdata} images"
-        figure.add_bar(x=rows["shift"], error_x=about, hovertemplate=hover, row=1, col=2, **bar)
-        figure.add_bar(x=rows.broken, showlegend=False, hovertemplate=hover, row=1, col=3, **bar)
+        bar |= {"hovertemplate": "%{y}: %{x:.3g}, %{customdata} images"}
+        figure.add_bar(x=rows["shift"], error_x=about, row=1, col=2, **bar)
+        figure.add_bar(x=rows.broken, showlegend=False, row=1, col=3, **bar)
     for column, title in enumerate(("cosine", "mean shift ± sd (logits)", "share"), start=1):
         figure.update_xaxes(title_text=title, zeroline=True, zerolinecolor=RULE, col=column)
     figure.update_xaxes(range=[-1.05, 1.05], tickvals=[-1, 0, 1], col=1)

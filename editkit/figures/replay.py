@@ -86,9 +86,9 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     """
     certain = (frame.low > 0) | (frame.high < 0)
     fill = [BLUE if sure else "white" for sure in certain]
-    look = {"mode": "markers", "marker": {"size": 10, "color": fill, "line": {"color": BLUE, "width": 2}}}
     bars = interval(frame.value, frame.low, frame.high, thickness=1.5, width=4, color=INK)
-    look |= {"error_x": bars, "showlegend": False}
+    look: dict[str, Any] = {"mode": "markers", "error_x": bars, "showlegend": False}
+    look |= {"marker": {"size": 10, "color": fill, "line": {"color": BLUE, "width": 2}}}
     figure = go.Figure()
     figure.add_scatter(x=frame.value, y=frame.run, hovertemplate="%{y}: %{x:+.3f}<extra></extra>", **look)
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})

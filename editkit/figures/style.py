@@ -174,7 +174,7 @@ def aside(place: int, number: int, step: float) -> float:
 def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450, *, legend: bool = True) -> go.Figure:
     """Give a figure its title, its size and, at the bottom, its legend."""
     # Places measured from the container's top keep their distance whatever the height.
-    head = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}}}
+    head: dict[str, Any] = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}}}
     head |= {"y": 1 - 26 / height, "yref": "container", "yanchor": "top"}
     below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(template="editkit", title=head, height=height, width=WIDTH, legend=below, showlegend=legend)

@@ -1,5 +1,7 @@
 """The figure of a search for hyperparameters."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -26,7 +28,9 @@ def sensitivity(trials: pd.DataFrame, importances: pd.DataFrame, *, title: str, 
     names = list(dict.fromkeys([*importances.hyperparameter, *trials.hyperparameter]))
     number = len(names) + bool(len(importances))
     rows = -(-number // COLUMNS)
-    cells = [[{} if row * COLUMNS + place < number else None for place in range(COLUMNS)] for row in range(rows)]
+    cells: list[list[dict[str, Any] | None]] = [
+        [{} if row * COLUMNS + place < number else None for place in range(COLUMNS)] for row in range(rows)
+    ]
     figure = panels([""] * number, COLUMNS, specs=cells, horizontal_spacing=0.09, vertical_spacing=0.3 / rows)
     for place, name in enumerate(names):
         part, at = trials[trials.hyperparameter == name], _at(place)

@@ -6,6 +6,7 @@ Whatever comes from data, a model or a user is text here and never markup.
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -153,7 +154,7 @@ def _mark(value: object) -> str:
     return "–" if pd.isna(value) else "✔" if value else f'<span style="color:{BAD}">✘</span>'
 
 
-def _verdict(row: object) -> str:
+def _verdict(row: Any) -> str:
     return f"prefers {_mark(row.success)} says {_mark(row.said)}"
 
 

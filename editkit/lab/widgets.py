@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -83,11 +84,17 @@ class FactRoom(Room):
         for name in ("paraphrases", "neighbours"):
             fields[name] = w.Textarea(description=name, placeholder="full texts, one a line", layout=WIDE)
         for name, field in fields.items():
-            field.observe(self._guarded(lambda change, name=name: self.lab.type(**{name: change.new})), "value")
+            field.observe(self._guarded(partial(self._type, name)), "value")
         titles = [("my own", None), *((f"{fact.text} → {fact.target_true}", fact) for fact in self.lab.facts)]
         fields["fact"] = w.Dropdown(options=titles, description="pick a fact", layout=WIDE)
         fields["fact"].observe(self._guarded(lambda change: self.lab.pick(change.new)), "value")
         return fields
+
+    def _type(self, name: str, change: Any) -> None:
+        self.lab.type(**{name: change.new})
+
+    def _choose(self, chosen: Callable[[Any], dict[str, Any]], change: Any) -> None:
+        self.lab.choose(**chosen(change.new))
 
     def _settings(self) -> dict[str, w.Widget]:
         last = self.lab.lm.n_layers - 1
@@ -107,7 +114,7 @@ class FactRoom(Room):
         }
         for name, setting in settings.items():
             chosen = take.get(name, lambda value, name=name: {name: value})
-            setting.observe(self._guarded(lambda change, chosen=chosen: self.lab.choose(**chosen(change.new))), "value")
+            setting.observe(self._guarded(partial(self._choose, chosen)), "value")
         settings["knobs"] = w.HBox(layout=WRAP)
         return settings
 

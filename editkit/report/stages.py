@@ -280,7 +280,7 @@ def run(spec: RepairSpec, stage: str, folders: Folders, resume: bool = True) -> 
     classifier = None if wanted == {"data"} else repairs.fine_tune(spec, images, resume=resume)
     if "data" in wanted:
         data(images).save(results, **about)
-        sizes = [f"{len(part)} {name}" for name, part in (images.splits | {"pool": images.pool}).items()]
+        sizes = [f"{len(part)} {name}" for name, part in {**images.splits, "pool": images.pool}.items()]
         yield f"{images.name}: {len(images.labels)} classes, images: {', '.join(sizes)}"
         yield ", ".join(f"{name} {value}" for name, value in images.about.items())
     if classifier is None:

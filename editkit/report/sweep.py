@@ -56,7 +56,7 @@ def sweep(file: str, texts: Mapping[str, Any], say: Callable[[str], None] = say_
     options = SweepOptions.from_texts(texts)
     if options.plan and options.failed:
         raise ValueError("plan and failed: one of the two can be printed")
-    act = "plan" if options.plan else "failed" if options.failed else "run"
+    act: sweep_cluster.Act = "plan" if options.plan else "failed" if options.failed else "run"
     params = SweepFile.load(file)
     plan, found = sweep_cluster.sweep(params, options.scheduler, options.workers, act=act, say=say)
     if options.tables:

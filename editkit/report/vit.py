@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from editkit.config import Parameters
 from editkit.report.stages import FILES, STAGES, Folders, run
@@ -46,14 +46,20 @@ PRESETS = {
 ALSO = {"data": ["--data-path"]}  # further names of the study's options
 HEAD = "head"  # among the editors: the head alone
 LOG = "log.txt"
+if TYPE_CHECKING:  # what pydantic checks is made from the tables, which no type checker reads
+    Stage = str
+    Preset = str
+else:
+    Stage = Literal[*STAGES, "baseline", "full"]
+    Preset = Literal[*PRESETS]
 
 
 class VitOptions(Parameters):
     """What only the command line has: the stage, where a run writes, and switches for options of the study."""
 
-    stage: Literal[*STAGES, "baseline", "full"] = "full"
+    stage: Stage = "full"
     """Stage to run; full runs all of them, baseline trains on the official splits."""
-    preset: Literal[*PRESETS] | None = None
+    preset: Preset | None = None
     """Options of a whole study; what else is given wins."""
     run_name: str = ""
     """Name of the folders that the run writes into; empty for vit-<data>."""
@@ -157,9 +163,16 @@ def logged(path: Path | None, about: Mapping[str, Any]) -> Iterator[Any]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Warning | str, *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             logger.warning(str(message))
-            shown(message, *where)
+            shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         logger.info("%s\n%s", " ".join(sys.argv), json.dumps(about))

@@ -25,6 +25,7 @@ from editkit.studies.sweep_run import Crew, SchedulerLost, planned, run
 LOCAL, SLURM = "local", "slurm"
 ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[^/\s]+:\d+")
 ANSWER = 10  # seconds within which a scheduler has to answer
+Act = Literal["run", "plan", "failed"]
 PATIENCE = 120  # seconds that a lost scheduler has to come back
 
 
@@ -48,7 +49,7 @@ def sweep(
     scheduler: str = LOCAL,
     workers: int = 0,
     *,
-    act: Literal["run", "plan", "failed"] = "run",
+    act: Act = "run",
     say: Callable[[str], None] = print,
     patience: float = PATIENCE,
     progress: bool = True,
@@ -69,7 +70,8 @@ def sweep(
     """
     check_scheduler(scheduler, workers)
     how: dict[str, Any] = {"probe": act == "plan", "progress": progress}
-    found, plan, wait = {}, None, ANSWER
+    found, plan = dict[str, Outcome](), None
+    wait: float = ANSWER
     told = tell_failed if act == "failed" else tell
     if scheduler == LOCAL:
         plan = survey(params, **how)

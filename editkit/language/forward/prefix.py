@@ -106,9 +106,8 @@ class Prefix:
         ids, mask = pad(rows, lm.start_id, lm.device)
         segment = mask.long() - 1
         grown = [GrowingLayer(keys, values) for keys, values in self.layers]
-        cache = (
-            Cache(layers=[*grown]) if grown else DynamicCache()
-        )  # without the config: no sliding window, all is kept
+        # Without the config: no sliding window, all is kept.
+        cache = Cache(layers=[*grown]) if grown else DynamicCache()
         hidden = _forward(lm, ids, segment, self.segment, cache)
         filled: list[Any] = cache.layers  # all of attention, which hold keys and values
         layers = [(layer.keys, layer.values) for layer in filled]
