@@ -4,6 +4,7 @@
 """
 
 import itertools
+from typing import Any
 
 import pandas as pd
 
@@ -90,7 +91,7 @@ def baseline_changes(prompts: pd.DataFrame) -> pd.DataFrame:
 
 def relations_shown(prompts: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Write ES, PS and NS of each relation in one cell, a column a method, at a batch size and before any edit."""
-    before, cells = prompts[prompts.method == UNTOUCHED], {}
+    before, cells = prompts[prompts.method == UNTOUCHED], dict[str, Any]()
     for method, part in prompts[prompts.batch_size == batch_size].groupby("method", sort=False):
         table = by_relation(pd.concat([before, part]), "immediate").set_index("relation")
         for name, prefix in ((UNTOUCHED, "pre "), (method, "")):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -35,6 +35,10 @@ from editkit.studies.runs import Cell, measurement_key, once
 from editkit.studies.setting import Setting, SettingParams
 
 MOMENT = "immediate"
+if TYPE_CHECKING:  # what pydantic checks is made from the table, which no type checker reads
+    KindName = str
+else:
+    KindName = Literal[*KINDS]
 
 
 class EvaluationParams(DownstreamParams, ControlParams):
@@ -44,7 +48,7 @@ class EvaluationParams(DownstreamParams, ControlParams):
     """Facts of each seed of the baselines, the first of them, that are held at once and measured by everything."""
     evaluation_texts: Annotated[int, Field(ge=0)] = 1
     """Of these, the first whose generation prompts are written on for GE; 0 leaves it out."""
-    probe_kinds: list[Literal[*KINDS]] | None = None
+    probe_kinds: list[KindName] | None = None
     """Consequences of edits that are asked for, where the untouched model knows what was right before; null: all."""
     snippets_path: str = ""
     """Path or URL of CounterFact's attribute_snippets.json, for RS; empty: no reference texts."""
@@ -71,7 +75,8 @@ def run_evaluation(
     Raises ``ValueError`` where a seed has fewer facts, for snippets beside another source than CounterFact, and what
     reading of probes, snippets and tasks raises.
     """
-    read, setting, tables = Read.of(params, where), first_facts(setting, params), ([], [], [], [])
+    read, setting = Read.of(params, where), first_facts(setting, params)
+    tables: tuple[list[pd.DataFrame], ...] = ([], [], [], [])
     for seed in setting.draws:
         asked, origin = Asked.of(setting, seed, params, where, read), protocol.origin(setting, seed)
         names, quiet = [UNTOUCHED, *specs, *params.controls], not setting.progress
@@ -242,9 +247,9 @@ def _measure(asked: Asked, make: Callable[[], Control | Oracle], progress: bool)
     prompts, scores = asked.of_prompts(control, progress)
     probes = asked.of_probes(control, progress)
     # An oracle is told nothing where no fact is asked for.
-    plain = isinstance(control, Oracle | Untouched)
-    with (Untouched(control.lm) if plain else control).apply() as model:
-        step = 0 if plain else len(asked.facts)
+    under: Control = Untouched(control.lm) if isinstance(control, Oracle | Untouched) else control
+    with under.apply() as model:
+        step = 0 if isinstance(under, Untouched) else len(asked.facts)
         downstream = measure_downstream(model, asked.params, tasks=asked.read.tasks, step=step, progress=False)
     row = {"n_facts": len(asked.facts), "n_texts": len(asked.written), **scores, **cost(control)}
     row |= {"seconds_scoring": time.perf_counter() - start, "peak_memory_mb": memory}

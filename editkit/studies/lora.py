@@ -107,7 +107,7 @@ def run_finetuned(setting: Setting, params: LoraParams) -> tuple[pd.DataFrame, p
             rows, scored = max(tried, key=lambda found: found[0].S.mean())
             tables.append(rows)
             prompts.append(scored.assign(rank=rank))
-    where = {"method": "finetuning", "model": setting.lm.name, "dataset": setting.dataset}
+    where: dict[str, Any] = {"method": "finetuning", "model": setting.lm.name, "dataset": setting.dataset}
     where["n_facts"] = params.lora_facts
     table = pd.concat(tables) if tables else pd.DataFrame(columns=["seed", "rank", "lr", *SCORES, *FINETUNED])
     numbers = ["lr", *scores_of(table), *FINETUNED]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from editkit.studies.runs import check_batches, warm_targets
 from editkit.studies.setting import Setting
 
@@ -27,5 +29,5 @@ def gap_to_one_batch(setting: Setting, method: str, batch_size: int, **changes: 
             steps = [session.edit(draw.facts[i : i + size]) for i in range(0, len(draw.facts), size)]
         finally:
             session.undo()
-        totals.append(sum(step.deltas[layer] for step in steps))
+        totals.append(sum((step.deltas[layer] for step in steps), start=torch.zeros(())))
     return ((totals[0] - totals[1]).norm() / totals[1].norm()).item()

@@ -50,10 +50,10 @@ def locate(values: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
 
     Raises ``ValueError``, with parameter, value and folders, for a file or folder that is not there or of another kind.
     """
-    found = {name: _each(name, name, values[name], folders) for name in PLACES if name in values}
+    found: dict[str, Any] = {name: _each(name, name, values[name], folders) for name in PLACES if name in values}
     if options := values.get("vit_data_options"):
         found["vit_data_options"] = {
-            _each("vit_data_options", "vit_data", data, folders): own | _options(data, own, folders)
+            _one("vit_data_options", "vit_data", data, folders): own | _options(data, own, folders)
             for data, own in options.items()
         }
     return found
@@ -63,13 +63,17 @@ def _options(data: str, own: Mapping[str, Any], folders: Folders) -> dict[str, A
     """Return those of one data set's options that name files, with absolute paths."""
     texts = {name: value for name, value in own.items() if f"vit_{name}" in PLACES and isinstance(value, str)}
     said = f"vit_data_options of {data}: "
-    return {name: _each(said + name, f"vit_{name}", value, folders) for name, value in texts.items()}
+    return {name: _one(said + name, f"vit_{name}", value, folders) for name, value in texts.items()}
 
 
 def _each(said: str, name: str, value: str | list[str], folders: Folders) -> str | list[str]:
     """Read a parameter's value, or each of several; ``said`` is what errors call it."""
     if isinstance(value, list):
-        return [_each(said, name, one, folders) for one in value]
+        return [_one(said, name, one, folders) for one in value]
+    return _one(said, name, value, folders)
+
+
+def _one(said: str, name: str, value: str, folders: Folders) -> str:
     try:
         return PLACES[name](value, folders)
     except ValueError as error:

@@ -4,7 +4,7 @@ Each row was read in the table that it names. The papers print percent, and GE a
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -63,7 +63,7 @@ def beside_published(final: pd.DataFrame) -> pd.DataFrame:
         ours = _nearest(final, told)
         about = {"method": told.method, "source": f"arXiv {told.source}", **_protocols(told, ours)}
         for name, value in zip([*SCORES, "GE"], told.scores, strict=False):
-            row = about | {"score": LETTERS[name] if told.rung == SAID else name, "published": value}
+            row: dict[str, Any] = about | {"score": LETTERS[name] if told.rung == SAID else name, "published": value}
             rows.append(row | _measured(ours, row["score"]))
     return pd.DataFrame(rows)
 

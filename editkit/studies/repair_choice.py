@@ -55,8 +55,8 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     places = [("one layer", [layer]) for layer in range(n // 2, n)] + [("traced", ranked), ("the last three", last)]
     every = sorted({layer for _, layers in places for layer in layers})
     kept_moments(classifier.vit, kept, every, store=classifier.store, progress=classifier.progress)  # all in one pass
-    panels = {"val": classifier.data.val, "edited": part, "copies": copied(part, spec)}
-    panels = {name: Panel(classifier.vit, images, every[0]) for name, images in panels.items()}
+    parts = {"val": classifier.data.val, "edited": part, "copies": copied(part, spec)}
+    panels = {name: Panel(classifier.vit, images, every[0]) for name, images in parts.items()}
     bar = tqdm(total=len(places) + len(spec.margins) - 1, desc="choosing layers", disable=not classifier.progress)
 
     def attempts(chosen: str, layers: list[int], margin: float) -> Iterator[dict[str, Any]]:
@@ -87,7 +87,7 @@ def _attempt(
 ) -> dict[str, float]:
     """Repair some mistakes in these layers by the first editor, measure on val, and put the model back."""
     edited, copies = panels["edited"], panels["copies"]
-    how = {"method": classifier.spec.edit_method[0], "layers": layers, "stop_margin": margin}
+    how: dict[str, Any] = {"method": classifier.spec.edit_method[0], "layers": layers, "stop_margin": margin}
     with repairing(classifier, edited.part, kept, panels["val"], **how) as opened:
         on_val = opened.domain.promises([])
         budget = opened.edit(repairs(edited.part)).budget

@@ -57,9 +57,11 @@ def by_count(
         done: as for :func:`frontier`.
     """
     total = len(prepared.candidates)
-    chosen = [(subset(prepared, n), ()) for n in sorted({n for n in counts if n < total})]
+    chosen: list[tuple[Prepared, Sequence[Repaired]]] = [
+        (subset(prepared, n), ()) for n in sorted({n for n in counts if n < total})
+    ]
     chosen += [(prepared, done)] if total else []
-    rows = [_point(some, method, made) for some, made in chosen for method in methods]
+    rows = [_point(part, method, made) for part, made in chosen for method in methods]
     table = pd.DataFrame([row for row in rows if row], columns=POINTS)
     return table.assign(at_budget=[is_bounded(method) for method in table.method])
 

@@ -1,25 +1,29 @@
 """The options of a study of repairs, and the names of what editors are compared with in it."""
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, create_model
 
 from editkit.config import Count, NonNegative, Parameters, Positive, Seed
 from editkit.editing.spec import EditSpec
 from editkit.methods import TargetMethodName
-from editkit.vision.controls import FinetuneSpec, HeadSpec
+from editkit.vision.controls import FinetuneMethod, FinetuneSpec, HeadMethod, HeadSpec
 from editkit.vision.data import HELD_OUT, Protocol
 from editkit.vision.tracing import TraceSpec
 from editkit.vision.training import TrainSpec
 
-HEADS = {"head_closed": "closed", "head_ewc": "ewc"}  # controls that change the head alone
-FINETUNED = {  # controls that train the last layers and the head
+HEADS: dict[str, HeadMethod] = {"head_closed": "closed", "head_ewc": "ewc"}  # controls that change the head alone
+FINETUNED: dict[str, FinetuneMethod] = {  # controls that train the last layers and the head
     "finetuning": "plain",
     "finetuning_l2": "l2",
     "finetuning_ewc": "ewc",
     "rehearsal": "rehearsal",
 }
 CONTROLS = (*HEADS, *FINETUNED, "retraining")
+if TYPE_CHECKING:  # what pydantic checks is made from the tables, which no type checker reads
+    ControlName = str
+else:
+    ControlName = Literal[CONTROLS]
 
 S = TypeVar("S", bound=Parameters)
 
@@ -75,7 +79,7 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
     """Edit one image after another, instead of all in one batch."""
     copies: Count = 4
     """Augmented copies of each edited image, on which generality is measured."""
-    controls: list[Literal[CONTROLS]] = [*HEADS, *FINETUNED]
+    controls: list[ControlName] = [*HEADS, *FINETUNED]
     """What editors are compared with; retraining, from the start with the edited images, takes as long as training."""
     edit_options: dict[str, Any] = {}
     """Further hyperparameters of the image editors, such as nullspace_threshold, replay or edit_mode."""
@@ -113,11 +117,11 @@ class RepairSpec(FinetuneSpec, HeadSpec, TraceSpec, TrainSpec):
 
 OWN = ("seed", "device", "data")  # a report says these in its own way
 # The report's defaults where they differ, so that a notebook opened by hand runs in about a minute.
-SMALL = {"n_train": 120, "image_noise": 0.1, "image_size": 28, "epochs": 1, "batch_size": 16, "lr": 1.0e-4}
-SMALL |= {"trained_layers": 2, "num_ablations": 2, "max_samples": 2, "edit_method": ["emmet", "alphaedit"]}
-SMALL |= {"edit_layers": [8], "max_edits": 8, "controls": ["head_closed", "finetuning"], "frontier_edits": [1]}
-SMALL |= {"frontier_budgets": [0.9]}
-FIELDS = {
+SMALL: dict[str, Any] = {"n_train": 120, "image_noise": 0.1, "image_size": 28, "epochs": 1, "batch_size": 16}
+SMALL |= {"lr": 1.0e-4, "trained_layers": 2, "num_ablations": 2, "max_samples": 2}
+SMALL |= {"edit_method": ["emmet", "alphaedit"], "edit_layers": [8], "max_edits": 8}
+SMALL |= {"controls": ["head_closed", "finetuning"], "frontier_edits": [1], "frontier_budgets": [0.9]}
+FIELDS: dict[str, Any] = {
     f"vit_{name}": (
         Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation,
         Field(default=SMALL.get(name, field.default), description=field.description),
@@ -125,9 +129,10 @@ FIELDS = {
     for name, field in RepairSpec.model_fields.items()
     if name not in OWN
 }
+Options: Any = create_model("ImageParams", __base__=Parameters, **FIELDS)  # whose fields no type checker knows
 
 
-class ImageParams(create_model("ImageParams", __base__=Parameters, **FIELDS)):
+class ImageParams(Options):
     """Parameters of the chapter on images: the options of :class:`RepairSpec` as ``vit_<name>``, and more."""
 
     vit_edit_method: Annotated[list[TargetMethodName], Field(min_length=1)] = SMALL["edit_method"]

@@ -104,7 +104,8 @@ def variants(prepared: Prepared, method: MethodName) -> pd.DataFrame:
     Without a budget, so that what differs is the form alone, and of ``SOME`` images at most: one by one takes long.
     """
     prepared = subset(prepared, SOME) if len(prepared.candidates) > SOME else prepared
-    raw, lora = {"edit_mode": "raw"}, {"edit_mode": "lora", "lora_rank": len(prepared.candidates)}
+    raw: dict[str, Any] = {"edit_mode": "raw"}
+    lora: dict[str, Any] = {"edit_mode": "lora", "lora_rank": len(prepared.candidates)}
     options = {
         "at once, raw": raw | {"sequential": False},
         "at once, LoRA": lora | {"sequential": False},

@@ -95,8 +95,8 @@ def measure(classifier: Classifier) -> Prepared:
     choice = choose(classifier, wrong, kept)
     first = choice.layers[0]
     copies = copied(wrong, spec)
-    panels = {"val": data.val, "test": data.test, "edited": wrong, "copies": copies}
-    panels = {name: Panel(vit, part, first) for name, part in panels.items()}
+    parts = {"val": data.val, "test": data.test, "edited": wrong, "copies": copies}
+    panels = {name: Panel(vit, part, first) for name, part in parts.items()}
     return Prepared(
         **vars(classifier),
         candidates=wrong,
@@ -201,7 +201,7 @@ def _edit(prepared: Prepared, opened: RepairSession, sequential: bool, save: Pat
     edited, vit, method, layers = prepared.candidates, prepared.vit, opened.spec.method, opened.spec.layers
     items, names, first = repairs(edited), prepared.data.labels, prepared.before["edited"]
     steps = [[place] for place in range(len(items))] if sequential else [list(range(len(items)))]
-    moments, rows, total, leak, weight = costs(prepared, layers), [], {}, 0.0, math.nan
+    moments, rows, total, leak, weight = costs(prepared, layers), [], dict[int, Tensor](), 0.0, math.nan
     for step, places in enumerate(steps, start=1):
         result = opened.edit([items[place] for place in places])
         made, weight = result.deltas, result.budget.weight if result.budget else math.nan
@@ -234,7 +234,8 @@ def _control(prepared: Prepared, method: str, save: Path | None) -> Repaired:
     spec, vit, wrong = prepared.spec, prepared.vit, prepared.candidates
     tuned = list(range(vit.n_layers - spec.finetune_layers, vit.n_layers))
     layers = [] if method in HEADS else tuned if method in FINETUNED else list(range(vit.n_layers))
-    about = {"model": vit.name, "weights": vit.fingerprint(), "method": method, "study": spec.model_dump()}
+    about: dict[str, Any] = {"model": vit.name, "weights": vit.fingerprint(), "method": method}
+    about |= {"study": spec.model_dump()}
     with restored(vit) as before:
         reset_peak(vit.device)
         start = time.perf_counter()

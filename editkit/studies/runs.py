@@ -251,7 +251,8 @@ def measure_batches(setting: Setting, seed: int, spec: EditSpec, size: int) -> C
 
 def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
     session, facts = setting.session(spec, seed), setting.draws[seed].facts
-    frames, spoken, seconds, norms, budgets, memory, scoring = [], [], [], [], [], 0.0, 0.0
+    frames: list[pd.DataFrame] = []
+    spoken, seconds, norms, budgets, memory, scoring = [], [], [], [], 0.0, 0.0
     for begin in range(0, len(facts), size):
         batch = facts[begin : begin + size]
         result = session.edit(batch)

@@ -334,11 +334,11 @@ class Course:
 
     def _tabulate(self, pre: pd.DataFrame, before: Mapping[str, Any], record: Record) -> Trajectory:
         spec = self.spec
-        where = {"run": self.run.label, "run_id": self.run.id, "method": spec.method, "replay": spec.replay}
-        where |= {"batch_size": self.batch_size, **protocol.origin(self.setting, spec.seed)}
+        where: dict[str, Any] = {"run": self.run.label, "run_id": self.run.id, "method": spec.method}
+        where |= {"replay": spec.replay, "batch_size": self.batch_size, **protocol.origin(self.setting, spec.seed)}
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
-        free = averaged(record["spoken"])
-        free = {UNTOUCHED: {name: before[name] for name in free}, "final": free}
+        spoken = averaged(record["spoken"])
+        free = {UNTOUCHED: {name: before[name] for name in spoken}, "final": spoken}
         by_moment = prompts.groupby("moment", sort=False)
         rows = [{"moment": moment} | summarize(part) | free.get(moment, {}) for moment, part in by_moment]
         steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}

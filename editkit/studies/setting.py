@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -28,6 +28,11 @@ from editkit.models.quantized import Quantization
 
 TUNE, TUNE_SEED = 256, 1  # facts at most on which promises are held, and the order in which they are taken
 
+if TYPE_CHECKING:  # what pydantic checks is made from the table, which no type checker reads
+    SourceName = str
+else:
+    SourceName = Literal[*SOURCES]
+
 
 class SettingParams(Parameters):
     """The model, the facts and the text of a run."""
@@ -40,7 +45,7 @@ class SettingParams(Parameters):
     """Type of the language model's weights."""
     quantization: Quantization = "none"
     """Bits of its weights that no edit touches: none, int8 (package torchao) or nf4 (4 bits, package bitsandbytes)."""
-    facts_source: Literal[*SOURCES] = "worldfacts"
+    facts_source: SourceName = "worldfacts"
     """Facts of every chapter: built from installed packages, or a published file."""
     facts_path: str = ""
     """Path or URL of that file; empty for worldfacts."""

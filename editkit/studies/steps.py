@@ -8,8 +8,8 @@ from editkit.editing.result import EditResult
 def described(result: EditResult) -> dict[str, Any]:
     """Note of a step what its solver, its trust score and its clock said; of several layers the worst."""
     table, trust = result.diagnostics(), result.trust
-    worst = ("condition_before", "condition", "ridge", "cost_ridge", "growth", "residual")
-    worst += ("rank", "fit_residual", "disturbance")
+    worst = ["condition_before", "condition", "ridge", "cost_ridge", "growth", "residual"]
+    worst += ["rank", "fit_residual", "disturbance"]
     return {
         "replayed": int(table.replayed.max()) if len(table) else 0,
         "stale": int(table.stale.max()) if len(table) else 0,

@@ -222,8 +222,8 @@ def _written(rows: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
 def _front(part: pd.DataFrame) -> np.ndarray:
     edited = (part.method != UNTOUCHED).to_numpy()
     points = np.where(edited[:, None], part[["PS", "NS"]].to_numpy(float), -1)
-    beaten = (points[None] >= points[:, None]).all(2) & (points[None] > points[:, None]).any(2)
-    return edited & ~beaten.any(1)
+    beaten = np.all(points[None] >= points[:, None], axis=2) & np.any(points[None] > points[:, None], axis=2)
+    return edited & ~np.any(beaten, axis=1)
 
 
 def _plain(final: pd.DataFrame, replays: Sequence[str]) -> pd.DataFrame:

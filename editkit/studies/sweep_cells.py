@@ -72,7 +72,8 @@ class Bench:
     def still(self) -> "Bench":
         """Return the same to be looked at and read from: its model must stay as it is, and is hashed once."""
         some = next(iter(self.settings.values()))
-        return self.with_model(_Still(some.lm), some.store)
+        still: Any = _Still(some.lm)  # which answers as the model does
+        return self.with_model(still, some.store)
 
     def setting(self, cell: SweepCell) -> Setting:
         """Return the setting of a cell: its seed alone, the facts in its order."""
@@ -127,7 +128,7 @@ class Bench:
         for seed in still.settings["evaluation"].draws if "evaluation" in still.settings else ():
             still.asked(seed)  # what cannot be read is no matter of one cell
         wanted, left = grid(self.params)
-        found, names = {}, {}
+        found, names = dict[SweepCell, Work](), dict[str, SweepCell]()
         for cell in tqdm(wanted, desc="cells looked up", unit="cell", disable=not progress):
             try:
                 work = still.work(cell)

@@ -41,7 +41,8 @@ class Probe:
         begun = time.perf_counter()
         evaluate(setting.lm, facts)
         scored = (time.perf_counter() - begun) / len(facts)
-        text, said = (_spoken(replace(setting, **{left: 0}), seed, facts) for left in ("said_facts", "fluency_facts"))
+        text = _spoken(replace(setting, said_facts=0), seed, facts)
+        said = _spoken(replace(setting, fluency_facts=0), seed, facts)
         return cls(scored, seconds / len(facts), text, said)
 
     def scoring(self, params: SweepParams, cell: SweepCell) -> float:

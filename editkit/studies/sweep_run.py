@@ -7,7 +7,7 @@ a worker reads a cell that is finished, and goes on with a sequence after its la
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from threading import Lock
@@ -137,9 +137,15 @@ class OnWorker(WorkerPlugin):
             self._lm = self._bench = None
 
 
+def _on_worker(sweep: str) -> OnWorker:
+    """Return a sweep on the worker that this runs on."""
+    plugins: Mapping[str, Any] = get_worker().plugins
+    return plugins[sweep]
+
+
 def run_job(sweep: str, job: Job) -> str | Refusal:
     """Make on a worker what cells share; returns the problem where that fails, which its cells will have too."""
-    here: OnWorker = get_worker().plugins[sweep]
+    here = _on_worker(sweep)
     with here.alone:
         if isinstance(bench := here.ready(), Refusal):
             return bench
@@ -152,7 +158,7 @@ def run_job(sweep: str, job: Job) -> str | Refusal:
 
 def run_cell(sweep: str, name: str, cell: SweepCell) -> Outcome | Refusal:
     """Run a cell on a worker, unless it is not the one there that was planned."""
-    here: OnWorker = get_worker().plugins[sweep]
+    here = _on_worker(sweep)
     with here.alone:
         if isinstance(bench := here.ready(), Refusal):
             return bench

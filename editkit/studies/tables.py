@@ -51,7 +51,7 @@ def by_relation(prompts: pd.DataFrame, moment: str = "final") -> pd.DataFrame:
     Args:
         prompts: of one run, with the prompts of the untouched model among them.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for when, prefix in ((UNTOUCHED, "pre "), (moment, "")):
         scores = fact_scores(prompts, when)
         of = prompts.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).relation.fillna("")

@@ -103,8 +103,9 @@ def trial_table(study: Study) -> pd.DataFrame:
         about = {"S": S, **{name: attributes.get(name) for name in SCORES}, "seconds": attributes["seconds"]}
         about |= {"moment": "batch" if whole else "first"}
         about |= {"start": "start" in attributes, "best": trial.number == chosen, "trial": trial.number}
+        ranges: Mapping[str, Any] = trial.distributions  # of numbers, as in tune_space.Space
         for name, value in trial.params.items():
-            rows.append({"hyperparameter": name, "value": value, "log": trial.distributions[name].log, **about})
+            rows.append({"hyperparameter": name, "value": value, "log": ranges[name].log, **about})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -1,7 +1,7 @@
 """Where a search for hyperparameters begins, and what it may try."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -12,6 +12,7 @@ from editkit.editing.spec import GRADIENT_LR
 from editkit.methods import METHODS
 from editkit.models import LanguageModel
 
+N = TypeVar("N", int, float)
 Space = dict[str, FloatDistribution | IntDistribution]
 Start = Mapping[str, Mapping[str, Any]]  # in the layout of a file of defaults
 
@@ -100,7 +101,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
 def setting_at(point: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of ``EditSpec`` that a point of a space stands for; a window is cut at layer 0."""
     layers = start["layers"]
-    found = {name: rounded(value) for name, value in point.items() if name not in (LAST, WINDOW)}
+    found: dict[str, Any] = {name: rounded(value) for name, value in point.items() if name not in (LAST, WINDOW)}
     if LAST in point or WINDOW in point:
         last, window = point.get(LAST, layers[-1]), point.get(WINDOW, len(layers))
         found = {"layers": list(range(max(0, last - window + 1), last + 1)), **found}
@@ -112,7 +113,7 @@ def rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
 
-def _around(value: float, low: float, high: float) -> tuple[float, float]:
+def _around(value: N, low: N, high: N) -> tuple[N, N]:
     return min(low, value), max(high, value)
 
 

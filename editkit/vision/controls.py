@@ -72,6 +72,7 @@ class FinetuneSpec(Parameters):
     """Weight λ of the squared change in fine-tuning on the edited images, plain (L2) or by Fisher information (EWC)."""
 
 
+HeadMethod = Literal["ewc", "closed"]
 FinetuneMethod = Literal["plain", "l2", "ewc", "rehearsal"]
 
 
@@ -97,7 +98,7 @@ def edit_head(
     vit: VisionModel,
     edits: ImageSet,
     kept: ImageSet,
-    method: Literal["ewc", "closed"],
+    method: HeadMethod,
     spec: HeadSpec,
     *,
     kept_features: Tensor | None = None,
