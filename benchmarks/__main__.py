@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks import growth, ratios
+from benchmarks import growth, ratios, searches
 from editkit import EditSpec, LanguageModel, load_facts, load_lm, load_texts
 from editkit.cache import Store, write_atomic
 from editkit.language.keys import sample_contexts
@@ -20,7 +20,8 @@ from editkit.language.texts import REFERENCE, SAMPLES
 from editkit.plain import to_json
 
 RATIOS = ("targets", "statistics", "scoring", "solve", "batch")
-GROWTH = ("modes", "tokens", "edits", "batches", "layers", "widths")
+GROWTH = ("searches", "tokens", "edits", "batches", "layers", "widths")
+TUNE = 64  # facts on which the rate of a gradient is chosen
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE, PROSE = SHARED / "counterfact_4k.json", SHARED / "texts_5k.jsonl"
 
@@ -33,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--text", type=Path, help="text file for 'tokens', a third kind (default: the shared one, if any)")
     top.add_argument("--repeats", type=int, default=3, help="of each measurement (default 3)")
     top.add_argument("--edits", type=int, default=32, help="edits in a batch (default 32)")
-    top.add_argument("--edits-up-to", type=int, default=128, help="largest batch of 'edits' and 'modes' (default 128)")
+    top.add_argument(
+        "--edits-up-to", type=int, default=128, help="largest batch of 'edits' and 'searches' (default 128)"
+    )
     return top
 
 
@@ -69,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "solve": lambda: ratios.solve(arguments.repeats),
         "batch": lambda: ratios.batch(lm, facts, spec, contexts, texts, measured),
         "edits": lambda: growth.edits(bench, most),
-        "modes": lambda: growth.modes(bench, most[:128]),
+        "searches": lambda: searches.searches(bench, most, load_facts(source, path=path, n=TUNE, part="tune")),
         "tokens": lambda: growth.tokens(bench, facts, _kinds(lm, arguments.text)),
         "batches": lambda: growth.batches(bench, facts),
         "layers": lambda: growth.layers(bench, facts),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from benchmarks.ratios import alphaedit, timed
@@ -30,15 +31,20 @@ class Bench:
 
     def run(self, facts: Sequence[Fact], spec: EditSpec) -> dict:
         """Edit, score and undo one batch: its size, precision, seconds of each stage, peak memory and scores."""
+        return self.measure(facts, spec)[0]
+
+    def measure(self, facts: Sequence[Fact], spec: EditSpec) -> tuple[dict, pd.DataFrame]:
+        """Return what :meth:`run` does, and the scores of every prompt."""
         session = EditSession(self.lm, spec, texts=self.texts, contexts=self.contexts, store=self.store)
         result = session.edit(facts)
         begin = time.perf_counter()
-        scores = summarize(evaluate(self.lm, facts))
+        prompts = evaluate(self.lm, facts)
         scoring = time.perf_counter() - begin
         session.undo()
         stages = {name: result.seconds[name] for name in ("targets", "keys", "solve")}
-        row = {"edits": len(facts), "precision": result.targets.precision, **stages, "scoring": scoring}
-        return row | {"peak_memory_mb": result.peak_memory_mb, **scores}
+        steps = (~result.targets.losses.isnan()).sum(1).float().mean().item()
+        row = {"edits": len(facts), "precision": result.targets.precision, "steps": steps, **stages, "scoring": scoring}
+        return row | {"peak_memory_mb": result.peak_memory_mb, **summarize(prompts)}, prompts
 
 
 def edits(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
@@ -103,10 +109,3 @@ def tokens(bench: Bench, facts: Sequence[Fact], kinds: Mapping[str, Sequence[str
         found = replace(bench, texts=kinds[kind]).run(facts, spec)
         rows.append({"text": kind, "method": method, "tokens_per_dimension": multiple, **found})
     return rows
-
-
-def modes(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
-    """Time and score one EMMET batch with targets of each mode."""
-    return [
-        {"mode": mode, **bench.run(facts, EditSpec(method="emmet", target_mode=mode))} for mode in ("exact", "fast")
-    ]

@@ -19,7 +19,7 @@ from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
 from editkit.figures.probes import probe_dots
 from editkit.figures.replay import along_the_sequence, differences, foretold, forgetting_curves, retention_map
 from editkit.figures.setup import position_norms, spectrum
-from editkit.figures.speed import growth, scores_by_tokens, speedups
+from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
 from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
 from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
@@ -60,6 +60,7 @@ __all__ = [
     "retention_map",
     "save",
     "scores_by_batch",
+    "scores_by_search",
     "scores_by_tokens",
     "scores_explored",
     "seconds_bars",

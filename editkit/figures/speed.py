@@ -19,6 +19,13 @@ from editkit.figures.style import (
     places,
 )
 
+PRECISION_LABELS = {
+    "ultraedit": "M = I",
+    "memit": "MEMIT (C)",
+    "emmet": "EMMET (equality)",
+    "alphaedit": "AlphaEdit (null space)",
+}
+
 
 def speedups(frame: pd.DataFrame) -> go.Figure:
     """Draw how many times faster than the reference something is, with lowest and highest, on a log axis.
@@ -53,6 +60,30 @@ def growth(
     log_axis(figure, frame[x], axes[0])
     figure.update_yaxes(type="log", title_text=axes[1], exponentformat="power")
     return finish(figure, title, subtitle)
+
+
+def scores_by_search(frame: pd.DataFrame) -> go.Figure:
+    """Plot S against the seconds that the residual of an edit took to find, a line a precision, with 95 % intervals.
+
+    The interval is that of the difference to the first search, which has none.
+
+    Args:
+        frame: columns search, method, edits, targets (seconds of all edits), S, S_change, S_low, S_high.
+    """
+    figure = go.Figure()
+    seconds = frame.targets / frame.edits
+    for method, rows in frame.assign(seconds=seconds).groupby("method", sort=False):
+        rows, style = rows.sort_values("seconds"), method_style(str(method))
+        style["name"] = PRECISION_LABELS.get(str(method), style["name"])
+        exact = rows.S - rows.S_change
+        around = interval(rows.S, exact + rows.S_low, exact + rows.S_high)
+        hover = "%{customdata}: %{y:.2f}, %{x:.3g} s"
+        add_line(figure, rows.seconds, rows.S, hover, customdata=rows.search, error_y=around, **style)
+    figure.update_xaxes(type="log", title_text="seconds for the residual of an edit", exponentformat="none", dtick=1)
+    figure.update_yaxes(title_text="S", rangemode="tozero")
+    return finish(
+        figure, "How good must v* be?", "one batch; a line each precision of the equation, a point each search"
+    )
 
 
 def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:

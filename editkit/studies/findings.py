@@ -229,15 +229,23 @@ def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
     return sentences
 
 
-def mode_findings(frame: pd.DataFrame) -> list[str]:
-    """Compare scores and seconds with targets of the two modes, on the same facts."""
-    rows = frame.set_index("mode")
-    exact, fast = rows.loc["exact"], rows.loc["fast"]
-    gaps = ", ".join(f"{name} {fast[name] - exact[name]:+.3f}" for name in ("ES", "PS", "NS", "S"))
-    return [
-        f"{exact.edits} edits in one batch: a target takes {fast.targets / fast.edits:.2f} seconds in fast mode "
-        f"({fast.precision} products), {exact.targets / exact.edits:.2f} in exact mode; the scores differ by {gaps}."
-    ]
+def search_findings(frame: pd.DataFrame) -> list[str]:
+    """Say how good a target v* must be, and what it may take.
+
+    Args:
+        frame: rows of ``benchmarks.searches``; the first search is the one that the others are compared with.
+    """
+    rows, (reference, *others) = frame.set_index(["search", "method"]), frame.search.unique()
+    each = frame.groupby("search").targets.mean() / frame.edits.iloc[0]
+    sentences = [f"{frame.edits.iloc[0]} edits in one batch; differences are to the {reference} search, of S, paired."]
+    for name in others:
+        told = [
+            f"{label(method)} {written(row.S_change, row.S_low, row.S_high, '+', 2)}"
+            for method, row in rows.loc[name].iterrows()
+        ]
+        times = f"{each[reference] / each[name]:.0f} times as fast" if each[name] else "without a search"
+        sentences.append(f"**{name[0].upper()}{name[1:]}**, {times}: {', '.join(told)}.")
+    return sentences
 
 
 def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[str]:

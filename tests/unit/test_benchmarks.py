@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import growth, ratios
+from benchmarks import growth, ratios, searches
 from benchmarks.__main__ import main, parser
 from editkit.editing.spec import KEYS_PER_DIMENSION
-from editkit.studies.findings import mode_findings, token_findings
+from editkit.studies.findings import search_findings, token_findings
 from tests.conftest import TEXTS
 
 
@@ -39,15 +39,38 @@ def test_the_alphaedit_update_is_that_of_the_public_code():
     assert ratios.alphaedit(60, n=5, repeats=2)["relative_error"] <= 1e-8
 
 
-def test_growth_by_edits_and_modes(tiny, facts, full_spec, store, monkeypatch):
+def test_growth_by_edits_and_batches(tiny, facts, full_spec, store, monkeypatch):
     lm = tiny()
     monkeypatch.setattr(growth, "EditSpec", lambda method, **changes: full_spec(method, **changes))
     bench = growth.Bench(lm, [], TEXTS, store)
     rows = growth.edits(bench, facts)
     assert [row["edits"] for row in rows] == [1, 4] and all(row["targets"] > 0 for row in rows)
-    assert [row["mode"] for row in growth.modes(bench, facts)] == ["exact", "fast"]
     rows = growth.batches(bench, facts)
     assert {row["tokens"] for row in rows} == set(growth.BATCH_TOKENS)
+
+
+def test_searches_are_compared_with_the_exact_one_under_the_same_precision(tiny, facts, full_spec, store, monkeypatch):
+    lm = tiny()
+    own = {"v_num_grad_steps": 3, "gradient_lr": 1e-6}
+
+    def spec(method, **changes):
+        return full_spec(method, **own | changes | {"layers": [1]})
+
+    monkeypatch.setattr(searches, "EditSpec", spec)
+    monkeypatch.setattr(searches, "PRECISIONS", ("memit", "emmet"))
+    monkeypatch.setattr(searches, "RATES", (1e-6, 1e-3))
+    bench = growth.Bench(lm, ["a b c . "], TEXTS, store)
+    frame = pd.DataFrame(searches.searches(bench, facts, facts[:2]))
+    assert list(frame.search.unique()) == list(searches.SEARCHES) and len(frame) == 2 * len(searches.SEARCHES)
+    for _, part in frame.groupby("method"):
+        exact = part.iloc[0]
+        assert exact.search == "exact" and exact.S_change == 0
+        for score in ("ES", "PS", "NS", "S"):
+            assert (part[score] - exact[score]).tolist() == pytest.approx(part[f"{score}_change"].tolist())
+    steps = frame.drop_duplicates("search").set_index("search").steps
+    assert steps["exact"] == 3 and steps["fast, 2 steps"] == 2 and steps["one gradient"] == 1
+    sentences = search_findings(frame)
+    assert len(sentences) == len(searches.SEARCHES) and "MEMIT" in sentences[-1] and "EMMET" in sentences[-1]
 
 
 def test_scores_by_kind_and_amount_of_text(tiny, facts, full_spec, store, monkeypatch):
@@ -85,7 +108,7 @@ def test_committed_results_hold_what_the_appendix_shows():
     wanted = {"targets_exact", "targets_fast", "targets_single", "statistics", "scoring", "alphaedit_solve"}
     assert wanted <= set(record["ratios"])
     assert all(record["ratios"][name] == found["ratio"] for name, found in record["measurements"].items())
-    tokens, modes = (pd.DataFrame(record["growth"][name]) for name in ("tokens", "modes"))
+    tokens, searched = (pd.DataFrame(record["growth"][name]) for name in ("tokens", "searches"))
     assert len(token_findings(tokens, KEYS_PER_DIMENSION)) == 1 + tokens.method.nunique()
-    assert mode_findings(modes)[0].startswith("128 edits in one batch")
-    assert set(record["growth"]) == {"modes", "tokens", "edits", "batches", "layers", "widths"}
+    assert set(searched.search) == set(searches.SEARCHES) and len(search_findings(searched)) == len(searches.SEARCHES)
+    assert set(record["growth"]) == {"searches", "tokens", "edits", "batches", "layers", "widths"}

@@ -1,6 +1,7 @@
 """Figures of what things cost."""
 
 import pandas as pd
+import pytest
 
 from editkit import figures
 
@@ -29,3 +30,15 @@ def test_scores_by_tokens_have_a_colour_a_method_and_a_dash_a_text():
     mine, other, memit = (lines[name] for name in ("EMMET, mine", "EMMET, other", "MEMIT, mine"))
     assert mine.line.color == other.line.color != memit.line.color
     assert mine.line.dash == memit.line.dash != other.line.dash and list(mine.y) == [0.81, 0.9]
+
+
+def test_scores_by_search_have_a_line_a_precision_and_the_interval_of_the_difference(labelled):
+    rows = [("exact", 20.0, 0.8, 0.0, 0.0, 0.0), ("fast", 4.0, 0.79, -0.01, -0.03, 0.01)]
+    columns = ["search", "targets", "S", "S_change", "S_low", "S_high"]
+    frame = pd.concat(pd.DataFrame(rows, columns=columns).assign(method=name, edits=10) for name in ("memit", "emmet"))
+    figure = figures.scores_by_search(frame)
+    labelled(figure)
+    assert [line.name for line in figure.data] == ["MEMIT (C)", "EMMET (equality)"]
+    line = figure.data[0]
+    assert list(line.x) == [0.4, 2.0] and list(line.y) == [0.79, 0.8] and list(line.customdata) == ["fast", "exact"]
+    assert line.error_y.array.tolist() == pytest.approx([0.02, 0]) == line.error_y.arrayminus.tolist()
