@@ -80,14 +80,12 @@ def targets(
         fast.append(seconds)
         precision = found.precision
     agreement = {"largest_relative_error": error, "largest_loss_difference": curve, "edits_compared": part * repeats}
-    size = f"{len(facts)} edits, {spec.v_num_grad_steps} steps, {len(contexts) + 1} prompts"
+    whole = f"v*, float32, {len(facts)} edits, {spec.v_num_grad_steps} steps, {len(contexts) + 1} prompts"
+    short = f"{specs['fast'].v_num_grad_steps} steps of {specs['fast'].prompts_per_step} prompt"
+    stop = f"stop at P = {specs['fast'].stop_probability}"
     return {
-        "targets_exact": measurement(f"v*, float32, {size}; seconds an edit", exact, slow, **agreement),
-        "targets_fast": measurement(
-            f"v*, fast mode ({precision}, stop at P = {specs['fast'].stop_probability}), {size}; seconds an edit",
-            fast,
-            slow,
-        ),
+        "targets_exact": measurement(f"{whole}; seconds an edit", exact, slow, **agreement),
+        "targets_fast": measurement(f"v*, fast mode ({precision}, {short}, {stop}); seconds an edit", fast, slow),
         "targets_single": measurement("v* of one edit alone, float32", single, alone),
     }
 
