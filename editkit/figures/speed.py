@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -65,25 +66,34 @@ def growth(
 def scores_by_search(frame: pd.DataFrame) -> go.Figure:
     """Plot S against the seconds that the residual of an edit took to find, a line a precision, with 95 % intervals.
 
-    The interval is that of the difference to the first search, which has none.
+    The interval is that of the difference to the first search. What took one step is no search, and off the lines.
 
     Args:
-        frame: columns search, method, edits, targets (seconds of all edits), S, S_change, S_low, S_high.
+        frame: columns search, method, edits, steps, targets (seconds of all edits), S, S_change, S_low, S_high.
     """
     figure = go.Figure()
-    seconds = frame.targets / frame.edits
-    for method, rows in frame.assign(seconds=seconds).groupby("method", sort=False):
+    frame = frame.assign(seconds=frame.targets / frame.edits)
+    for method, rows in frame.groupby("method", sort=False):
         rows, style = rows.sort_values("seconds"), method_style(str(method))
         style["name"] = PRECISION_LABELS.get(str(method), style["name"])
-        exact = rows.S - rows.S_change
-        around = interval(rows.S, exact + rows.S_low, exact + rows.S_high)
-        hover = "%{customdata}: %{y:.2f}, %{x:.3g} s"
-        add_line(figure, rows.seconds, rows.S, hover, customdata=rows.search, error_y=around, **style)
+        for searched, part in rows.groupby(rows.steps > 1, sort=False):
+            exact = part.S - part.S_change
+            look = {"error_y": interval(part.S, exact + part.S_low, exact + part.S_high), "customdata": part.search}
+            look |= {"mode": "lines+markers" if searched else "markers", "showlegend": bool(searched)}
+            add_line(figure, part.seconds, part.S, "%{customdata}: %{y:.2f}, %{x:.3g} s", **style, **look)
+    for name, rows in frame.groupby("search", sort=False):
+        top = {
+            "x": np.log10(rows.seconds.mean()),
+            "y": rows.S.max(),
+            "yshift": 18,
+            "xanchor": "left",
+            "yanchor": "bottom",
+        }
+        figure.add_annotation(text=name, textangle=-30, showarrow=False, font_size=11, **top)
     figure.update_xaxes(type="log", title_text="seconds for the residual of an edit", exponentformat="none", dtick=1)
-    figure.update_yaxes(title_text="S", rangemode="tozero")
-    return finish(
-        figure, "How good must v* be?", "one batch; a line each precision of the equation, a point each search"
-    )
+    figure.update_yaxes(title_text="S", range=[0, 1.2], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    subtitle = "one batch; a line each precision of the equation, a point each search; bars: 95 %, of the difference"
+    return finish(figure, "How good must v* be?", subtitle)
 
 
 def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:

@@ -38,7 +38,7 @@ class Jupyter(NamedTuple):
     folder: Path
 
     def open(self, visit, notebook: str) -> Page:
-        """Open a notebook in a workspace of its own (a common one brings back what was open), and wait for its kernel."""
+        """Open a notebook in a workspace of its own (a common one brings back what was open); wait for its kernel."""
         workspace = f"lab/workspaces/{Path(notebook).stem}"
         page, _, asked = visit(f"{self.address}/{workspace}/tree/notebooks/{notebook}?reset&token={self.token}")
         expect(page.locator(".jp-NotebookPanel")).to_have_count(1)

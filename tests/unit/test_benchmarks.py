@@ -10,7 +10,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import growth, ratios, searches
 from benchmarks.__main__ import main, parser
 from editkit.editing.spec import KEYS_PER_DIMENSION
-from editkit.studies.findings import search_findings, token_findings
+from editkit.studies.speed_findings import search_findings, token_findings
 from tests.conftest import TEXTS
 
 

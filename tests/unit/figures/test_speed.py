@@ -33,12 +33,14 @@ def test_scores_by_tokens_have_a_colour_a_method_and_a_dash_a_text():
 
 
 def test_scores_by_search_have_a_line_a_precision_and_the_interval_of_the_difference(labelled):
-    rows = [("exact", 20.0, 0.8, 0.0, 0.0, 0.0), ("fast", 4.0, 0.79, -0.01, -0.03, 0.01)]
-    columns = ["search", "targets", "S", "S_change", "S_low", "S_high"]
+    rows = [("exact", 20, 20.0, 0.8, 0.0, 0.0, 0.0), ("fast", 26, 4.0, 0.79, -0.01, -0.03, 0.01)]
+    rows.append(("one gradient", 1, 1.0, 0.5, -0.3, -0.4, -0.2))
+    columns = ["search", "steps", "targets", "S", "S_change", "S_low", "S_high"]
     frame = pd.concat(pd.DataFrame(rows, columns=columns).assign(method=name, edits=10) for name in ("memit", "emmet"))
     figure = figures.scores_by_search(frame)
     labelled(figure)
-    assert [line.name for line in figure.data] == ["MEMIT (C)", "EMMET (equality)"]
-    line = figure.data[0]
+    assert [line.name for line in figure.data if line.showlegend] == ["MEMIT (C)", "EMMET (equality)"]
+    apart, line = figure.data[:2] if len(figure.data[0].x) == 1 else figure.data[1::-1]
+    assert apart.mode == "markers" and list(apart.customdata) == ["one gradient"]
     assert list(line.x) == [0.4, 2.0] and list(line.y) == [0.79, 0.8] and list(line.customdata) == ["fast", "exact"]
     assert line.error_y.array.tolist() == pytest.approx([0.02, 0]) == line.error_y.arrayminus.tolist()

@@ -13,8 +13,6 @@ from editkit.studies.findings import (
     recommendation,
     sequence_findings,
     setup_findings,
-    speed_findings,
-    token_findings,
 )
 from tests.unit.studies.conftest import prompts_of
 
@@ -128,16 +126,6 @@ def test_findings_on_budgets_say_whether_edited_facts_bear_the_promise_out():
     assert "a weight of 0 beside" in emmet and not budget_findings(table[:0])
 
 
-def test_findings_on_speed_name_the_least_and_the_most():
-    ratios = pd.DataFrame({"what": ["targets", "solve"], "ratio": [7.44, 286.3], "lowest": [0.9, 271.0]})
-    edits = pd.DataFrame(
-        [(8, 1.0, 1.0, 1.0, 5.0), (32, 18.0, 1.0, 1.0, 5.0)], columns=["edits", "targets", "keys", "solve", "scoring"]
-    )
-    faster, share = speed_findings(ratios, edits)
-    assert faster.startswith("1 of 2") and "by 7.4 (targets) to 286 times (solve)" in faster
-    assert "With 32 edits in one batch, the targets take 90%" in share
-
-
 def test_findings_sort_runs_by_what_holm_resolves_and_recommend_by_name():
     rows = [("pre", 0.0), ("immediate", 1.0), ("final", 0.5)]
     scores = pd.DataFrame(rows, columns=["moment", "ES"]).assign(method="emmet", replay="none", PS=0.6, NS=0.5, S=9.0)
@@ -199,16 +187,4 @@ def test_findings_on_low_rank_say_what_the_tables_say():
     without = lora_findings(ablation, gaps[:0], share, tuned[:0])
     assert not any(
         "fine-tuning" in sentence or "At rank" in sentence or "Not resolved" in sentence for sentence in without
-    )
-
-
-def test_findings_on_the_text_behind_c_are_told_by_kind():
-    rows = [("mine", 1, 0.5, 0.4), ("mine", 10, 0.8, 0.7), ("mine", 20, 0.82, 0.69), ("other", 10, 0.7, 0.6)]
-    frame = pd.DataFrame([*rows, ("other", 20, 0.7, 0.65)], columns=["text", "tokens_per_dimension", "S", "NS"])
-    first, emmet = token_findings(frame.assign(method="emmet", edits=32), 10)
-    assert "32 facts of one seed in one batch" in first and "no order of texts can be named" in first
-    assert emmet.startswith("EMMET, 10 tokens for each dimension: mine S 0.800, NS 0.700 (with 20 S +0.020, NS -0.010;")
-    assert (
-        "lowest NS 0.400, at 1); other S 0.700, NS 0.600 (with 20 S +0.000, NS +0.050; lowest NS 0.600, at 10)."
-        in emmet
     )

@@ -1,0 +1,71 @@
+"""Sentences from the tables of the speed appendix: what the package gains, what a target takes, what ``C`` needs."""
+
+import pandas as pd
+
+from editkit.methods import label
+from editkit.studies.tables import written
+
+
+def speed_findings(ratios: pd.DataFrame, edits: pd.DataFrame) -> list[str]:
+    """Say how much faster the package is than the published algorithms, and where the time goes.
+
+    Args:
+        ratios: columns what, ratio, lowest; a row a measurement.
+        edits: seconds of each stage by the number of edits in one batch.
+    """
+    low, high = ratios.loc[ratios.ratio.idxmin()], ratios.loc[ratios.ratio.idxmax()]
+    most = edits.loc[edits.edits.idxmax()]
+    share = most.targets / (most.targets + most["keys"] + most.solve)
+    return [
+        f"{(ratios.lowest > 1).sum()} of {len(ratios)} measurements are faster than the published algorithm in every "
+        f"repeat, by {low.ratio:.1f} ({low.what}) to {high.ratio:.0f} times ({high.what}).",
+        f"With {most.edits:.0f} edits in one batch, the targets take {share:.0%} of the time of an edit.",
+    ]
+
+
+def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
+    """Say how scores depend on the text behind ``C``: on its kind, and on how much of it there is.
+
+    Args:
+        frame: columns text (its kind), method, tokens_per_dimension, edits, S, NS.
+        chosen: tokens for each dimension of a key by default.
+    """
+    most = frame.tokens_per_dimension.max()
+    sentences = [
+        f"The text behind $C$: {frame.edits.iloc[0]} facts of one seed in one batch. These are the scores of that "
+        "batch, without intervals: where two lie within a few facts of each other, no order of texts can be named."
+    ]
+    for method, rows in frame.groupby("method", sort=False):
+        told = []
+        for kind, part in rows.groupby("text", sort=False):
+            scores = part.set_index("tokens_per_dimension")[["S", "NS"]]
+            change = scores.loc[most] - scores.loc[chosen]
+            told.append(
+                f"{kind} S {scores.S[chosen]:.3f}, NS {scores.NS[chosen]:.3f} (with {most} S {change.S:+.3f}, NS "
+                f"{change.NS:+.3f}; lowest NS {scores.NS.min():.3f}, at {scores.NS.idxmin()})"
+            )
+        sentences.append(f"{label(str(method))}, {chosen} tokens for each dimension: {'; '.join(told)}.")
+    return sentences
+
+
+def search_findings(frame: pd.DataFrame) -> list[str]:
+    """Say how good a target v* must be, and what it may take.
+
+    Args:
+        frame: rows of ``benchmarks.searches``; the first search is the one that the others are compared with.
+    """
+    rows, (reference, *others) = frame.set_index(["search", "method"]), frame.search.unique()
+    each = frame.groupby("search").targets.mean() / frame.edits.iloc[0]
+    worse = {name for name in others if (rows.loc[name].S_high < 0).all()}
+    lists = ("; ".join(name for name in others if (name in worse) == lost) or "none" for lost in (False, True))
+    head = "**Of shorter ways to a target than the {} search these lose no S that is resolved: {}. These do: {}.**"
+    about = f"{frame.edits.iloc[0]} edits in one batch; differences of S, paired, by precision of the equation."
+    sentences = [f"{head.format(reference, *lists)} {about}"]
+    for name in others:
+        told = [
+            f"{label(method)} {written(row.S_change, row.S_low, row.S_high, '+', 2)}"
+            for method, row in rows.loc[name].iterrows()
+        ]
+        times = f"{each[reference] / each[name]:.0f} times as fast" if each[name] else "without a search"
+        sentences.append(f"**{name[0].upper()}{name[1:]}**, {times}: {', '.join(told)}.")
+    return sentences
