@@ -157,11 +157,13 @@ def told(found: Damage) -> pd.DataFrame:
     rows = []
     for (method, name, against), gap in found.gaps.groupby(["method", "switch", "against"], sort=False):
         gap, own = gap.set_index("score"), means.loc[(method, name)]
-        cells = {f"{score} − its": written(*gap.loc[score, ["value", "low", "high"]], "+") for score in ("S", "EA")}
+        cells = {
+            f"difference of {score}": written(*gap.loc[score, ["value", "low", "high"]], "+") for score in ("S", "EA")
+        }
         rows.append(
             {"method": method, "what is done": SWITCHES[name].told, "against": SWITCHES[against].told}
             | {"ES": own.ES, "NS": own.NS, "EA": own.EA, "S": own.S, "‖ΔW‖": own.delta_norm}
-            | {**cells, "p of S (Holm)": gap.p_holm["S"], **gap.loc["S", SAMPLE].astype(int)}
+            | {**cells, "p (S, Holm)": gap.p_holm["S"], **gap.loc["S", SAMPLE].astype(int)}
         )
     return shown(pd.DataFrame(rows), "method", "what is done", "against")
 
