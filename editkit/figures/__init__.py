@@ -17,7 +17,15 @@ from editkit.figures.images import (
 from editkit.figures.ladder import ranks_by_rung
 from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
 from editkit.figures.probes import probe_dots
-from editkit.figures.replay import along_the_sequence, differences, foretold, forgetting_curves, retention_map
+from editkit.figures.replay import (
+    along_the_sequence,
+    damage,
+    differences,
+    foretold,
+    forgetting_curves,
+    protection,
+    retention_map,
+)
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
@@ -34,6 +42,7 @@ __all__ = [
     "common_direction",
     "confusion_maps",
     "costs_compared",
+    "damage",
     "differences",
     "downstream_curves",
     "edits_at_budget",
@@ -55,6 +64,7 @@ __all__ = [
     "patch_heat_maps",
     "position_norms",
     "probe_dots",
+    "protection",
     "ranks_by_rung",
     "repair_bars",
     "retention_map",

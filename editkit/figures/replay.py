@@ -11,6 +11,7 @@ from editkit.figures.style import (
     BLUE,
     GREY,
     INK,
+    SCORES,
     SERIES,
     add_line,
     finish,
@@ -126,6 +127,56 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     figure.update_xaxes(range=[0, 1.02], tickformat=".1f", title_text="AUC")
     subtitle = "areas under the ROC curve with 95 % intervals; dashed: no better than chance"
     return finish(figure, "Which edits will the next steps lose?", subtitle, height=240 + 46 * len(names))
+
+
+def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
+    """Plot what each way of making edits takes from S and from exact rewrites (EA), a row a way, a colour a method.
+
+    Args:
+        gaps: columns method, switch, score, value, low, high (:func:`editkit.studies.damage.differences` against one
+            reference).
+        names: what the switches do, for people; those without a row are left out.
+    """
+    shown = {switch: told for switch, told in names.items() if switch in set(gaps.switch)}
+    scores, methods = {"S": "S", "EA": "exact rewrites (EA)"}, methods_in(gaps)
+    figure = panels(scores.values(), len(scores), shared_yaxes=True, horizontal_spacing=0.05)
+    for score, where in zip(scores, places(len(scores), len(scores)), strict=True):
+        for place, method in enumerate(methods):
+            rows = gaps[(gaps.method == method) & (gaps.score == score)].set_index("switch").reindex(shown)
+            beside = 0.5 * ((place + 0.5) / len(methods) - 0.5)
+            line = {"x": rows.value, "y": [number + beside for number in range(len(shown))]}
+            bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
+            look = {**method_style(method), "mode": "markers", "hovertemplate": "%{x:+.3f}", "error_x": bars}
+            figure.add_scatter(**line, **look, **where)
+    rows = {"range": [len(shown) - 0.5, -0.5], "tickvals": list(range(len(shown))), "ticktext": list(shown.values())}
+    figure.update_yaxes(**rows, showgrid=False)
+    figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(title_text="difference")
+    subtitle = "against steps that hold everything in one layer; paired by fact, 95 % intervals"
+    return finish(figure, "Where sequential damage comes from", subtitle, height=240 + 40 * len(shown))
+
+
+def protection(points: pd.DataFrame) -> go.Figure:
+    """Plot what is learned and what is kept against how much is written, a panel a score, a point a threshold.
+
+    Args:
+        points: columns method, threshold, norm, score (S, NS, kl_prose, kl_subjects; others are left out), value, low,
+            high, see :func:`editkit.studies.nullspace.points`; low and high may be nan.
+    """
+    titles = {"S": SCORES["S"], "NS": SCORES["NS"], "kl_prose": "KL on other prose", "kl_subjects": "KL near the facts"}
+    found = [score for score in titles if score in set(points.score)]
+    figure = panels((titles[score] for score in found), 2, size=13, horizontal_spacing=0.14, vertical_spacing=0.2)
+    for score, where in zip(found, places(len(found), 2), strict=True):
+        for method in methods_in(points):
+            rows = points[(points.method == method) & (points.score == score)].sort_values("norm")
+            look = method_style(method) | {"error_y": interval(rows.value, rows.low, rows.high)}
+            hover = "threshold %{customdata:g}, ‖ΔW‖ %{x:.3g}: %{y:.3g}"
+            add_line(figure, rows.norm, rows.value, hover, **look, customdata=rows.threshold, **where)
+        title = "nats" if score.startswith("kl") else "share of prompts"
+        figure.update_yaxes(title_text=title, row=where["row"], col=where["col"])
+    figure.update_xaxes(title_text="‖ΔW‖")
+    subtitle = "at each threshold MEMIT writes as much as AlphaEdit; bars: 95 %, over facts, of KL over orders"
+    return finish(figure, "Does the null space protect more than C?", subtitle, height=560)
 
 
 def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, where: dict[str, Any], hover: str) -> None:

@@ -11,9 +11,11 @@ from editkit.config import shown
 from editkit.editing.spec import EditSpec
 from editkit.plain import decode
 from editkit.studies import places
+from editkit.studies.damage import DamageParams
 from editkit.studies.evaluation import EvaluationParams
 from editkit.studies.locate import LocateParams
 from editkit.studies.lora import LoraParams
+from editkit.studies.nullspace import NullSpaceParams
 from editkit.studies.repair_spec import ImageParams, RepairSpec
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
@@ -23,7 +25,17 @@ from editkit.studies.sweep import SweepParams
 BASE = "base.yaml"  # beside a parameter file: what it does not state
 
 
-class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, BaselineParams, LocateParams, SettingParams):
+class RunParams(
+    ImageParams,
+    LoraParams,
+    NullSpaceParams,
+    DamageParams,
+    SequenceParams,
+    EvaluationParams,
+    BaselineParams,
+    LocateParams,
+    SettingParams,
+):
     """Every parameter of a report run; notebooks declare the ones they use.
 
     ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names. The defaults

@@ -17,12 +17,12 @@ from editkit.editing.spec import EditSpec, refreshes
 from editkit.editing.weights import State
 from editkit.facts import Fact, data_hash
 from editkit.language.domain import EditSession
-from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out, measure_all, sentences
+from editkit.language.drift import TextProbe, measure_all
 from editkit.language.metrics import evaluate, places, summarize
-from editkit.language.texts import other_prose
 from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
 from editkit.studies.interference import Interference
+from editkit.studies.probed import prose, text_probes
 from editkit.studies.runs import averaged, check_batches, free_speech, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.steps import described
@@ -275,7 +275,7 @@ class Course:
             "batch_size": self.batch_size,
             "every": self.every,
             "drift": self.drift,
-            "prose": digest(self._prose()),
+            "prose": digest(prose(setting, self.spec)),
         }
 
     def stored(self) -> tuple[State | None, Record]:
@@ -297,7 +297,7 @@ class Course:
         if spec.targets_from == "base":
             warm_targets(setting, spec.seed, [spec])
         session = setting.session(spec, spec.seed)
-        probes, done_to = self._probes() if self.drift else {}, Interference(setting.lm, spec.layers)
+        probes, done_to = text_probes(setting, spec) if self.drift else {}, Interference(setting.lm, spec.layers)
         bar = tqdm(total=self.total, initial=done, desc=self.run.label, unit="step", disable=not setting.progress)
         try:
             if state:
@@ -315,22 +315,6 @@ class Course:
         finally:
             session.undo()
         setting.store.path(PART, self.key).unlink(missing_ok=True)  # the whole is an entry that no part writes over
-
-    def _probes(self) -> dict[str, TextProbe]:
-        """Make a probe of each kind of text that there is, of what neither C nor a trust score has seen."""
-        setting, spec = self.setting, self.spec
-        judged = spec.trust_heldout_samples * PROBE_TOKENS
-        rows = {
-            "text": held_out(setting.lm, setting.texts, spec.mom2_n_tokens, PIECES),
-            "prose": held_out(setting.lm, self._prose(), judged, PIECES),
-            "subjects": sentences(setting.lm, self.facts, setting.draws[spec.seed].heldout, PIECES),
-        }
-        return {kind: TextProbe(setting.lm, tokens) for kind, tokens in rows.items() if tokens}
-
-    def _prose(self) -> list[str]:
-        """Read what trust and then the probes take for other prose."""
-        enough = (self.spec.trust_heldout_samples + PIECES) * PROBE_TOKENS
-        return other_prose(self.setting.texts, lm=self.setting.lm, n_tokens=enough, store=self.setting.store)
 
     def _tabulate(self, pre: pd.DataFrame, before: Mapping[str, Any], record: Record) -> Trajectory:
         spec = self.spec

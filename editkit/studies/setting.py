@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -160,6 +160,11 @@ class Setting:
         heldout = self.draws[seed].heldout if spec.neighbour_budget is None else self.tune
         given: dict[str, Any] = {"texts": self.texts, "contexts": self.contexts[seed], "heldout": heldout}
         return EditSession(self.lm, spec, **given, store=self.store, progress=False)
+
+    def first(self, n_facts: int) -> "Setting":
+        """Take the first facts to edit of each seed; those held out stay the same."""
+        draws = {seed: draw._replace(facts=draw.facts[:n_facts]) for seed, draw in self.draws.items()}
+        return replace(self, draws=draws)
 
     @cached_property
     def tunable(self) -> Sequence[Fact]:

@@ -41,6 +41,37 @@ def test_areas_stand_in_the_row_of_their_predictor_and_unknown_ones_nowhere(labe
         figures.foretold(AREAS[-1:], NAMES)
 
 
+GAPS = pd.DataFrame(
+    [("memit", "none", "S", -0.2, -0.3, -0.1), ("memit", "none", "EA", -0.4, -0.5, -0.3)]
+    + [("memit", "history", "S", 0.0, -0.1, 0.1), ("memit", "history", "EA", 0.1, 0.0, 0.2)],
+    columns=["method", "switch", "score", "value", "low", "high"],
+)
+POINTS = pd.DataFrame(
+    [
+        (m, t, n, s, 0.5, 0.4, 0.7)
+        for m in ("memit_rls", "alphaedit")
+        for t, n in ((0.1, 3.0), (0.02, 2.0))
+        for s in ("S", "kl_prose")
+    ],
+    columns=["method", "threshold", "norm", "score", "value", "low", "high"],
+)
+
+
+def test_damage_stands_in_the_row_of_its_cause(labelled):
+    figure = figures.damage(GAPS, {"history": "pulled back", "layers": "several layers", "none": "no memory"})
+    labelled(figure, bare=["yaxis", "yaxis2"])
+    assert list(figure.layout.yaxis.ticktext) == ["pulled back", "no memory"] and len(figure.data) == 2
+    assert list(figure.data[0].x) == [0.0, -0.2] and np.allclose(figure.data[1].error_x.array, 0.1)
+
+
+def test_protection_is_drawn_against_what_is_written(labelled):
+    figure = figures.protection(POINTS)
+    labelled(figure)
+    assert [line.name for line in figure.data[:2]] == ["AlphaEdit", "MEMIT, all held (RLS)"] and len(figure.data) == 4
+    assert list(figure.data[0].x) == [2.0, 3.0] and list(figure.data[0].customdata) == [0.02, 0.1]
+    assert np.allclose(figure.data[0].error_y.array, 0.2) and figure.layout.yaxis2.title.text == "nats"
+
+
 def test_figures_are_labelled_and_vector(labelled):
     labelled(figures.retention_map(MATRIX, title="EMMET, none"))
     labelled(figures.forgetting_curves(CURVES))

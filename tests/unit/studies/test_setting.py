@@ -45,6 +45,8 @@ def test_each_seed_draws_facts_in_its_order_and_prefixes_of_its_own(prepare, tin
         assert setting.contexts[seed] == sample_contexts(tiny(), 2, 4, seed)
     assert setting.hashes == {seed: data_hash(draw.facts) for seed, draw in setting.draws.items()}
     assert prepare(n_facts=3).draws[3].facts == setting.draws[3].facts + setting.draws[3].heldout
+    first = prepare(n_facts=3, heldout=1).first(2)
+    assert first.hashes == setting.hashes and first.draws[3].heldout == prepare(n_facts=3, heldout=1).draws[3].heldout
     summary = setting.summary()
     assert summary["facts"].tolist() == [2, 2] and summary["held out"].tolist() == [1, 1]
     assert summary["hash of the facts"].tolist() == [text[:12] for text in setting.hashes.values()]

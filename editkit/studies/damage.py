@@ -1,0 +1,212 @@
+"""Where does sequential damage come from, if a sequence that holds its edits is one batch of them?
+
+In one layer, with targets and keys of the untouched model, holding all earlier edits makes a sequence equal to one
+batch (:mod:`editkit.editing.replay`): that is where every comparison starts. What editors do otherwise is then switched
+on, one thing at a time, and at last all of it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+import pandas as pd
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from editkit.config import Count, Parameters
+from editkit.methods import UNTOUCHED, SequenceMethodName, label
+from editkit.studies.endings import Reading, Way, measured
+from editkit.studies.findings import protocol
+from editkit.studies.intervals import RESOLVED, holm, paired_difference
+from editkit.studies.runs import check_batches, untouched
+from editkit.studies.setting import Setting
+from editkit.studies.tables import SAMPLE, number, shown, written
+
+SCORES = ("ES", "PS", "NS", "S", "EA")
+ONE_BATCH, HELD, LAST = "one batch", "all held", ["all together"]
+
+
+class DamageParams(Parameters):
+    """The question where sequential damage comes from."""
+
+    damage_facts: Annotated[int, Field(ge=0)] = 2
+    """Facts edited per seed to find where sequential damage comes from; 0 leaves the question out."""
+    damage_batch: Count = 1
+    """Edits of one step there; divides damage_facts."""
+    damage_methods: Annotated[list[SequenceMethodName], Field(min_length=1)] = ["memit"]
+    """Editors that are asked."""
+
+
+class Switch(NamedTuple):
+    """A way to make the edits, by what it does otherwise than the sequence that holds everything."""
+
+    told: str  # what is done, for people
+    against: tuple[str, ...] = (HELD,)  # names of those that it is compared with
+    keys: Reading = "clean"
+    several: bool = False  # all layers of the method, not the last one alone
+    whole: bool = False  # one batch of all edits
+    spec: Mapping[str, Any] = {}  # what else differs from targets of the untouched model, and everything held
+
+
+SWITCHES: dict[str, Switch] = {
+    ONE_BATCH: Switch("one batch of all edits", (), whole=True),
+    HELD: Switch("in steps, earlier edits held", (ONE_BATCH,)),
+    "targets": Switch("targets of the edited model", spec={"targets_from": "current"}),
+    "contexts": Switch("keys averaged over contexts", keys="averaged"),
+    "history": Switch("earlier edits pulled back (history)", spec={"replay": "history"}),
+    "no memory": Switch("no memory", spec={"replay": "none"}),
+    "layers": Switch("several layers", (HELD, "layers, one batch"), several=True),
+    "layers, one batch": Switch("several layers, one batch", (), several=True, whole=True),
+    "moved keys": Switch(
+        "several layers, moved keys, kept as read", (HELD, "layers"), "bare", True, spec={"replay_refresh": False}
+    ),
+    "moved keys, read again": Switch(
+        "several layers, moved keys, read again", (HELD, "layers"), "bare", True, spec={"replay_refresh": True}
+    ),
+    "all together": Switch(
+        "all together",
+        (HELD, "all, one batch"),
+        "averaged",
+        True,
+        spec={"targets_from": "current", "replay": "none"},
+    ),
+    "all, one batch": Switch("all together, one batch", (), "averaged", True, whole=True),
+}
+"""What is tried. In one layer keys cannot move, as nothing that an edit writes comes before them: they are switched on
+over several layers."""
+
+
+class Damage(NamedTuple):
+    """What the switches do."""
+
+    scores: pd.DataFrame  # one row a method, switch and seed; the untouched model is the first switch (pre)
+    prompts: pd.DataFrame  # one row a method, switch, seed and prompt
+    gaps: pd.DataFrame  # see :func:`differences`
+
+
+def run(setting: Setting, methods: list[str], batch_size: int) -> Damage:
+    """Make the edits of each seed in every way of ``SWITCHES`` and score them after the last step.
+
+    A method of one layer has no several. What was measured before is read from the store. Raises ``ValueError`` for a
+    batch size that does not divide the facts.
+    """
+    for draw in setting.draws.values():
+        check_batches(len(draw.facts), [batch_size])
+    rows, prompts = [], []
+    plan = [(method, name, way) for method in methods for name, way in ways(setting, method, batch_size).items()]
+    for seed in setting.draws:
+        before, _ = untouched(setting, seed)
+        rows += [before | {"method": method, "switch": UNTOUCHED, "seed": seed} for method in methods]
+        bar = tqdm(plan, desc=f"seed {seed}", unit="way", disable=not setting.progress)
+        for method, name, way in bar:
+            bar.set_postfix_str(f"{label(method)}, {name}")
+            row, frame = measured(setting, seed, way, {})
+            where = {"method": method, "switch": name, "steps": len(setting.draws[seed].facts) // way.batch_size}
+            rows.append(row | where)
+            prompts.append(frame.assign(**where))
+    scores, asked = pd.DataFrame(rows), pd.concat(prompts, ignore_index=True)
+    return Damage(scores, asked, differences(asked))
+
+
+def ways(setting: Setting, method: str, batch_size: int) -> dict[str, Way]:
+    """List what is tried of a method, by the names of ``SWITCHES``."""
+    n_facts = len(next(iter(setting.draws.values())).facts)
+    layers = setting.spec(method).resolve(setting.lm).layers
+    found = {}
+    for name, switch in SWITCHES.items():
+        if len(layers) > 1 or not switch.several:
+            base = {"layers": layers if switch.several else layers[-1:], "targets_from": "base", "replay": "hold"}
+            spec = setting.spec(method, **{**base, **switch.spec})
+            found[name] = Way(spec, n_facts if switch.whole else batch_size, switch.keys)
+    return found
+
+
+def differences(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Subtract from the scores of each switch those of what it is compared with, paired by fact.
+
+    Returns columns method, switch, against, score (ES, PS, NS, S, and EA: accuracy of the rewrite), value, low, high,
+    p, n, seeds, clusters, and p_holm, adjusted over all comparisons of a method and score.
+    """
+    tables = []
+    for method, asked in prompts.groupby("method", sort=False):
+        runs = {str(name): part for name, part in asked.groupby("switch", sort=False)}
+        for name, part in runs.items():
+            for other in SWITCHES[name].against:
+                gap = score_differences(part, runs[other])
+                tables.append(gap.assign(method=method, switch=name, against=other))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(p_holm=table.groupby(["method", "score"]).p.transform(holm))
+
+
+def score_differences(prompts: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Subtract the scores of another run, paired by fact: a row each of ``SCORES``, with intervals."""
+    exact = [frame.assign(success=frame.accuracy) for frame in (prompts, reference)]
+    found = pd.concat(
+        [paired_difference(prompts, reference), paired_difference(*exact).loc[["ES"]].rename({"ES": "EA"})]
+    )
+    return found.rename_axis("score").reset_index()
+
+
+def told_switches() -> dict[str, str]:
+    """Return what each switch does, for people."""
+    return {name: switch.told for name, switch in SWITCHES.items()}
+
+
+def told(found: Damage) -> pd.DataFrame:
+    """Write for a chapter the scores of each way, and what sets it apart from each one that it is compared with."""
+    means = found.scores.groupby(["method", "switch"], sort=False)[[*SCORES, "delta_norm"]].mean()
+    rows = []
+    for (method, name, against), gap in found.gaps.groupby(["method", "switch", "against"], sort=False):
+        gap, own = gap.set_index("score"), means.loc[(method, name)]
+        cells = {
+            f"difference of {score}": written(*gap.loc[score, ["value", "low", "high"]], "+") for score in ("S", "EA")
+        }
+        rows.append(
+            {"method": method, "what is done": SWITCHES[name].told, "against": SWITCHES[against].told}
+            | {"ES": own.ES, "NS": own.NS, "EA": own.EA, "S": own.S, "‖ΔW‖": own.delta_norm}
+            | {**cells, "p (S, Holm)": gap.p_holm["S"], **gap.loc["S", SAMPLE].astype(int)}
+        )
+    return shown(pd.DataFrame(rows), "method", "what is done", "against")
+
+
+def findings(gaps: pd.DataFrame) -> list[str]:
+    """Say where the damage comes from, method by method.
+
+    Args:
+        gaps: of a :class:`Damage`.
+    """
+    sentences = []
+    for method, rows in gaps[gaps.score == "S"].groupby("method", sort=False):
+        name, alone = label(str(method)), rows[(rows.against == HELD) & ~rows.switch.isin(LAST)]
+        ground = rows[rows.switch == HELD].iloc[0]
+        verdict = "is one batch" if abs(ground.value) < 1 / ground.n else "parts from one batch"  # what one fact makes
+        sentences.append(
+            f"**{name}: a sequence that holds its edits {verdict}** in one layer, with targets and keys of the "
+            f"untouched model: its S less that of one batch is {_gap(ground)} ({protocol(ground)}; p is Holm's)."
+        )
+        sure = alone[alone.p_holm < RESOLVED].sort_values("value")
+        head = (
+            f"{len(sure)} of {len(alone)} things alone change S, resolved" if len(sure) else "Nothing alone is resolved"
+        )
+        parts = "; ".join(f"{SWITCHES[r.switch].told} {_gap(r)}" for r in alone.sort_values("value").itertuples())
+        sentences.append(f"**{head}.** {name}, against the sequence that holds everything, switched on alone: {parts}.")
+        sentences += _more(rows, name)
+    return sentences
+
+
+def _more(rows: pd.DataFrame, name: str) -> list[str]:
+    """Say what the rest of one method's comparisons of S come to: those over several layers, and all together."""
+    rest = rows[(rows.against != HELD) & (rows.switch != HELD) & ~rows.switch.isin(LAST)]
+    sentences = []
+    if len(rest):
+        parts = (f"{SWITCHES[r.switch].told} against {SWITCHES[r.against].told} {_gap(r)}" for r in rest.itertuples())
+        sentences.append(f"Over several layers of {name}: {'; '.join(parts)}.")
+    for r in rows[rows.switch.isin(LAST)].itertuples():
+        verdict = "not resolved" if not r.p_holm < RESOLVED else "costs" if r.value < 0 else "gains"
+        sentences.append(
+            f"**{name}, {SWITCHES[r.switch].told}: {verdict}** against {SWITCHES[r.against].told}: S {_gap(r)}."
+        )
+    return sentences
+
+
+def _gap(row: Any) -> str:
+    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"

@@ -1,0 +1,228 @@
+"""Does the null space protect anything that C does not?
+
+AlphaEdit forbids what ordinary keys span, down to a threshold; MEMIT makes it dear, by C. Both hold all earlier edits,
+read the same keys and ask for the same targets. For each threshold MEMIT's weight of C is set so that it writes as much
+as AlphaEdit, ‖ΔW‖ being equal: what is left between them is where they write it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from tqdm.auto import tqdm
+
+from editkit.config import Count, Parameters, Positive
+from editkit.language.drift import KINDS, TextProbe
+from editkit.language.moments import second_moments
+from editkit.methods import label
+from editkit.studies.damage import score_differences
+from editkit.studies.endings import Way, measured, norm_written, seeded
+from editkit.studies.findings import protocol
+from editkit.studies.intervals import RESOLVED, holm, interval, mean_interval
+from editkit.studies.probed import text_probes
+from editkit.studies.runs import check_batches
+from editkit.studies.setting import Setting
+from editkit.studies.tables import SAMPLE, number, shown, written
+
+SPACE, COST = "alphaedit", "memit_rls"  # the editors that are compared
+NEAR, TRIES = 0.01, 8  # how equal two norms are to be, and how often a weight is tried at most
+SLOPE = -0.5  # of log ‖ΔW‖ against log λ, from which the search starts
+LEAP = 4.0  # by which log λ changes at most at once
+
+
+class NullSpaceParams(Parameters):
+    """The question whether a null space protects anything that C does not."""
+
+    nullspace_facts: Annotated[int, Field(ge=0)] = 2
+    """Facts edited per seed to compare AlphaEdit with MEMIT at equal ‖ΔW‖; 0 leaves the question out."""
+    nullspace_batch: Count = 1
+    """Edits of one step there; divides nullspace_facts."""
+    nullspace_thresholds: Annotated[list[Positive], Field(min_length=1)] = [0.02]
+    """Values of nullspace_threshold that are compared, each with a MEMIT that writes as much."""
+    nullspace_orders: Count = 1
+    """Orders in which the facts arrive there: as drawn, and shuffled."""
+
+
+class Compared(NamedTuple):
+    """AlphaEdit and MEMIT with everything held, at equal ‖ΔW‖; both tables carry method, threshold, order and seed."""
+
+    scores: pd.DataFrame  # one row a run: scores, drift, ‖ΔW‖, mom2_update_weight of MEMIT, share of free directions
+    prompts: pd.DataFrame  # one row a run and prompt
+
+
+def run(setting: Setting, params: NullSpaceParams) -> Compared:
+    """Edit each seed's facts in every order under every threshold, and with a MEMIT that writes as much.
+
+    MEMIT's weight is found in the order of the draw, and serves all orders. What was measured before is read from the
+    store. Raises ``ValueError`` for a batch size that does not divide the facts, and for a threshold below which C has
+    no eigenvalue.
+    """
+    rows, prompts = [], []
+    for seed, draw in setting.draws.items():
+        check_batches(len(draw.facts), [params.nullspace_batch])
+        probes = text_probes(setting, seeded(setting, seed, setting.spec(SPACE)))
+        for threshold in tqdm(
+            params.nullspace_thresholds, desc=f"thresholds, seed {seed}", disable=not setting.progress
+        ):
+            held = Held(setting, seed, params.nullspace_batch, probes)
+            where = {"threshold": threshold, "free": free_directions(setting, threshold)}
+            asked = {"nullspace_threshold": threshold}
+            first, _ = held.measured(SPACE, asked, 0)
+            weight = held.weight_for(first["delta_norm"])
+            for order in range(params.nullspace_orders):
+                for method, changes in ((SPACE, asked), (COST, {"mom2_update_weight": weight})):
+                    row, frame = held.measured(method, changes, order)
+                    about = where | {"method": method, "order": order}
+                    rows.append(row | about | {"mom2_update_weight": changes.get("mom2_update_weight", math.nan)})
+                    prompts.append(frame.drop(columns="edited_at").assign(**about))  # orders share no steps
+    return Compared(pd.DataFrame(rows), pd.concat(prompts, ignore_index=True))
+
+
+class Held(NamedTuple):
+    """Sequences on the facts of a seed: earlier edits held, keys of the bare prompt kept as read, clean targets."""
+
+    setting: Setting
+    seed: int
+    batch_size: int
+    probes: Mapping[str, TextProbe]
+
+    def measured(self, method: str, changes: Mapping[str, Any], order: int) -> tuple[dict[str, Any], pd.DataFrame]:
+        return measured(self.setting, self.seed, self._way(method, changes, order), self.probes)
+
+    def weight_for(self, wanted: float) -> float:
+        """Find MEMIT's weight of C under which ‖ΔW‖ is ``wanted``, in the order of the draw."""
+        start = self.setting.spec(COST).resolve(self.setting.lm).mom2_update_weight
+
+        def norm_of(weight: float) -> float:
+            return norm_written(self.setting, self.seed, self._way(COST, {"mom2_update_weight": weight}, 0))
+
+        return weight_of_norm(norm_of, wanted, start)
+
+    def _way(self, method: str, changes: Mapping[str, Any], order: int) -> Way:
+        layers = self.setting.spec(SPACE).resolve(self.setting.lm).layers
+        held = {"layers": layers, "replay": "hold", "replay_refresh": False, "targets_from": "base"}
+        return Way(self.setting.spec(method, **{**held, **changes}), self.batch_size, "bare", order)
+
+
+def weight_of_norm(norm_of: Callable[[float], float], wanted: float, start: float) -> float:
+    """Search for the weight under which a norm, which falls as the weight grows, is ``wanted``, to ``NEAR``.
+
+    By the secant method on logarithms. After ``TRIES`` the nearest weight that was tried is returned.
+    """
+    x, slope, tried = math.log(start), SLOPE, []
+    for _ in range(TRIES):
+        miss = math.log(norm_of(math.exp(x)) / wanted)
+        tried.append((abs(miss), x, miss))
+        if abs(miss) < NEAR:
+            break
+        if len(tried) > 1 and (step := x - tried[-2][1]):
+            slope = min((miss - tried[-2][2]) / step, SLOPE / 10)  # it never rises
+        x -= max(-LEAP, min(miss / slope, LEAP))
+    return math.exp(min(tried)[1])
+
+
+def free_directions(setting: Setting, threshold: float) -> float:
+    """Return the share of the keys' directions that lie in the null space, averaged over the edited layers."""
+    spec = setting.spec(SPACE).resolve(setting.lm)
+    how: dict[str, Any] = {"store": setting.store, "progress": setting.progress}
+    costs = second_moments(setting.lm, spec.layers, setting.texts, spec.mom2_n_tokens, **how)
+    return float(np.mean([(torch.linalg.eigvalsh(C) < threshold).double().mean().item() for C in costs.values()]))
+
+
+def differences(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Subtract MEMIT's scores from AlphaEdit's under each threshold, paired by fact, each fact's averaged over orders.
+
+    Returns columns threshold, score (ES, PS, NS, S, EA), value, low, high, p, n, seeds, clusters, and p_holm over the
+    thresholds of a score.
+    """
+    tables = []
+    for threshold, part in prompts.groupby("threshold"):
+        ours, other = (part[part.method == method] for method in (SPACE, COST))
+        tables.append(score_differences(ours, other).assign(threshold=threshold))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(p_holm=table.groupby("score").p.transform(holm))
+
+
+def drifts(scores: pd.DataFrame) -> pd.DataFrame:
+    """Subtract MEMIT's divergence from the untouched model from AlphaEdit's, for each threshold and kind of text.
+
+    Returns columns threshold, kind, value (nats, the mean over orders and seeds), low, high (95 % t interval: what the
+    order of the facts leaves open on these texts, nan for one order), and n (orders × seeds).
+    """
+    wide = scores.pivot(index=["threshold", "seed", "order"], columns="method", values=[f"kl_{kind}" for kind in KINDS])
+    rows = []
+    for threshold, part in wide.groupby(level="threshold"):
+        for kind in KINDS:
+            gaps = (part[f"kl_{kind}"][SPACE] - part[f"kl_{kind}"][COST]).dropna()
+            if len(gaps):
+                rows.append((threshold, kind, *mean_interval(gaps), len(gaps)))
+    return pd.DataFrame(rows, columns=["threshold", "kind", "value", "low", "high", "n"])
+
+
+def points(found: Compared) -> pd.DataFrame:
+    """Put S, NS and divergence on each kind of text beside ‖ΔW‖, a row each for every method and threshold.
+
+    Returns columns method, threshold, free, norm (the mean), weight (MEMIT's, of C), orders, score, value, low, high.
+    Intervals of S and NS are over clusters of facts, those of divergence over orders (t).
+    """
+    rows = []
+    for (method, threshold), part in found.scores.groupby(["method", "threshold"], sort=False):
+        asked = found.prompts[(found.prompts.method == method) & (found.prompts.threshold == threshold)]
+        about = {"method": method, "threshold": threshold, "free": part.free.mean(), "norm": part.delta_norm.mean()}
+        about |= {"weight": part.mom2_update_weight.mean(), "orders": part.order.nunique()}
+        for name, row in interval(asked).loc[["S", "NS"]].iterrows():
+            rows.append(about | {"score": name, **row[["value", "low", "high"]]})
+        for kind in KINDS:
+            value, low, high = mean_interval(part[f"kl_{kind}"])
+            rows.append(about | {"score": f"kl_{kind}", "value": value, "low": low, "high": high})
+    return pd.DataFrame(rows).dropna(subset="value")
+
+
+def told(found: Compared) -> pd.DataFrame:
+    """Write for a chapter what sets AlphaEdit apart from a MEMIT that writes as much, a row a threshold."""
+    gaps, moved, rows = differences(found.prompts), drifts(found.scores), []
+    for threshold, part in points(found).groupby("threshold"):
+        norms, own = part.groupby("method").norm.first(), gaps[gaps.threshold == threshold].set_index("score")
+        row = {"threshold": f"{threshold:g}", "directions free": f"{part.free.iloc[0]:.0%}"}
+        row |= {"‖ΔW‖": norms[SPACE], "of MEMIT": norms[COST], "at λ": part.weight.max()}
+        row |= {name: written(*own.loc[name, ["value", "low", "high"]], "+") for name in ("S", "NS", "EA")}
+        for r in moved[moved.threshold == threshold].itertuples():
+            row[f"KL {r.kind}"] = written(r.value, r.low, r.high, "+")
+        rows.append(row | {"orders": part.orders.iloc[0], **own.loc["S", SAMPLE].astype(int)})
+    return shown(pd.DataFrame(rows), "threshold")
+
+
+def findings(found: Compared) -> list[str]:
+    """Say whether AlphaEdit keeps more than a MEMIT that writes as much."""
+    gaps, moved = differences(found.prompts), drifts(found.scores)
+    sentences = []
+    for name, thing in (("NS", "neighbours"), ("S", "the score of all")):
+        rows = gaps[gaps.score == name]
+        sure = rows[rows.p_holm < RESOLVED]
+        if sure.empty:
+            head = f"The null space changes {thing} by nothing that is resolved"
+        else:
+            head = f"At {len(sure)} of {len(rows)} thresholds {thing} "
+            head += "gain" if (sure.value > 0).all() else "lose" if (sure.value < 0).all() else "change"
+        parts = "; ".join(
+            f"{r.threshold:g} {written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
+            for r in rows.itertuples()
+        )
+        sentences.append(
+            f"**{head}.** {name} of {label(SPACE)} less that of {label(COST)} at equal ‖ΔW‖, by threshold: {parts} "
+            f"({protocol(rows.iloc[0])}; p is Holm's)."
+        )
+    parts = "; ".join(
+        f"{kind} " + ", ".join(f"{r.threshold:g} {written(r.value, r.low, r.high, '+')}" for r in rows.itertuples())
+        for kind, rows in moved.groupby("kind", sort=False)
+    )
+    orders = int(moved.n.max())
+    sentences.append(
+        f"KL from the untouched model, {label(SPACE)} less {label(COST)}, in nats, by threshold: {parts} "
+        f"({orders} order{'s' * (orders > 1)} of the facts; intervals are over these, on the same texts)."
+    )
+    return sentences
