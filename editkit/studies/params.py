@@ -18,12 +18,22 @@ from editkit.studies.repair_spec import ImageParams, RepairSpec
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
 from editkit.studies.setting import SettingParams
+from editkit.studies.survival import SurvivalParams
 from editkit.studies.sweep import SweepParams
 
 BASE = "base.yaml"  # beside a parameter file: what it does not state
 
 
-class RunParams(ImageParams, LoraParams, SequenceParams, EvaluationParams, BaselineParams, LocateParams, SettingParams):
+class RunParams(
+    ImageParams,
+    LoraParams,
+    SequenceParams,
+    SurvivalParams,
+    EvaluationParams,
+    BaselineParams,
+    LocateParams,
+    SettingParams,
+):
     """Every parameter of a report run; notebooks declare the ones they use.
 
     ``params/*.yaml`` holds them flat; a notebook's ``parameters`` cell holds the same names. The defaults
