@@ -23,8 +23,7 @@ def survival(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         raise ValueError("no use to show: give at least one method, use and score")
     uses, methods = list(dict.fromkeys(frame["use"])), methods_in(frame)
-    spacing = {"shared_yaxes": True, "horizontal_spacing": 0.04, "vertical_spacing": 0.12}
-    figure = panels(TITLES.values(), 2, **spacing)
+    figure = panels(TITLES.values(), 2, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.12)
     for score, where in zip(TITLES, places(4, 2), strict=True):
         for place, method in enumerate(methods):
             rows = frame[(frame["method"] == method) & (frame["score"] == score)].set_index("use").reindex(uses)

@@ -162,7 +162,8 @@ def _model(scores: pd.DataFrame, changes: pd.DataFrame) -> str:
         return ""
     perplexity = scores[scores.method == UNTOUCHED].groupby("use").perplexity.first()
     ends = " to ".join(number(perplexity[use], ".1f") for use in (AS_IS, changes.use.iloc[0]))
-    ns = written(*control.loc["NS", ["value", "low", "high"]], "+", digits=2)
+    value, low, high = (float(control[name]["NS"]) for name in ("value", "low", "high"))
+    ns = written(value, low, high, "+", digits=2)
     apart = "; ".join(
         f"{label(r.method)} {written(r.apart, r.apart_low, r.apart_high, '+', digits=2)}"
         for r in changes[(changes.score == "EA") & changes.apart.notna()].itertuples()
