@@ -30,6 +30,7 @@ from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
 from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
+from editkit.figures.survival import survival
 from editkit.figures.tracing import effect_curves, effect_heat_maps, trace_heat_maps, traced_and_swept
 from editkit.figures.tune import sensitivity
 
@@ -79,6 +80,7 @@ __all__ = [
     "sizes_compared",
     "spectrum",
     "speedups",
+    "survival",
     "trace_heat_maps",
     "traced_and_swept",
     "training_curve",

@@ -20,6 +20,7 @@ from editkit.studies.repair_spec import ImageParams, RepairSpec
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
 from editkit.studies.setting import SettingParams
+from editkit.studies.survival import SurvivalParams
 from editkit.studies.sweep import SweepParams
 
 BASE = "base.yaml"  # beside a parameter file: what it does not state
@@ -31,6 +32,7 @@ class RunParams(
     NullSpaceParams,
     DamageParams,
     SequenceParams,
+    SurvivalParams,
     EvaluationParams,
     BaselineParams,
     LocateParams,

@@ -17,6 +17,7 @@ from editkit.models.packaged import find_file
 
 Folders = Sequence[str | Path]
 HUB_ID = r"(?a)(\w[\w.-]*/)?\w[\w.-]*"
+TEXT_NAMES = "|".join((SAMPLES, REFERENCE, WIKIPEDIA))
 CHAPTERS = "notebooks/[0-9][0-9]_*.ipynb"  # by which a checkout is told
 
 
@@ -153,7 +154,8 @@ PLACES = {  # how each parameter that can be a path is read; an empty one names 
     "facts_path": _unless(r"https?://.+", _file),
     "downstream_path": _unless("", _present_folder),
     "snippets_path": _unless(r"https?://.+", _file),
-    "text_path": _unless("|".join((SAMPLES, REFERENCE, WIKIPEDIA)), _file),
+    "text_path": _unless(TEXT_NAMES, _file),
+    "survival_text": _unless(TEXT_NAMES, _file),
     "vit_model": _model(vision.WHEELS),
     "vit_data": _unless(r"\w+", _file),
     "vit_folder": _unless("", _folder),
@@ -167,8 +169,9 @@ PATHS = {*PLACES, "vit_data_options"}  # parameters that locate() may change
 def require_machine(values: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for a device, or with what to install for a package, that is asked for and not here."""
     pick_device(values.get("device", "auto"))
-    if values.get("text_path") == WIKIPEDIA and find_spec("datasets") is None:
-        raise ValueError(f"text_path = {WIKIPEDIA!r} needs the datasets package: make setup, or pip install datasets")
+    for name in ("text_path", "survival_text"):
+        if values.get(name) == WIKIPEDIA and find_spec("datasets") is None:
+            raise ValueError(f"{name} = {WIKIPEDIA!r} needs the datasets package: make setup, or pip install datasets")
     for name, wheels in (("model", language.WHEELS), ("vit_model", vision.WHEELS)):
         if wheel := wheels.get(values.get(name)):
             find_file(wheel)
