@@ -158,7 +158,7 @@ def told(found: Damage) -> pd.DataFrame:
     for (method, name, against), gap in found.gaps.groupby(["method", "switch", "against"], sort=False):
         gap, own = gap.set_index("score"), means.loc[(method, name)]
         cells = {
-            f"difference of {score}": written(*gap.loc[score, ["value", "low", "high"]], "+") for score in ("S", "EA")
+            f"difference of {r.Index}": written(r.value, r.low, r.high, "+") for r in gap.loc[["S", "EA"]].itertuples()
         }
         rows.append(
             {"method": method, "what is done": SWITCHES[name].told, "against": SWITCHES[against].told}

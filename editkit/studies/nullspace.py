@@ -189,7 +189,7 @@ def told(found: Compared) -> pd.DataFrame:
         norms, own = part.groupby("method").norm.first(), gaps[gaps.threshold == threshold].set_index("score")
         row = {"threshold": f"{threshold:g}", "directions free": f"{part.free.iloc[0]:.0%}"}
         row |= {"‖ΔW‖": norms[SPACE], "of MEMIT": norms[COST], "at λ": part.weight.max()}
-        row |= {name: written(*own.loc[name, ["value", "low", "high"]], "+") for name in ("S", "NS", "EA")}
+        row |= {r.Index: written(r.value, r.low, r.high, "+") for r in own.loc[["S", "NS", "EA"]].itertuples()}
         for r in moved[moved.threshold == threshold].itertuples():
             row[f"KL {r.kind}"] = written(r.value, r.low, r.high, "+")
         rows.append(row | {"orders": part.orders.iloc[0], **own.loc["S", SAMPLE].astype(int)})
