@@ -154,7 +154,7 @@ def test_a_step_of_gradients_keeps_promises_too_and_is_counted_once(tiny, facts,
     mark, session = lm.fingerprint(), start(lm, "ultraedit", **kind, **PROMISED)
     result = session.edit(facts[1:])
     assert result.budget.weight > 0 and len(result.budget.tries) > 2
-    assert session.memory.statistics.count == len(result.targets.columns.owner)
+    assert session.memory.statistics.n == len(result.targets.columns.owner)
     write_under(start(other, "ultraedit", **kind), facts[1:], result.budget.weight)
     assert lm.fingerprint() == other.fingerprint() != mark
     session.undo()

@@ -28,7 +28,7 @@ def test_the_running_mean_is_the_mean_and_the_spread_counts_unbiased_batches():
     means = DRAWN.mean(1).numpy()
     between = 5 * ((means - every.mean(0)) ** 2).sum(0)  # of a sum of squares, exactly; within, 5/4 of it
     within = sum(5 * np.var(x.numpy(), axis=0, ddof=1) for x in DRAWN)
-    assert statistics.count == 15 and np.allclose(statistics.mean, every.mean(0))
+    assert statistics.n == 15 and np.allclose(statistics.mean, every.mean(0))
     assert np.allclose(statistics.spread, within + between)
     z = statistics.normalise(DRAWN[0])
     assert np.allclose(z, (DRAWN[0].numpy() - every.mean(0)) / np.sqrt((within + between) / 14), rtol=1e-6)
@@ -47,10 +47,10 @@ def test_residuals_go_down_the_normalised_gradient_by_the_square_of_the_normalis
     for i in range(5):
         wanted = -0.5 * (z[i, :4] ** 2).sum() * z[i, 4:]
         torch.testing.assert_close(made.asked[1][:, i], wanted)
-    assert statistics.count == 5 and torch.equal(made.keys[1], DRAWN[0][:, :4].T)
+    assert statistics.n == 5 and torch.equal(made.keys[1], DRAWN[0][:, :4].T)
     later, after = residuals(columns(DRAWN[1], (5,)), statistics, 0.5)
     fresh, _ = residuals(columns(DRAWN[1], (5,)), RunningStatistics(), 0.5)
-    assert after.count == 10 and not torch.allclose(later.asked[1], fresh.asked[1]), "earlier edits count"
+    assert after.n == 10 and not torch.allclose(later.asked[1], fresh.asked[1]), "earlier edits count"
 
 
 def test_layers_share_one_set_of_statistics():
@@ -63,7 +63,7 @@ def test_layers_share_one_set_of_statistics():
     made, statistics = residuals(both, RunningStatistics(), 1.0)
     z = RunningStatistics().updated(DRAWN[0]).updated(DRAWN[1]).normalise(DRAWN[1])
     torch.testing.assert_close(made.asked[2], (-z[:, :4].square().sum(1, keepdim=True) * z[:, 4:]).T)
-    assert statistics.count == 10
+    assert statistics.n == 10
 
 
 def test_columns_of_some_edits_are_numbered_anew():
@@ -76,7 +76,7 @@ def test_columns_of_some_edits_are_numbered_anew():
 def test_a_first_column_alone_asks_for_nothing_and_says_so():
     with pytest.warns(UserWarning, match="normalised they are 0, and nothing is asked for"):
         made, statistics = residuals(columns(DRAWN[0][:1], (1,)), RunningStatistics(), 1.0)
-    assert not made.asked[1].any() and statistics.count == 1
+    assert not made.asked[1].any() and statistics.n == 1
 
 
 def test_what_is_not_finite_is_refused():

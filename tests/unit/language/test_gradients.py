@@ -156,15 +156,15 @@ def test_statistics_are_undone_with_their_edits_and_go_on_in_another_session(tin
     lm = tiny()
     session, mark = start(lm), lm.fingerprint()
     session.edit(facts[:2])
-    middle, seen = lm.fingerprint(), session.memory.statistics.count
+    middle, seen = lm.fingerprint(), session.memory.statistics.n
     session.edit(facts[2:])
     end = lm.fingerprint()
     session.undo(1)
-    assert lm.fingerprint() == middle and session.memory.statistics.count == seen > 0
+    assert lm.fingerprint() == middle and session.memory.statistics.n == seen > 0
     with monkeypatch.context() as patched:
         patched.setattr(session, "_judged", lambda *_: (None, []))
         session.edit(facts[2:])
-    assert lm.fingerprint() == middle and session.memory.statistics.count == seen
+    assert lm.fingerprint() == middle and session.memory.statistics.n == seen
     session.undo(1)
     other = tiny()
     resumed = start(other)
@@ -174,7 +174,7 @@ def test_statistics_are_undone_with_their_edits_and_go_on_in_another_session(tin
         one.edit(facts[2:])
         assert one.model.fingerprint() == end
     session.undo()
-    assert lm.fingerprint() == mark and session.memory.statistics.count == 0
+    assert lm.fingerprint() == mark and session.memory.statistics.n == 0
 
 
 def test_gradients_of_the_untouched_model_are_taken_there(tiny, facts, start):
