@@ -30,10 +30,12 @@ def spread(values: pd.Series, form: str = ".2f") -> str:
         values: index: names of methods.
     """
     values = values.dropna()
-    if between(values, form).find(" to ") < 0:
+    written = values.map(lambda value: _signed(f"{value:{form}}"))
+    if written.nunique() < 2:
         return between(values, form)
-    ends = (values.idxmin(), values.idxmax())
-    return " to ".join(f"{_signed(f'{values[name]:{form}}')} ({label(str(name))})" for name in ends)
+    ends = [written.index[written == written[end]] for end in (values.idxmin(), values.idxmax())]
+    whose = [f"{len(names)} methods" if len(names) > 2 else ", ".join(map(label, names)) for names in ends]
+    return " to ".join(f"{written[names[0]]} ({told})" for names, told in zip(ends, whose, strict=True))
 
 
 def position_norms(frame: pd.DataFrame) -> str:
@@ -113,9 +115,11 @@ def rungs(frame: pd.DataFrame, kinds: Mapping[str, str], order: Sequence[str]) -
     kind = "paraphrase" if (edited.kind == "paraphrase").any() else str(frame.kind.iloc[0])
     rows = edited[edited.kind == kind].groupby("rung").value
     passed = [
-        f"{between(rows.get_group(rung), '.0%')} by {rung}" for rung in (order[0], order[-1]) if rung in rows.groups
+        f"{between(rows.get_group(rung), '.0%')} are right by {rung}"
+        for rung in (order[0], order[-1])
+        if rung in rows.groups
     ]
-    return f"Right of {kinds[kind].partition(' (')[0]}: {', '.join(dict.fromkeys(passed))}"
+    return f"Of {kinds[kind].partition(' (')[0]} {', '.join(dict.fromkeys(passed))}"
 
 
 def probes(shown: pd.DataFrame, names: Mapping[str, str]) -> str:

@@ -36,7 +36,9 @@ def trace_heat_maps(traces: pd.DataFrame) -> go.Figure:
     figure = _maps(rows.assign(value=rows.restored), list(names), first.corrupted)
     figure.update_yaxes(ticktext=list(names.values()))
     best = rows.loc[rows.restored.idxmax()]
-    title = f"P({as_label(first.answer)}) returns to {best.restored:.2f} where “{as_label(best.text)}” is restored"
+    title = (
+        f"P({as_label(first.answer)}) returns to {best.restored:.2f} where “{as_label(best.text.strip())}” is restored"
+    )
     subtitle = f"{KINDS[best.kind]}, layer {best.layer}; clean {first.clean:.3f}, corrupted {first.corrupted:.3f}; "
     return _finish_maps(figure, title, f"{subtitle}* noised; one state restored at a time")
 

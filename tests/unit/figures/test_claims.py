@@ -20,6 +20,8 @@ def test_ends_are_named_and_equal_ones_are_one():
     assert claims.between([0.501, 0.499]) == "0.50" and claims.between([np.nan]) == "–"
     assert claims.spread(pd.Series([0.2, 0.9], METHODS), ".0%") == "20% (ROME) to 90% (MEMIT)"
     assert claims.spread(pd.Series([0.9, 0.9], METHODS), ".0%") == "90%"
+    tied = pd.Series([0.2, 0.9, 0.9, 0.904], [*METHODS, "emmet", "alphaedit"])
+    assert claims.spread(tied, ".0%") == "20% (ROME) to 90% (3 methods)"
 
 
 def test_a_spectrum_says_what_its_threshold_frees():
@@ -55,7 +57,7 @@ def test_scores_are_told_at_both_ends():
     ladder = pd.DataFrame({"method": METHODS * 2, "kind": "paraphrase", "rung": ["success"] * 2 + ["exact"] * 2})
     ladder["value"] = [0.9, 0.8, 0.3, 0.3]
     told = claims.rungs(ladder, {"paraphrase": "paraphrases"}, ["success", "exact"])
-    assert told == "Right of paraphrases: 80% to 90% by success, 30% by exact"
+    assert told == "Of paraphrases 80% to 90% are right by success, 30% are right by exact"
 
 
 def test_sequences_say_what_is_left_and_what_is_lost():
