@@ -233,7 +233,7 @@ else:
 COMPARED = ("rome", "memit", "emmet", "alphaedit")  # by studies where nobody says which
 CONTROLS: dict[str, Look] = {  # what editors are compared with
     UNTOUCHED: Look("no edit", "#7F858D", "x"),
-    "memit_control": Look("MEMIT at EMMET's layer and weight", "#F0E442", "square"),
+    "memit_control": Look("MEMIT at EMMET's layer and weight", "#8C7A00", "square-open"),
     "finetuning": Look("fine-tuning", "#E69F00", "circle"),
     "finetuning_l2": Look("fine-tuning, L2", "#A6761D", "square"),
     "finetuning_ewc": Look("fine-tuning, EWC", "#7570B3", "diamond"),
@@ -241,7 +241,7 @@ CONTROLS: dict[str, Look] = {  # what editors are compared with
     "retraining": Look("training anew with them", "#B22222", "x"),
     "head_ewc": Look("head, EWC", "#56B4E9", "circle"),
     "head_closed": Look("head, closed form", "#000000", "circle"),
-    "lora": Look("LoRA fine-tuning", "#DDCC77", "pentagon"),
+    "lora": Look("LoRA fine-tuning", "#B08D3C", "pentagon"),
     "locft": Look("LocFT-BF", "#332288", "star"),
     "incontext": Look("all facts in the prompt", "#882255", "hexagon"),
     "incontext_oracle": Look("the fact in the prompt", "#44AA99", "hexagon2"),

@@ -3,6 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from editkit.figures import claims
 from editkit.figures.style import (
     BLUE,
     SCORES,
@@ -43,7 +44,7 @@ def scores_by_batch(frame: pd.DataFrame) -> go.Figure:
         for value in part.value[part["method"] == UNTOUCHED]:
             add_level(figure, sizes, value, label(UNTOUCHED), "dash", **where)
     log_axis(figure, sizes, "edits in the model")
-    return finish(figure, "Scores against batch size", behind(after), height=680)
+    return finish(figure, claims.scores_by_batch(after), behind(after), height=680)
 
 
 def loss_curves(frame: pd.DataFrame) -> go.Figure:
@@ -63,7 +64,7 @@ def loss_curves(frame: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="optimisation step")
     figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
     edits = int(frame.groupby("step").size().max())
-    return finish(figure, "Optimising the targets v*", f"over {count(edits, 'edit')}")
+    return finish(figure, claims.loss(bands[0.5]), f"optimising the targets v* of {count(edits, 'edit')}")
 
 
 def seconds_bars(frame: pd.DataFrame) -> go.Figure:
@@ -88,4 +89,4 @@ def seconds_bars(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     rows = int(frame.groupby("method").size().max())
     subtitle = "one run" if rows == 1 else f"mean over {rows} runs"
-    return finish(figure, "Where the time goes", subtitle, height=240 + 40 * len(methods))
+    return finish(figure, claims.seconds(mean), subtitle, height=240 + 40 * len(methods))

@@ -3,6 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from editkit.figures import claims
 from editkit.figures.style import SERIES, add_line, finish, method_style, methods_in, panels, places
 
 COLUMNS = 3
@@ -41,12 +42,13 @@ def downstream_curves(frame: pd.DataFrame) -> go.Figure:
             bars = {"array": curve.stderr, "thickness": 1.2, "width": 3}
             hover = "%{x} edits: %{y:.3f} ± %{error_y.array:.3f}"
             add_line(figure, curve.index, curve.value, hover, error_y=bars, **look, **where)
-    figure.update_xaxes(title_text="edits made", rangemode="tozero")
+    last = frame["step"].max() or 1
+    figure.update_xaxes(title_text="edits made", range=[-0.04 * last, 1.04 * last])
     figure.update_yaxes(title_text="score", tickformat=".2f")
     for place in places(lines * columns, columns)[len(pairs) :]:
         cell = {"row": place["row"], "col": place["col"]}
         figure.update_xaxes(visible=False, **cell).update_yaxes(visible=False, **cell)
-    return finish(figure, "General ability", _behind(frame), height=190 + 230 * lines, legend=methods != [None])
+    return finish(figure, claims.abilities(frame), _behind(frame), height=190 + 230 * lines, legend=methods != [None])
 
 
 def _behind(frame: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from editkit.figures import claims
 from editkit.figures.style import (
     GREY,
     INK,
@@ -69,7 +70,9 @@ def frontier_curves(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     figure.update_xaxes(zeroline=True, zerolinecolor=RULE, col=2)
     subtitle = "a curve a method, controls dotted" + ("" if budget is None else "; large: chosen by the budget")
     subtitle += f"; where less than {left:g} is kept, not shown" if frame.kept.min() < left else ""
-    return _legend_below(finish(figure, "What repairs bring, and what they cost", subtitle, height=640))
+    chosen = frame[frame.at_budget.astype(bool)] if frame.at_budget.any() else frame.drop_duplicates("method")
+    claim = claims.at_budget(chosen, "With nothing promised" if budget is None else f"With {budget:g} promised")
+    return _legend_below(finish(figure, claim, subtitle, height=640))
 
 
 def edits_at_budget(frame: pd.DataFrame, budget: float | None) -> go.Figure:
@@ -101,7 +104,9 @@ def edits_at_budget(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     if budget is not None:
         subtitle = f"controls dotted; dashed: the budget, {budget:g}, which was held on validation"
         figure.add_hline(y=budget, line={"dash": "dash", "color": GREY, "width": 1.5}, row=1, col=2)
-    return _legend_below(finish(figure, "Repairs at the budget, by number", subtitle, height=400))
+    most = frame[frame.n_edits == frame.n_edits.max()]
+    claim = claims.at_budget(most, f"Of {count(int(frame.n_edits.max()), 'image')} at once")
+    return _legend_below(finish(figure, claim, subtitle, height=400))
 
 
 def layer_sweep(frame: pd.DataFrame, budget: float | None) -> go.Figure:
@@ -152,7 +157,7 @@ def layer_sweep(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     )
     if budget is not None:
         subtitle += f"; each at the least weight that keeps {budget:g} on validation"
-    return finish(figure, "Where to edit, and how far", subtitle, height=430)
+    return finish(figure, claims.place(frame), subtitle, height=430)
 
 
 def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure:
@@ -203,7 +208,7 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
         f"left: targets of {count(len(directions), 'image')}, a dot each; right: right validation images, by class"
     )
     height = 230 + len(names) * max(34, 6 * len(methods) + 10)
-    return _legend_below(finish(figure, "Do repairs share a direction?", subtitle, height=height))
+    return _legend_below(finish(figure, claims.directions(directions), subtitle, height=height))
 
 
 def _margin(value: float) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from editkit.figures import claims
 from editkit.figures.style import (
     INK,
     RULE,
@@ -20,6 +21,7 @@ from editkit.figures.style import (
     finish,
     interval,
     log_axis,
+    log_scale,
     method_style,
     methods_in,
     over_seeds,
@@ -49,8 +51,9 @@ def training_curve(history: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="epoch", tickformat="d", dtick=-(-len(history) // 10))
     figure.update_yaxes(title_text="nats", rangemode="tozero", col=1)
     figure.update_yaxes(title_text="share of images", col=2)
-    subtitle = f"{count(len(history), 'epoch')}; best validation accuracy {history.val_accuracy.max():.1%}"
-    return finish(figure, "Fine-tuning", subtitle, height=380, legend=False)
+    return finish(
+        figure, claims.training(history), f"fine-tuning, {count(len(history), 'epoch')}", height=380, legend=False
+    )
 
 
 def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
@@ -69,11 +72,11 @@ def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
     figure.update_layout(barmode="group", bargap=0.25)
     images = int(statistics.n.max())
     subtitle = f"clean activations put into noisy runs: mean over {count(images, 'image')}"
-    return finish(figure, "Where the decision is made", subtitle + (", with 95 % intervals" if images > 1 else ""))
+    return finish(figure, claims.layers(statistics, KINDS), subtitle + (", with 95 % intervals" if images > 1 else ""))
 
 
 def patch_heat_maps(
-    image: np.ndarray, maps: np.ndarray, layers: Sequence[int], *, title: str = "Which patches carry it", subtitle: str
+    image: np.ndarray, maps: np.ndarray, layers: Sequence[int], *, title: str = "", subtitle: str
 ) -> go.Figure:
     """Show an image, and over it the probability that each patch recovers after some layers.
 
@@ -100,7 +103,7 @@ def patch_heat_maps(
     figure.update_yaxes(visible=False, constrain="domain", constraintoward="top", autorange="reversed")
     for axis in figure.select_yaxes():
         axis.scaleanchor = axis.anchor
-    finish(figure, title, as_label(subtitle), height=128 + 175 * rows, legend=False)
+    finish(figure, title or claims.patches(maps, layers), as_label(subtitle), height=128 + 175 * rows, legend=False)
     return figure.update_layout(margin={"l": MARGIN, "r": MARGIN, "b": 16})
 
 
@@ -130,7 +133,7 @@ def confusion_maps(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[st
     figure.update_yaxes(**labels, autorange="reversed", matches="y", showticklabels=False, ticks="")
     figure.update_yaxes(title_text="true", showticklabels=True, ticks="outside", matches=None, col=1)
     subtitle = f"{counts[0].sum():,} images; in the difference, blue: more than before, red: fewer"
-    return finish(figure, "Which classes are taken for which", subtitle, height=470, legend=False)
+    return finish(figure, claims.mistakes(*counts), subtitle, height=470, legend=False)
 
 
 def repair_bars(frame: pd.DataFrame) -> go.Figure:
@@ -171,7 +174,13 @@ def repair_bars(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(**order, showticklabels=False, ticks="")
     figure.update_yaxes(showticklabels=True, col=1)
     figure.update_layout(bargap=0.3)
-    return finish(figure, "Repairs compared", over_seeds(frame), height=190 + 34 * len(names), legend=False)
+    return finish(
+        figure,
+        claims.repaired(frame.groupby("method")[["fixed", "heldout_change"]].mean()),
+        over_seeds(frame),
+        height=190 + 34 * len(names),
+        legend=False,
+    )
 
 
 def leakage_curves(frame: pd.DataFrame) -> go.Figure:
@@ -204,19 +213,23 @@ def leakage_curves(frame: pd.DataFrame) -> go.Figure:
             add_line(figure, thresholds, [value] * len(thresholds), "leakage %{y:.3g}", **across, **right)
     figure.update_xaxes(title_text="reliability (share of edits)", col=1)
     log_axis(figure, thresholds, "null-space threshold", col=2)
-    decades = np.log10(mean.leakage.max() / mean.leakage[mean.leakage > 0].min())
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1 if decades > 2 else None)
+    log_scale(figure, mean.leakage)
     figure.update_yaxes(title_text="leakage", col=1)
-    return finish(figure, "Leakage", "left: a point a threshold; right, dashed or dotted: without one")
+    return finish(
+        figure, claims.leakage(mean), "leakage; left: a point a threshold; right, dashed or dotted: without one"
+    )
 
 
-def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]) -> go.Figure:
+def gallery(
+    images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str], *, title: str = "Repaired images"
+) -> go.Figure:
     """Set images in a grid, captions over them and under each, where given, the same with a map laid over it.
 
     Args:
         images: (n, h, w) or (n, h, w, 3) uint8, at most ``GALLERY``.
         maps: (n, side, side), or None; each has its own scale, bright where it is high.
         captions: one an image, as "serous (0.91) → mucinous (0.62)".
+        title: what is seen in them.
 
     Raises ``ValueError`` for too many images, and maps or captions that are not one an image.
     """
@@ -248,7 +261,7 @@ def gallery(images: np.ndarray, maps: np.ndarray | None, captions: Sequence[str]
     figure.update_xaxes(visible=False, range=[0, COLUMNS], constrain="domain")
     figure.update_yaxes(visible=False, range=[total, 0], constrain="domain")
     subtitle = "before → after" if maps is None else "before → after; below, with its map laid over it"
-    finish(figure, "Repaired images", subtitle, height=round(total * cell) + 90, legend=False)
+    finish(figure, title, subtitle, height=round(total * cell) + 90, legend=False)
     return figure.update_layout(margin={"l": MARGIN, "r": MARGIN, "t": 80, "b": 10})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from editkit.figures import claims
 from editkit.figures.style import add_line, behind, finish, interval, method_style, methods_in, panels
 from editkit.methods import UNTOUCHED
 
@@ -50,7 +51,7 @@ def ranks_by_rung(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(range=[len(methods) + 0.5, 0.5], dtick=1, row=2)
     figure.update_yaxes(title_text="share of prompts", row=1, col=1)
     figure.update_yaxes(title_text="rank", row=2, col=1)
-    return finish(figure, "From comparing two answers to saying one", behind(frame), height=640)
+    return finish(figure, claims.rungs(frame, KINDS, rungs), behind(frame), height=640)
 
 
 def _check(frame: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from editkit.figures import claims
 from editkit.figures.style import (
     SCORES,
     SERIES,
@@ -49,7 +50,7 @@ def lora_rank_vs_metrics(frame: pd.DataFrame, *, subtitle: str) -> go.Figure:
             for value in part[part.fit == fit].value:
                 add_level(figure, ranks, value, name, dash, **where)
     log_axis(figure, ranks, "rank")
-    return finish(figure, "Scores against the rank of the adapter", f"{subtitle}; {behind(frame)}", height=680)
+    return finish(figure, claims.by_rank(frame), f"{subtitle}; {behind(frame)}", height=680)
 
 
 def update_spectrum(values: Mapping[int, list[float]], lost: pd.DataFrame, *, subtitle: str) -> go.Figure:
@@ -74,4 +75,4 @@ def update_spectrum(values: Mapping[int, list[float]], lost: pd.DataFrame, *, su
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f")
     figure.update_yaxes(title_text="share", col=1)
     figure.update_yaxes(title_text="‖(ΔW − BA) K‖ / ‖ΔW K‖", col=2)
-    return finish(figure, "How much of an update fits into a rank", subtitle)
+    return finish(figure, claims.singular_values(values), subtitle)

@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from editkit.facts.probe import KINDS
+from editkit.figures import claims
 from editkit.figures.style import RULE, count, finish, interval, method_style, methods_in, panels, places
 from editkit.methods import look
 
@@ -53,7 +54,8 @@ def probe_dots(frame: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f", title_text="share of known probes")
     seeds = count(int(shown["seeds"].max()), "seed")
     about = f"probes that the untouched model answers; 95 % intervals over facts of {seeds}"
-    return finish(figure, "What follows from an edit, and what it leaves alone", about, 220 + 52 * len(kinds))
+    claim = claims.probes(shown, {kind: KINDS[kind].label for kind in kinds})
+    return finish(figure, claim, about, 220 + 52 * len(kinds))
 
 
 def _named(kind: str, rows: pd.DataFrame) -> str:

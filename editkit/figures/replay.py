@@ -1,12 +1,13 @@
 """Figures of edits that arrive one batch after another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from editkit.figures import claims
 from editkit.figures.style import (
     BLUE,
     GREY,
@@ -21,8 +22,9 @@ from editkit.figures.style import (
     panels,
     places,
 )
+from editkit.methods import CONTROLS, METHODS
 
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def retention_map(matrix: pd.DataFrame, *, title: str, score: str = "ES") -> go.Figure:
@@ -38,7 +40,8 @@ def retention_map(matrix: pd.DataFrame, *, title: str, score: str = "ES") -> go.
     axis = {"type": "category", "showgrid": False, "nticks": 17}
     figure.update_xaxes(title_text="measured at step", **axis)
     figure.update_yaxes(title_text="edited at step", autorange="reversed", **axis)
-    finish(figure, title, "each cell: the edits of one step, as the model holds them later", height=520)
+    about = "each cell: the edits of one step, as the model holds them later"
+    finish(figure, claims.retention(matrix, title, score), about, height=520)
     return figure.update_layout(showlegend=False)
 
 
@@ -50,12 +53,13 @@ def forgetting_curves(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     """
     figure = make_subplots(1, len(curves), horizontal_spacing=0.12)
     for panel, (score, frame) in enumerate(curves.items(), start=1):
-        for number, run in enumerate(frame):
+        looks = _looks(frame)
+        for run in frame:
             where = {"row": 1, "col": panel, "showlegend": panel == 1}
-            _add_run(figure, frame[run], run, number, where, "age %{x}: %{y:.3f}")
+            _add_run(figure, frame[run], run, where, "age %{x}: %{y:.3f}", **looks[run])
         figure.update_yaxes(title_text=score, range=[0, 1.04], tickformat=".1f", col=panel)
     figure.update_xaxes(title_text="age of the edits (steps)")
-    return finish(figure, "Forgetting", "edits of all steps, by the number of steps since")
+    return finish(figure, claims.forgetting(curves), "edits of all steps, by the number of steps since")
 
 
 def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
@@ -67,16 +71,17 @@ def along_the_sequence(steps: pd.DataFrame) -> go.Figure:
     """
     columns = {"kl_text": "more of C's text", "kl_prose": "other prose", "kl_subjects": "near the facts"}
     columns |= {"growth": "‖W‖ / ‖W‖ before"}
-    figure = panels(columns.values(), 2, size=13, horizontal_spacing=0.14, vertical_spacing=0.2)
-    for number, (run, rows) in enumerate(steps.groupby("run", sort=False)):
+    figure = panels(columns.values(), 2, size=13, horizontal_spacing=0.14, vertical_spacing=0.27)
+    looks = _looks(steps.run.unique())
+    for run, rows in steps.groupby("run", sort=False):
         for where, column in zip(places(len(columns), 2), columns, strict=True):
             curve = rows.groupby("edits")[column].mean()
-            _add_run(figure, curve, str(run), number, where, "%{x} edits: %{y:.3g}")
+            _add_run(figure, curve, str(run), where, "%{x} edits: %{y:.3g}", **looks[run])
     figure.update_xaxes(title_text="edits made")
     figure.update_yaxes(title_text="KL (nats)")
     figure.update_yaxes(title_text="ratio", row=2, col=2)
     subtitle = "divergence from the untouched model, and the norm of the edited weights"
-    return finish(figure, "What the sequence does to the model", subtitle, height=560)
+    return finish(figure, claims.wear(steps), subtitle, height=610)
 
 
 def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
@@ -95,7 +100,7 @@ def differences(frame: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="difference of final S")
     figure.update_yaxes(autorange="reversed", title_text="")
-    return finish(figure, title, subtitle, height=200 + 34 * len(frame))
+    return finish(figure, claims.differences(frame, title), subtitle, height=200 + 34 * len(frame))
 
 
 def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
@@ -126,7 +131,7 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     figure.add_vline(0.5, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(range=[0, 1.02], tickformat=".1f", title_text="AUC")
     subtitle = "areas under the ROC curve with 95 % intervals; dashed: no better than chance"
-    return finish(figure, "Which edits will the next steps lose?", subtitle, height=240 + 46 * len(names))
+    return finish(figure, claims.foretold(shown, names), subtitle, height=240 + 46 * len(names))
 
 
 def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
@@ -179,9 +184,26 @@ def protection(points: pd.DataFrame) -> go.Figure:
     return finish(figure, "Does the null space protect more than C?", subtitle, height=560)
 
 
-def _add_run(figure: go.Figure, curve: pd.Series, run: str, number: int, where: dict[str, Any], hover: str) -> None:
-    """Add one run's line to the panel at ``where``, without what was not measured; ``number`` chooses the look."""
+def _looks(runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Give each run ("EMMET, hold") its method's colour and marker, and a dash for what else it is called.
+
+    A name that is no method's takes a colour by its turn.
+    """
+    parts = {run: run.partition(", ") for run in runs}
+    kinds = list(dict.fromkeys(kind for _, _, kind in parts.values()))
+    known = {one.label: one for one in (*METHODS.values(), *CONTROLS.values())}
+    looks = {}
+    for number, (run, (name, _, kind)) in enumerate(parts.items()):
+        own = known.get(name)
+        looks[run] = {
+            "line_color": own.colour if own else SERIES[number % len(SERIES)],
+            "marker_symbol": own.marker if own else "circle",
+            "line_dash": DASHES[kinds.index(kind) % len(DASHES)],
+        }
+    return looks
+
+
+def _add_run(figure: go.Figure, curve: pd.Series, run: str, where: dict[str, Any], hover: str, **look: Any) -> None:
+    """Add one run's line to the panel at ``where``, without what was not measured."""
     curve = curve.dropna()
-    again, place = divmod(number, len(SERIES))
-    look = {"line_color": SERIES[place], "line_dash": DASHES[again % len(DASHES)], "marker_size": 6}
-    add_line(figure, curve.index, curve, hover, name=run, legendgroup=run, **look, **where)
+    add_line(figure, curve.index, curve, hover, name=run, legendgroup=run, **{**look, "marker_size": 6}, **where)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from editkit.figures.style import GREY, add_line, finish, panels, places, ramp
+from editkit.figures import claims
+from editkit.figures.style import GREY, add_line, finish, log_scale, panels, places, ramp
 
 
 def spectrum(
@@ -36,8 +37,12 @@ def spectrum(
         # Annotations on a log axis are placed by exponent.
         figure.add_annotation(y=np.log10(threshold), yanchor="bottom", showarrow=False, **note)
     figure.update_xaxes(title_text="rank of the eigenvalue")
-    figure.update_yaxes(type="log", title_text=f"eigenvalue ({unit})", exponentformat="power", dtick=1)
-    return finish(figure, "Spectrum of the keys' second moment", f"C = E[k kᵀ] over {over}")
+    log_scale(
+        figure, np.concatenate([np.ravel(values) for values in eigenvalues.values()]), title_text=f"eigenvalue ({unit})"
+    )
+    return finish(
+        figure, claims.spectrum(eigenvalues, threshold), f"C = E[k kᵀ], the second moment of the keys of {over}"
+    )
 
 
 def position_norms(frame: pd.DataFrame) -> go.Figure:
@@ -57,6 +62,10 @@ def position_norms(frame: pd.DataFrame) -> go.Figure:
             look = {"name": f"layer {layer}", "legendgroup": str(layer), "line_color": colour, "marker_size": 5}
             add_line(figure, mean.index, mean, "position %{x}: %{y:.1f}", **look, **where)
     figure.update_xaxes(title_text="token position")
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    log_scale(figure, frame["norm"])
     figure.update_yaxes(title_text="norm (model units)", col=1)
-    return finish(figure, "Hidden states by position", "residual stream after a layer, median over texts")
+    return finish(
+        figure,
+        claims.position_norms(frame),
+        "hidden states by position: residual stream after a layer, median over texts",
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from editkit.figures import claims
 from editkit.figures.replay import DASHES
 from editkit.figures.style import (
     BLUE,
@@ -15,6 +16,7 @@ from editkit.figures.style import (
     finish,
     interval,
     log_axis,
+    log_scale,
     method_style,
     panels,
     places,
@@ -38,11 +40,15 @@ def speedups(frame: pd.DataFrame) -> go.Figure:
     bar = {"orientation": "h", "marker_color": BLUE, "textposition": "inside", "insidetextanchor": "start"}
     bar |= {"error_x": interval(ratio, frame["lowest"], frame["highest"], color=INK), "showlegend": False}
     text = [f"{times:.1f} ×" for times in ratio]
-    figure = go.Figure(go.Bar(y=frame["name"], x=ratio, text=text, hovertemplate="%{x:.1f} ×", **bar))
+    figure = go.Figure(
+        go.Bar(y=frame["name"].str.replace("_", " "), x=ratio, text=text, hovertemplate="%{x:.1f} ×", **bar)
+    )
     figure.add_vline(x=1, line_color=GREY, line_dash="dot")
     figure.update_xaxes(type="log", title_text="times faster than the reference", exponentformat="none", dtick="D2")
     figure.update_yaxes(autorange="reversed")
-    return finish(figure, "Speed-ups", "median of the repeats, lowest and highest", height=210 + 36 * len(frame))
+    return finish(
+        figure, claims.speedups(frame), "median of the repeats, lowest and highest", height=210 + 36 * len(frame)
+    )
 
 
 def growth(
@@ -59,8 +65,8 @@ def growth(
     for column, name in series.items():
         add_line(figure, frame[x], frame[column], "%{x}: %{y:.3g}", name=name)
     log_axis(figure, frame[x], axes[0])
-    figure.update_yaxes(type="log", title_text=axes[1], exponentformat="power")
-    return finish(figure, title, subtitle)
+    log_scale(figure, frame[[*series]].stack(), title_text=axes[1])
+    return finish(figure, claims.growth(frame, x, series, title), subtitle)
 
 
 def scores_by_search(frame: pd.DataFrame) -> go.Figure:
@@ -111,4 +117,4 @@ def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:
             add_line(figure, rows.tokens_per_dimension, rows[score], "%{x} × d_k tokens: %{y:.3f}", **style, **where)
     log_axis(figure, frame["tokens_per_dimension"], "tokens for each dimension of a key")
     figure.update_yaxes(title_text="score", col=1)
-    return finish(figure, "Which text does C need, and how much?", "one batch; a line each method and kind of text")
+    return finish(figure, claims.by_tokens(frame), "one batch; a line each method and kind of text")

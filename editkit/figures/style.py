@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 from editkit.methods import CONTROLS, METHODS, UNTOUCHED, label, look
 
 WIDTH = 760
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C7A00")
 BLUE, GREY, INK, RULE = SERIES[0], look(UNTOUCHED).colour, "#1D232B", "#9AA3AE"
 SCORES = {"ES": "efficacy (ES)", "PS": "paraphrases (PS)", "NS": "neighbourhood (NS)", "S": "harmonic mean (S)"}
 INSTALL_BROWSER = (
@@ -33,13 +33,14 @@ INSTALL_BROWSER = (
 )
 
 _AXIS = {"showline": True, "linecolor": RULE, "gridcolor": "#E6EAEE", "zeroline": False}
-_AXIS |= {"ticks": "outside", "tickcolor": RULE, "automargin": True, "title": {"standoff": 8}}
+_AXIS |= {"ticks": "outside", "tickcolor": RULE, "automargin": True}
+_AXIS |= {"title": {"standoff": 8, "font": {"size": 14}}}
 pio.templates["editkit"] = go.layout.Template(
     layout={
         "width": WIDTH,
         "height": 450,
         "colorway": SERIES,
-        "font": {"family": "Liberation Sans, Arial, Helvetica, sans-serif", "size": 14, "color": INK},
+        "font": {"family": "Liberation Sans, Arial, Helvetica, sans-serif", "size": 13, "color": INK},
         "title": {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}, "font": {"size": 17}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -159,6 +160,13 @@ def log_axis(figure: go.Figure, values: Iterable[float], title: str, **where: in
     ticks = sorted(set(values))
     text = [f"{tick:g}" for tick in ticks]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=text, title_text=title, **where)
+
+
+def log_scale(figure: go.Figure, values: Iterable[float], **where: Any) -> None:
+    """Make a y axis logarithmic, with plain numbers at powers of ten, or at 1, 2 and 5 times where these are few."""
+    known = [value for value in values if value > 0]
+    few = not known or max(known) < 300 * min(known)
+    figure.update_yaxes(type="log", exponentformat="none", dtick="D2" if few else 1, **where)
 
 
 def as_label(text: str) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
+from editkit.figures import claims
 from editkit.figures.style import INK, RULE, SERIES, add_line, as_label, count, finish, interval, panels, places
 from editkit.language.tracing import POSITIONS
 
@@ -34,8 +35,12 @@ def trace_heat_maps(traces: pd.DataFrame) -> go.Figure:
     rows = rows.assign(told=rows.token.map(names) + ", layer " + rows.layer.astype(str), row=rows.token)
     figure = _maps(rows.assign(value=rows.restored), list(names), first.corrupted)
     figure.update_yaxes(ticktext=list(names.values()))
-    subtitle = f"clean {first.clean:.3f}, corrupted {first.corrupted:.3f}; * noised; one state restored at a time"
-    return _finish_maps(figure, f"P({as_label(first.answer)}) with a state restored", subtitle)
+    best = rows.loc[rows.restored.idxmax()]
+    title = (
+        f"P({as_label(first.answer)}) returns to {best.restored:.2f} where “{as_label(best.text.strip())}” is restored"
+    )
+    subtitle = f"{KINDS[best.kind]}, layer {best.layer}; clean {first.clean:.3f}, corrupted {first.corrupted:.3f}; "
+    return _finish_maps(figure, title, f"{subtitle}* noised; one state restored at a time")
 
 
 def effect_heat_maps(effects: pd.DataFrame) -> go.Figure:
@@ -51,7 +56,7 @@ def effect_heat_maps(effects: pd.DataFrame) -> go.Figure:
     shown = [name for name in POSITIONS if name in set(effects.position)]
     figure = _maps(effects.assign(told=told, row=effects.position), shown, 0.0)
     figure.update_yaxes(ticktext=[POSITIONS[name] for name in shown])
-    return _finish_maps(figure, "Average indirect effect", _behind(effects))
+    return _finish_maps(figure, claims.most_restored(effects, KINDS, POSITIONS), _behind(effects))
 
 
 def effect_curves(effects: pd.DataFrame) -> go.Figure:
@@ -74,7 +79,7 @@ def effect_curves(effects: pd.DataFrame) -> go.Figure:
             add_line(figure, rows.layer, rows.value, hover, **line, **where)
     _layer_axes(figure)
     figure.update_yaxes(zeroline=True, zerolinecolor=RULE).update_yaxes(title_text="probability returned", col=1)
-    return finish(figure, "Average indirect effect, layer by layer", _behind(effects))
+    return finish(figure, claims.last_subject_token(effects), _behind(effects))
 
 
 def traced_and_swept(layers: pd.DataFrame, found: Mapping[str, Any], score: str = "S") -> go.Figure:
@@ -103,7 +108,7 @@ def traced_and_swept(layers: pd.DataFrame, found: Mapping[str, Any], score: str 
     rho = found["rank_correlation"]
     subtitle = f"rank correlation {f'{rho:+.2f}' if rho == rho else 'not defined'}".replace("-", "−")
     subtitle += f"; {score} in the traced layer less that in the best: {lost}; {count(int(layers.n.max()), 'fact')}"
-    return finish(figure, "Does tracing say where to edit?", subtitle, 560, legend=False)
+    return finish(figure, claims.traced_and_swept(found), subtitle, 560, legend=False)
 
 
 def _maps(frame: pd.DataFrame, rows: list, low: float) -> go.Figure:
@@ -142,4 +147,5 @@ def _layer_axes(figure: go.Figure) -> None:
 
 def _behind(effects: pd.DataFrame) -> str:
     facts, clusters = int(effects.n.max()), int(effects.clusters.max())
-    return f"P(answer) restored less corrupted; 95 % intervals; {count(facts, 'fact')}, {count(clusters, 'cluster')}"
+    behind = f"{count(facts, 'fact')}, {count(clusters, 'cluster')}"
+    return f"average indirect effect: P(answer) restored less corrupted; 95 % intervals; {behind}"

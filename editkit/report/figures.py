@@ -48,6 +48,7 @@ class Figures:
         made = layout.get("meta") or {}
         claim, explained = caption(layout)
         bare = untitled(spec)
+        photo = any(trace.get("type") == "image" for trace in spec["data"]) or bool(layout.get("images"))
         tables = [f"results/{name}.csv" for name in made.get("tables", [])]
         run = cell.get("execution_count")
         return self.template.render(
@@ -58,9 +59,9 @@ class Figures:
             alt=describe(spec),
             width=760,
             height=round(float(bare["layout"]["height"])),
-            photo=any(trace.get("type") == "image" for trace in spec["data"]) or bool(layout.get("images")),
+            photo=photo,
             columns=_columns(layout),
-            scaled=any("colorbar" in trace or trace.get("type") == "image" for trace in spec["data"]),
+            scaled=photo or "coloraxis" in layout,
             still=self._still(bare),
             spec=to_json(bare).replace("<", "\\u003c"),
             files={name: self.hashes[name][:12] for name in tables if name in self.hashes},
@@ -87,7 +88,7 @@ def caption(layout: Mapping[str, Any]) -> tuple[str, str]:
     if not below and (found := re.fullmatch(r"(.*?)(?:<br\s*/?>)?\s*<sup>(.*)</sup>\s*", text, re.DOTALL)):
         text, below = found.groups()
     claim, under = (plain(re.sub(r"<br\s*/?>", " ", part)) for part in (text, below))
-    return claim, under
+    return claim, under[:1].upper() + under[1:]
 
 
 def untitled(spec: dict[str, Any]) -> dict[str, Any]:

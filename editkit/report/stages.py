@@ -21,7 +21,7 @@ from editkit.studies.repair_choice import traced
 from editkit.studies.repair_spec import CONTROLS, ImageParams, RepairSpec
 from editkit.studies.repair_tables import Done
 from editkit.studies.results import Results
-from editkit.studies.tables import layer_statistics
+from editkit.studies.tables import layer_statistics, spectrum_table
 from editkit.vision.data import ImageData
 from editkit.vision.files import is_file
 from editkit.vision.tracing import TraceSpec, cls_attention, heat_maps
@@ -76,13 +76,15 @@ class Output:
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, go.Figure] = field(default_factory=dict)
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    """The tables that a figure shows, where these are not all."""
 
     def save(self, results: Results, **provenance: Any) -> Self:
         """Write ``results/*.csv`` and ``figures/*.png``; without a browser figures are pages, with a warning."""
         for name, table in self.tables.items():
             results.save(name, table, **provenance)
         for name, figure in self.figures.items():
-            figures.save(figure, results.figure(name), *self.tables)
+            figures.save(figure, results.figure(name), *self.shown.get(name, self.tables))
         return self
 
     def show(self) -> None:
@@ -204,16 +206,24 @@ def evaluate(done: Done) -> Output:
             "confusion_matrix": figures.confusion_maps(before, after, prepared.data.labels),
             **galleries(prepared, first),
         },
+        {
+            "repairs": ["evaluation_report"],
+            "confusion_matrix": ["confusion_matrix"],
+            "repair_gallery": [],
+            "broken_gallery": [],
+        },
     )
 
 
 def gallery(prepared: Prepared, panel: str, one: Repaired, places: np.ndarray) -> go.Figure:
     """Draw images of a panel with their class before and after a repair, and where their CLS token looked before."""
     part, names = prepared.panels[panel].part.select(places), prepared.data.labels
-    captions = []
+    captions, right = [], (one.after[panel][places].argmax(1) == part.labels).sum()
     for true, *found in zip(part.labels, prepared.before[panel][places], one.after[panel][places], strict=True):
         captions.append(f"{names[true]}: {' → '.join(f'{names[p.argmax()]} ({p.max():.2f})' for p in found)}")
-    return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions)
+    of = "edited" if panel == "edited" else "once right"
+    title = f"Of {len(places)} {of} images {right or 'none'} {'is' if right < 2 else 'are'} right after the repair"
+    return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions, title=title)
 
 
 def galleries(prepared: Prepared, one: Repaired) -> dict[str, go.Figure]:
@@ -235,7 +245,11 @@ def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[s
     spec = prepared.spec.edit_spec("alphaedit").resolve(prepared.vit)
     about = {"over": "the kept images", "unit": "their mean = 1"}
     spectrum = figures.spectrum(values, spec.nullspace_threshold, **about)
-    return Output({"vit_leakage": leaks}, {"leakage": figures.leakage_curves(leaks), "vit_spectrum": spectrum})
+    return Output(
+        {"vit_leakage": leaks, "vit_spectrum": spectrum_table(values)},
+        {"leakage": figures.leakage_curves(leaks), "vit_spectrum": spectrum},
+        {"leakage": ["vit_leakage"], "vit_spectrum": ["vit_spectrum"]},
+    )
 
 
 def other_images(params: ImageParams) -> Output:

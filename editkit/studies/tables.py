@@ -4,7 +4,7 @@
 :class:`editkit.studies.sequences.Trajectory`, which may hold several runs, told apart by ``run_id``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -77,7 +77,7 @@ def sampled(found: pd.DataFrame) -> str:
     return "S" if found.n["S"] else "ES"
 
 
-def written(value: float, low: float, high: float, sign: str = "", digits: int = 3) -> str:
+def written(value: float, low: float, high: float, sign: str = "", digits: int = 2) -> str:
     """Write a number with its interval; a ``sign`` of "+" shows that of positive ones."""
     if pd.isna(value):
         return number(value)
@@ -178,6 +178,15 @@ def sizes(scores: pd.DataFrame) -> pd.DataFrame:
         where |= {f"final {name}": moments[name]["final"] for name in scores_of(part)}
         rows.append(where | {"n": part.n_facts.iloc[0] * part.seed.nunique(), "seeds": part.seed.nunique()})
     return pd.DataFrame(rows)
+
+
+def spectrum_table(spectra: Mapping[int, Sequence[float]]) -> pd.DataFrame:
+    """Put the eigenvalues of each layer's second moment into rows, the largest (rank 1) first."""
+    parts = [
+        pd.DataFrame({"layer": layer, "rank": range(1, len(values) + 1), "eigenvalue": sorted(values, reverse=True)})
+        for layer, values in spectra.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def retention_matrix(retention: pd.DataFrame, score: str = "ES") -> pd.DataFrame:

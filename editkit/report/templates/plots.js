@@ -8,7 +8,7 @@ function panels({data, layout}) {
   const names = Object.keys(layout).filter(name => /^xaxis\d*$/.test(name));
   const found = names.map(name => ({x: layout[name], y: layout[name.replace('x', 'y')], name}));
   const fixed = found.some(({x, y}) => !y || x.overlaying || y.overlaying || !x.domain || !y.domain);
-  const scaled = data.some(trace => trace.colorbar || trace.type === 'image') || layout.images?.length;
+  const scaled = data.some(trace => trace.type === 'image') || layout.images?.length || layout.coloraxis;
   return fixed || scaled || found.length < 2 ? null : found;
 }
 
@@ -40,21 +40,36 @@ function stacked(figure, height) {
   return {...result, height: whole + t + b};
 }
 
+const scale = trace => trace.colorbar && trace.showscale !== false;
+
+// Where panels stand one under another, each colour bar stands beside its own.
+function barred(data, layout) {
+  return data.map(trace => {
+    if (!scale(trace)) return trace;
+    const [low, high] = layout[(trace.yaxis ?? 'y').replace('y', 'yaxis')].domain;
+    const at = {orientation: 'v', x: 1, xanchor: 'left', y: (low + high) / 2, yanchor: 'middle', yref: 'paper'};
+    return {...trace, colorbar: {...trace.colorbar, ...at, len: high - low, thickness: 8}};
+  });
+}
+
 function fitted(figure, height) {
   const layout = stacked(figure, height);
   const keys = layout.showlegend === false ? 0 : figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
   const more = Math.max(0, Math.ceil(keys / 2) - Math.ceil(keys / 6)) * 19;  // the legend's rows, two names in each
-  const margin = {...layout.margin, r: 10, b: (layout.margin?.b ?? 80) + more};
+  const bars = panels(figure) && figure.data.some(scale);
+  const margin = {...layout.margin, r: bars ? 60 : 10, b: (layout.margin?.b ?? 80) + more};
   return {...layout, margin, height: (layout.height ?? height) + more, font: {...layout.font, size: 11}};
 }
 
 function draw(picture) {
   const plot = picture.querySelector('.plot');
   const figure = JSON.parse(picture.parentElement.querySelector('script').textContent);
-  const layout = picture.clientWidth < narrow ? fitted(figure, figure.layout.height) : figure.layout;
+  const small = picture.clientWidth < narrow;
+  const layout = small ? fitted(figure, figure.layout.height) : figure.layout;
+  const data = small && panels(figure) ? barred(figure.data, layout) : figure.data;
   picture.style.setProperty('--height', `${layout.height}px`);
   picture.classList.add('drawn');
-  Plotly.newPlot(plot, figure.data, {...layout, autosize: true, ...(coarse && {dragmode: false})}, config)
+  Plotly.newPlot(plot, data, {...layout, autosize: true, ...(coarse && {dragmode: false})}, config)
     .catch(() => picture.classList.remove('drawn'));
 }
 const seen = new IntersectionObserver(entries => {

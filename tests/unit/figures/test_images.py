@@ -53,7 +53,7 @@ IMAGES = np.arange(5 * 4 * 6, dtype=np.uint8).reshape(5, 4, 6)
 def test_training_shows_loss_and_accuracy_by_epoch():
     figure = training_curve(pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_accuracy": [0.6, 0.8]}))
     assert [(list(line.x), list(line.y)) for line in figure.data] == [([1, 2], [1.0, 0.5]), ([1, 2], [0.6, 0.8])]
-    assert figure.layout.title.subtitle.text == "2 epochs; best validation accuracy 80.0%"
+    assert figure.layout.title.subtitle.text == "fine-tuning, 2 epochs"
 
 
 @pytest.mark.parametrize("classes", [2, 10])

@@ -28,12 +28,12 @@ def test_the_nearest_of_ours_stands_beside_a_published_score():
     table = published.beside_published(pd.concat([final, alpha], ignore_index=True)).set_index(["method", "score"])
     memit = table.loc["memit"]
     assert memit.published.to_dict() == {"ES": 98.9, "PS": 88.6, "NS": 73.7, "S": 85.8, "GE": 619.9}
-    assert memit.measured.to_dict() == dict.fromkeys(["ES", "PS", "NS", "S"], "0.800 [0.700, 0.900]") | {"GE": "6.25"}
+    assert memit.measured.to_dict() == dict.fromkeys(["ES", "PS", "NS", "S"], "0.80 [0.70, 0.90]") | {"GE": "6.25"}
     assert set(memit.ours) == {"m, d, 8 edits at once"} and set(memit.theirs) == {
         "GPT-J, CounterFact, 10,000 edits at once"
     }
     assert set(memit.apart) == {"model, data, number of edits"} and set(memit.n) == {"16"}
-    assert table.measured["locft", "PSaid"] == "0.500 [0.400, 0.600]"
+    assert table.measured["locft", "PSaid"] == "0.50 [0.40, 0.60]"
     assert table.apart["locft", "PSaid"].endswith("judge of the answers")
     assert (
         table.ours["alphaedit", "NS"] == "m, d, 8 edits in steps" and table.measured["alphaedit", "NS"][:5] == "0.600"

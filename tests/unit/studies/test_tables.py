@@ -69,7 +69,7 @@ def test_final_scores_are_a_row_a_run_and_shown_by_label(whole):
     assert final.run_id.tolist() == ["a", "b", "c"] and final.method.tolist() == ["emmet", "emmet", "x"]
     assert final["immediate S"].tolist() == [1.0] * 3
     found = interval(prompts_of(6)).loc["PS"]
-    assert final.PS[1] == f"0.750 [{found.low:.3f}, {found.high:.3f}]" and final.S[2] == "1.000 [0.631, 1.000]"
+    assert final.PS[1] == f"0.75 [{found.low:.2f}, {found.high:.2f}]" and final.S[2] == "1.00 [0.63, 1.00]"
     assert final[tables.SAMPLE].values.tolist() == [[8, 1, 4]] * 3
     shown = tables.shown(final, "method", "replay")
     assert list(shown.index) == [("EMMET", "none"), ("EMMET", "hold"), ("x", "none")]
@@ -105,11 +105,11 @@ def test_differences_are_shown_with_what_they_come_to():
     assert table.index.tolist() == ["EMMET", "x"] and table.resolved.tolist() == ["yes", "no"]
     assert table.difference.tolist() == ["+0.250 [+0.100, +0.400]", "-0.100 [-0.300, +0.100]"]
     assert list(table) == ["difference", "p (Holm)", "resolved", "n", "seeds", "clusters"]
-    assert tables.written(0.5, math.nan, math.nan) == "0.500 [not known]"
+    assert tables.written(0.5, math.nan, math.nan) == "0.50 [not known]"
 
 
 def test_what_is_rounded_to_nothing_has_no_sign():
-    assert tables.written(-0.0004, -0.02, 0.001, "+", digits=2) == "0.00 [-0.02, 0.00]"
+    assert tables.written(-0.0004, -0.02, 0.001, "+") == "0.00 [-0.02, 0.00]"
     assert [tables.number(value, "+.1f") for value in (-0.04, 0.04, -0.06, math.nan)] == ["0.0", "0.0", "-0.1", "–"]
 
 
