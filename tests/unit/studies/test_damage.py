@@ -103,8 +103,8 @@ def test_differences_are_paired_by_fact_and_told_in_words():
     assert (gaps.p_holm >= gaps.p).all()
     assert len(gaps) == 5 * sum(len(switch.against) for switch in SWITCHES.values())
     told_all = findings(gaps)
-    assert "is one batch" in told_all[0] and "+0.000" not in told_all[0]
-    assert f"no memory {rows['no memory', 'S']:+.3f}" in told_all[1]
+    assert "is one batch" in told_all[0] and "+0.00" not in told_all[0]
+    assert f"no memory {rows['no memory', 'S']:+.2f}" in told_all[1]
     assert any("all together" in sentence for sentence in told_all[2:])
     parted = gaps.assign(value=np.where(gaps.switch == HELD, -0.5, gaps.value))
     assert "parts from one batch" in findings(parted)[0]
