@@ -1,6 +1,7 @@
 """Figures of what things cost."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,12 @@ def speedups(frame: pd.DataFrame) -> go.Figure:
         frame: columns name, ratio, lowest, highest.
     """
     ratio = frame["ratio"]
-    bar = {"orientation": "h", "marker_color": BLUE, "textposition": "inside", "insidetextanchor": "start"}
+    bar: dict[str, Any] = {
+        "orientation": "h",
+        "marker_color": BLUE,
+        "textposition": "inside",
+        "insidetextanchor": "start",
+    }
     bar |= {"error_x": interval(ratio, frame["lowest"], frame["highest"], color=INK), "showlegend": False}
     text = [f"{times:.1f} ×" for times in ratio]
     figure = go.Figure(

@@ -101,7 +101,7 @@ def _drop_count(table: Any) -> None:
 def _columns(table: Any) -> list[tuple[Any, list[Any]]]:
     """List the columns of values with their heads (or None), from the right, because labels span rows."""
     body = [row.find_all("td") for row in table.select("tbody tr")]
-    heads = next((row.find_all(["th", "td"]) for row in reversed(table.select("thead tr"))), [])
+    heads: list[Any] = next((row.find_all(["th", "td"]) for row in reversed(table.select("thead tr"))), [])
     found = []
     for offset in range(1, max(map(len, body), default=0) + 1):
         head = heads[-offset] if len(heads) >= offset and not heads[-offset].get("colspan") else None

@@ -63,7 +63,7 @@ def search_findings(frame: pd.DataFrame) -> list[str]:
     sentences = [f"{head.format(reference, *lists)} {about}"]
     for name in others:
         told = [
-            f"{label(method)} {written(row.S_change, row.S_low, row.S_high, '+', 2)}"
+            f"{label(method)} {written(row.S_change, row.S_low, row.S_high, '+')}"
             for method, row in rows.loc[name].iterrows()
         ]
         times = f"{each[reference] / each[name]:.0f} times as fast" if each[name] else "without a search"
