@@ -24,17 +24,8 @@ def client():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def undisturbed(sweep_params, tmp_path, client):
-    """The tables of a sweep that nothing has disturbed."""
-    store = Store(tmp_path / "undisturbed")
-    run(look(sweep_params(), store), Crew(client), {}, progress=False)
-    return tables(sweep_params(), store)
-
-
-def test_cells_are_run_and_read_as_the_chapters_tables(sweep_params, store, client, undisturbed):
+def test_cells_are_run_and_read_as_the_chapters_tables(undisturbed):
     assert undisturbed.cells.state.tolist() == ["finished"] * 24
-    assert not look(sweep_params(), Store(store.root.with_name("undisturbed"))).pending
 
 
 def test_two_sweeps_share_the_workers(sweep_params, store, client, undisturbed):
