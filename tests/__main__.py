@@ -15,15 +15,19 @@ from editkit.models.placement import usable_cores
 
 REPORT = "tests/integration/test_whole_report.py"
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
-FOLDERS = {  # in this order; what lies elsewhere is the last part
+FOLDERS = {  # those that take long first; a part leaves out what is another's
     "models": "tests/integration",
-    "studies": "tests/unit/studies",
+    "rest": "tests",
     "reports": "tests/unit/report",
+    "studies": "tests/unit/studies",
+    "browser": "tests/browser",
 }
 PARTS = {
     "report": (REPORT, "notebooks", *NBVAL),  # on the same parameters: what one has computed, the other reads
-    **{name: (folder, f"--ignore={REPORT}") for name, folder in FOLDERS.items()},
-    "rest": ("tests", *(f"--ignore={folder}" for folder in FOLDERS.values())),
+    **{
+        name: (folder, *(f"--ignore={one}" for one in (REPORT, *FOLDERS.values()) if one.startswith(f"{folder}/")))
+        for name, folder in FOLDERS.items()
+    },
 }
 
 
