@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def built(lm, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "smoke"
-    return build_report(ROOT / "params" / "smoke.yaml", out, notebooks=ROOT / "notebooks")
+    return build_report(ROOT / "params" / "smoke.yaml", out, notebooks=ROOT / "notebooks", at_once=1)
 
 
 def test_every_notebook_ran_and_its_results_are_tidy(built):
