@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 
 from editkit.models.placement import usable_cores
@@ -22,12 +23,14 @@ FOLDERS = {  # those that take long first; a part leaves out what is another's
     "studies": "tests/unit/studies",
     "browser": "tests/browser",
 }
+QUANTIZED = Path(sys.prefix) / "quantized"  # packages for one file, which the Makefile lays there
 PARTS = {
     "report": (REPORT, "notebooks", *NBVAL),  # on the same parameters: what one has computed, the other reads
     **{
         name: (folder, *(f"--ignore={one}" for one in (REPORT, *FOLDERS.values()) if one.startswith(f"{folder}/")))
         for name, folder in FOLDERS.items()
     },
+    **({"quantized": ("tests/unit/models/test_quantized.py",)} if QUANTIZED.is_dir() else {}),
 }
 
 
@@ -42,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     def run(name: str) -> int:
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *PARTS[name], *words],
-            env=surroundings,
+            env=surroundings | ({"PYTHONPATH": str(QUANTIZED)} if name == "quantized" else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,7 +53,7 @@ def main(words: Sequence[str]) -> int:
         ) as part:
             for line in part.stdout:
                 with whole:
-                    print(f"{name:>7} │ {line}", end="", flush=True)
+                    print(f"{name:>9} │ {line}", end="", flush=True)
         return part.returncode
 
     with ThreadPoolExecutor(beside) as pool:
