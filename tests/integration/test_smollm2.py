@@ -5,6 +5,7 @@ asked of CounterFact does not depend on how targets are found, and takes fast on
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from editkit.studies.setting import Draw, Setting
 ROOT = Path(__file__).parents[2]
 TEXT = 3600  # tokens, of C and of what is measured beside it: one draw of samples
 KNOWN, RECORDS = 24, 16  # facts that are edited at once, of worldfacts and of CounterFact
+MODES = {"known": "exact", "counterfact": "fast"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,12 +53,20 @@ def untouched(lm):
     assert lm.fingerprint() == before
 
 
-def scores_of(lm, facts, method, **changes):
-    session = ek.EditSession(lm, ek.EditSpec(method=method, **changes), progress=False)
-    session.edit(facts)
-    scores = ek.summarize(ek.evaluate(lm, facts))
-    session.undo()
-    return scores
+@pytest.fixture(scope="module")
+def edited(lm, request):
+    """``edited("known", "emmet")``: scores of facts edited at once, and the solver's row; made once, and undone."""
+
+    @cache
+    def edit(source, method, **changes):
+        facts, spec = request.getfixturevalue(source), {"method": method, "target_mode": MODES[source]} | changes
+        session = ek.EditSession(lm, ek.EditSpec(**spec), progress=False)
+        row = session.edit(facts).diagnostics().iloc[0]
+        scores = ek.summarize(ek.evaluate(lm, facts))
+        session.undo()
+        return scores, row
+
+    return edit
 
 
 def test_the_model_speaks_and_loads_the_same_twice(lm):
@@ -70,8 +80,8 @@ def test_counterfact_before_any_edit(lm, counterfact):
 
 
 @pytest.mark.parametrize("method", ["emmet", "memit", "alphaedit"])
-def test_a_batch_of_counterfact_edits(lm, counterfact, untouched, method):
-    scores = scores_of(lm, counterfact, method, target_mode="fast")
+def test_a_batch_of_counterfact_edits(edited, untouched, method):
+    scores, _ = edited("counterfact", method)
     assert scores["ES"] >= 0.97 and scores["S"] >= 0.82
 
 
@@ -86,11 +96,13 @@ def test_rome_one_edit_at_a_time(lm, counterfact, untouched):
     assert scores["ES"] == 1.0 and scores["S"] >= 0.80
 
 
+def test_the_model_knows_the_facts(lm, known):
+    assert ek.summarize(ek.evaluate(lm, known))["ES"] <= 0.1
+
+
 @pytest.mark.parametrize("method", ["emmet", "alphaedit"])
-def test_a_batch_of_known_worldfacts(lm, known, untouched, method):
-    pre = ek.summarize(ek.evaluate(lm, known))
-    assert pre["ES"] <= 0.1, "the model knows these facts"
-    scores = scores_of(lm, known, method)
+def test_a_batch_of_known_worldfacts(edited, untouched, method):
+    scores, _ = edited("known", method)
     assert scores["ES"] >= 0.97 and scores["PS"] >= 0.80 and scores["NS"] >= 0.70
 
 
@@ -106,9 +118,9 @@ def test_targets_are_those_of_the_published_algorithm(lm, known, untouched):
         assert (ours.values[:, i] - value).norm() <= 0.03 * value.norm()
 
 
-def test_fast_targets_edit_as_well_as_exact_ones(lm, known, untouched):
-    scores = {mode: scores_of(lm, known, "emmet", target_mode=mode) for mode in ("exact", "fast")}
-    assert all(abs(scores["fast"][name] - scores["exact"][name]) <= 0.05 for name in ("ES", "PS", "NS"))
+def test_fast_targets_edit_as_well_as_exact_ones(edited, untouched):
+    (exact, _), (fast, _) = edited("known", "emmet"), edited("known", "emmet", target_mode="fast")
+    assert all(abs(fast[name] - exact[name]) <= 0.05 for name in ("ES", "PS", "NS"))
 
 
 def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
@@ -127,21 +139,14 @@ def test_history_keeps_what_a_plain_sequence_loses(lm, known, untouched):
 
 
 @pytest.mark.parametrize("source", ["counterfact", "known"])
-def test_an_adapter_of_enough_rank_is_the_raw_edit_and_keys_beat_svd_below(lm, request, untouched, source):
-    facts = request.getfixturevalue(source)
-    mode = {"counterfact": "fast", "known": "exact"}[source]
-
-    def scores(**changes):
-        session = ek.EditSession(lm, ek.EditSpec(method="emmet", target_mode=mode, **changes), progress=False)
-        row = session.edit(facts).diagnostics().iloc[0]
-        found = ek.summarize(ek.evaluate(lm, facts))
-        session.undo()
-        return found, row
-
-    raw, _ = scores()
-    exact, _ = scores(edit_mode="lora", lora_fit="exact", lora_rank=len(facts))
+def test_an_adapter_of_enough_rank_is_the_raw_edit_and_keys_beat_svd_below(edited, request, untouched, source):
+    n = len(request.getfixturevalue(source))
+    raw, _ = edited(source, "emmet")
+    exact, _ = edited(source, "emmet", edit_mode="lora", lora_fit="exact", lora_rank=n)
     assert exact == raw
-    (keys, k), (svd, s) = (scores(edit_mode="lora", lora_fit=fit, lora_rank=len(facts) // 4) for fit in ("keys", "svd"))
+    (keys, k), (svd, s) = (
+        edited(source, "emmet", edit_mode="lora", lora_fit=fit, lora_rank=n // 4) for fit in ("keys", "svd")
+    )
     assert k.fit_residual < s.fit_residual and k.disturbance < s.disturbance
     assert 0.2 < keys["ES"] < 1 and keys["ES"] >= svd["ES"], "a quarter of the rank cannot hold them"
 
