@@ -14,23 +14,25 @@ from threading import Lock
 
 from editkit.models.placement import usable_cores
 
-REPORT = "tests/integration/test_whole_report.py"
-NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
-FOLDERS = {  # those that take long first; a part leaves out what is another's
+QUANTIZED = Path(sys.prefix) / "quantized"  # packages for one file, which the Makefile lays there
+FOLDERS = {  # a part leaves out what is another's
+    "report": "tests/integration/test_whole_report.py",
     "models": "tests/integration",
     "rest": "tests",
     "reports": "tests/unit/report",
     "studies": "tests/unit/studies",
+    "notebooks": "notebooks",  # after the report, which has computed what they read
     "browser": "tests/browser",
 }
-QUANTIZED = Path(sys.prefix) / "quantized"  # packages for one file, which the Makefile lays there
 PARTS = {
-    "report": (REPORT, "notebooks", *NBVAL),  # on the same parameters: what one has computed, the other reads
-    **{
-        name: (folder, *(f"--ignore={one}" for one in (REPORT, *FOLDERS.values()) if one.startswith(f"{folder}/")))
-        for name, folder in FOLDERS.items()
-    },
-    **({"quantized": ("tests/unit/models/test_quantized.py",)} if QUANTIZED.is_dir() else {}),
+    name: (folder, *(f"--ignore={other}" for other in FOLDERS.values() if other.startswith(f"{folder}/")))
+    for name, folder in FOLDERS.items()
+}
+PARTS["notebooks"] += ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
+PARTS |= {"quantized": ("tests/unit/models/test_quantized.py",)} if QUANTIZED.is_dir() else {}
+SURROUNDINGS = {
+    "notebooks": {"BROWSER_PATH": "/none"},  # that draws their figures: the report's were drawn, and looked at
+    "quantized": {"PYTHONPATH": str(QUANTIZED)},
 }
 
 
@@ -45,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     def run(name: str) -> int:
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *PARTS[name], *words],
-            env=surroundings | ({"PYTHONPATH": str(QUANTIZED)} if name == "quantized" else {}),
+            env=surroundings | SURROUNDINGS.get(name, {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
