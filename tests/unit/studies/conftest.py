@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -85,38 +84,27 @@ SWEPT |= {"sequence_seeds": [1, 2]}
 
 
 @pytest.fixture(scope="session")
-def sweep_in(tiny, full_spec):
-    """``sweep_in(folder)(methods=["rome"])``: parameters of 24 cells on a tiny random model in a folder."""
+def sweep_values(tiny, full_spec, tmp_path_factory):
+    """``sweep_values(methods=["rome"])``: parameters of 24 cells on a tiny random model in a folder, which all read."""
+    folder, lm = tmp_path_factory.mktemp("sweep"), tiny()
+    lm.model.save_pretrained(folder / "tiny-llama")
+    lm.tokenizer.save_pretrained(folder / "tiny-llama")
+    place = {"rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"], "loc": "who", "loc_ans": "Ada"}
+    records = [place | {"subject": f"Town {i}", "src": f"Where does Town {i} lie?"} for i in range(60)]
+    (path := folder / "zsre.json").write_text(json.dumps(records))
+    (text := folder / "text.txt").write_text("\n\n".join(TEXTS))
+    changes = {"layers": [2], "v_num_grad_steps": 2, "mom2_n_tokens": 100, "n_contexts": 1, "trust_heldout_samples": 2}
+    hyperparameters = full_spec(nullspace_threshold=0.5, **changes).model_dump(exclude={"method"}, exclude_unset=True)
+    given = {"model": str(folder / "tiny-llama"), "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
+    given |= {"text_path": str(text)}
 
-    def lay(folder: Path):
-        lm = tiny()
-        lm.model.save_pretrained(folder / "tiny-llama")
-        lm.tokenizer.save_pretrained(folder / "tiny-llama")
-        place = {"rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"], "loc": "who", "loc_ans": "Ada"}
-        records = [place | {"subject": f"Town {i}", "src": f"Where does Town {i} lie?"} for i in range(60)]
-        (path := folder / "zsre.json").write_text(json.dumps(records))
-        (text := folder / "text.txt").write_text("\n\n".join(TEXTS))
-        changes = {"layers": [2], "v_num_grad_steps": 2, "mom2_n_tokens": 100, "n_contexts": 1}
-        spec = full_spec(nullspace_threshold=0.5, trust_heldout_samples=2, **changes)
-        hyperparameters = spec.model_dump(exclude={"method"}, exclude_unset=True)
-        given = {"model": str(folder / "tiny-llama"), "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
-        given |= {"text_path": str(text)}
+    def build(hyperparameters=hyperparameters, **values) -> dict:
+        return given | {"hyperparameters": hyperparameters} | SWEPT | values
 
-        def build(hyperparameters=hyperparameters, **values) -> dict:
-            return given | {"hyperparameters": hyperparameters} | SWEPT | values
-
-        return build
-
-    return lay
+    return build
 
 
-@pytest.fixture
-def sweep_values(sweep_in, tmp_path):
-    """``sweep_values(methods=["rome"])``: parameters of a sweep whose files are this test's own."""
-    return sweep_in(tmp_path)
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sweep_params(sweep_values):
     def build(**values) -> SweepParams:
         return SweepParams(**sweep_values(**values))
@@ -125,15 +113,13 @@ def sweep_params(sweep_values):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(sweep_in, tmp_path_factory) -> Found:
+def undisturbed(sweep_params, sweep_values, tmp_path_factory) -> Found:
     """The tables of a sweep that nothing has disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(sweep_here, values := sweep_in(folder)(), str(folder / "store"))
+    store = Store(tmp_path_factory.mktemp("undisturbed") / "store")
+    process = start(sweep_here, sweep_values(), str(store.root))
     process.join()
-    assert process.exitcode == 0
-    params, store = SweepParams(**values), Store(folder / "store")
-    assert not look(params, store).pending
-    return tables(params, store)
+    assert process.exitcode == 0 and not look(sweep_params(), store).pending
+    return tables(sweep_params(), store)
 
 
 def summarised() -> pd.DataFrame:

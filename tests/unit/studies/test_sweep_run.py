@@ -1,6 +1,7 @@
 """Cells on a worker: killed at any moment and started again; what fails; what does not belong."""
 
 import random
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -104,8 +105,9 @@ def test_finished_cells_are_not_sent(sweep_params, store, client, monkeypatch):
 
 
 def test_a_worker_on_which_results_would_be_others_is_refused(sweep_params, store, client, tiny, tmp_path):
-    plan = look(sweep_params(), store)
-    tiny(seed=1).model.save_pretrained(tmp_path / "tiny-llama")
+    model = shutil.copytree(sweep_params().model, tmp_path / "tiny-llama")
+    plan = look(sweep_params(model=str(model)), store)
+    tiny(seed=1).model.save_pretrained(model)
     with pytest.raises(ValueError, match="worker .* has another model than the sweep was planned with"):
         run(plan, Crew(client), {}, progress=False)
     assert not (store.root / "cell").exists()
