@@ -163,6 +163,7 @@ def test_undo_on_the_real_model_is_bit_exact_and_scores_are_those_of_before(lm, 
     assert ek.evaluate(lm, known[:4]).equals(pre)
 
 
+@pytest.mark.usefixtures("lm")  # for what is cached of it
 def test_the_readme_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102
