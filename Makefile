@@ -31,7 +31,6 @@ example: $(STAMP) ## Run params/example on all cores and renew the tables of rep
 	@cd reports/example_run/results && cp ladder.csv rank_changes.csv probe_scores.csv evaluation_scores.* ../../example/results
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
-	PYTHONPATH=$(QUANTIZED) $(PY) -m pytest tests/unit/models/test_quantized.py
 	$(PY) -m tests
 
 coverage: $(STAMP) ## Measure which branches of editkit the tests without real models take (build/coverage/)

@@ -9,21 +9,30 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 
 from editkit.models.placement import usable_cores
 
-REPORT = "tests/integration/test_whole_report.py"
-NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
-FOLDERS = {  # in this order; what lies elsewhere is the last part
+QUANTIZED = Path(sys.prefix) / "quantized"  # packages for one file, which the Makefile lays there
+FOLDERS = {  # a part leaves out what is another's
+    "report": "tests/integration/test_whole_report.py",
     "models": "tests/integration",
-    "studies": "tests/unit/studies",
+    "rest": "tests",
     "reports": "tests/unit/report",
+    "studies": "tests/unit/studies",
+    "notebooks": "notebooks",  # after the report, which has computed what they read
+    "browser": "tests/browser",
 }
 PARTS = {
-    "report": (REPORT, "notebooks", *NBVAL),  # on the same parameters: what one has computed, the other reads
-    **{name: (folder, f"--ignore={REPORT}") for name, folder in FOLDERS.items()},
-    "rest": ("tests", *(f"--ignore={folder}" for folder in FOLDERS.values())),
+    name: (folder, *(f"--ignore={other}" for other in FOLDERS.values() if other.startswith(f"{folder}/")))
+    for name, folder in FOLDERS.items()
+}
+PARTS["notebooks"] += ("--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg")
+PARTS |= {"quantized": ("tests/unit/models/test_quantized.py",)} if QUANTIZED.is_dir() else {}
+SURROUNDINGS = {
+    "notebooks": {"BROWSER_PATH": "/none"},  # that draws their figures: the report's were drawn, and looked at
+    "quantized": {"PYTHONPATH": str(QUANTIZED)},
 }
 
 
@@ -38,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     def run(name: str) -> int:
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *PARTS[name], *words],
-            env=surroundings,
+            env=surroundings | SURROUNDINGS.get(name, {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -46,7 +55,7 @@ def main(words: Sequence[str]) -> int:
         ) as part:
             for line in part.stdout:
                 with whole:
-                    print(f"{name:>7} │ {line}", end="", flush=True)
+                    print(f"{name:>9} │ {line}", end="", flush=True)
         return part.returncode
 
     with ThreadPoolExecutor(beside) as pool:

@@ -169,7 +169,7 @@ def facts() -> list[Fact]:
 TEXTS = [WORDS * 6, WORDS[40:] * 5, WORDS[80:] * 4]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full_spec():
     """``full_spec("memit", l2=3.0)``: every hyperparameter set, for models without defaults."""
 

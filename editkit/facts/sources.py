@@ -7,7 +7,6 @@ from typing import NamedTuple
 import airportsdata
 from babel import Locale, localedata
 from babel.core import get_global
-from mendeleev.fetch import fetch_table
 
 from editkit.facts.countries import Country, Geonames, load_countries
 from editkit.facts.fact import fold
@@ -258,6 +257,8 @@ def _add_countries(rows: Rows, countries: dict[str, Country]) -> None:
 
 
 def _add_elements(rows: Rows) -> None:
+    from mendeleev.fetch import fetch_table  # takes a second, which most who import this do not need
+
     series = {row.id: row.name.lower() for row in fetch_table("series").itertuples()}
     for element in fetch_table("elements").itertuples():
         name, fame = element.name.lower(), 1000 - element.atomic_number

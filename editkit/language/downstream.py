@@ -47,7 +47,7 @@ class DownstreamParams(Parameters):
     """Folder with ``<task>.jsonl`` files; a task that has none there is read from the hub."""
     number_of_few_shots: Annotated[int, Field(ge=0, le=POOL)] = 0
     """Answered items before each question."""
-    number_of_tests: Count = 10
+    number_of_tests: Count = 5
     """Items asked in each task."""
     downstream_eval_steps: Annotated[int, Field(ge=0)] = 0
     """Measure again whenever so many more edits were made; 0 measures before and after alone."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from babel import Locale
-from mendeleev.fetch import fetch_table
 
 from editkit.config import shown
 from editkit.plain import is_text, parse_lines
@@ -184,6 +183,8 @@ def _put(name: str, folder: str) -> str:
 @cache
 def _named() -> dict[str, list[tuple[str, str]]]:
     """List what is asked and its answer, by the sentence that asks; every answer of a sentence may be a wrong one."""
+    from mendeleev.fetch import fetch_table  # takes a second, which most who import this do not need
+
     elements = [(row.name.lower(), row.symbol) for row in fetch_table("elements").itertuples()]
     names = Locale("en").currencies
     return {

@@ -42,7 +42,7 @@ class SequenceParams(Parameters):
     """Facts edited one batch after another per seed."""
     sequence_batch: Count = 1
     """Edits of one step; divides sequence_facts."""
-    sequence_every: Count = 1
+    sequence_every: Count = 2
     """Steps from one measurement of all earlier edits to the next."""
     sequence_seeds: Annotated[list[Seed], Field(min_length=1)] = [1]
     """Each draws other facts and other context prefixes; 0 takes a file's own order."""

@@ -57,11 +57,11 @@ def test_targets_and_loss_curves(published, targets):
         assert curve_error([x for x in targets.losses[i].tolist() if x == x], losses) <= 2e-3
 
 
-def test_targets_and_loss_curves_of_the_plain_algorithm(lm, published, spec):
-    for i, losses in enumerate(published["losses"]):
-        value, ours = reference.target(lm, published["facts"][i], spec, published["contexts"])
-        assert error(value, published["tensors"][f"target.{i}"]) <= 1e-4
-        assert curve_error(ours, losses) <= 2e-3
+@pytest.mark.parametrize("i", [0, 3, 7])  # the plain algorithm takes ten seconds each
+def test_target_and_loss_curve_of_the_plain_algorithm(lm, published, spec, i):
+    value, ours = reference.target(lm, published["facts"][i], spec, published["contexts"])
+    assert error(value, published["tensors"][f"target.{i}"]) <= 1e-4
+    assert curve_error(ours, published["losses"][i]) <= 2e-3
 
 
 def test_keys(lm, published, spec):

@@ -183,8 +183,8 @@ def test_a_report_killed_in_a_chapter_leaves_no_process_behind_and_the_next_is_w
     (tmp_path / "params" / "tiny.yaml").write_text("n_facts: 3\n")
     slow.touch()
     surroundings = os.environ | {"PYTHONPATH": str(ROOT), "BROWSER_PATH": "/none"}
-    words = [sys.executable, "-m", "editkit", "report", "params/tiny.yaml", "--at-once", "2"]
-    report = subprocess.Popen(words, env=surroundings, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "editkit", "report", "params/tiny.yaml", "--at-once"]
+    report = subprocess.Popen([*words, "2"], env=surroundings, cwd=tmp_path, stdout=subprocess.DEVNULL)
     until(lambda: (run / "results" / "half.csv").exists())
     # The command, the process of each chapter, and their kernels.
     begun = [psutil.Process(report.pid), *psutil.Process(report.pid).children(recursive=True)]
@@ -194,7 +194,7 @@ def test_a_report_killed_in_a_chapter_leaves_no_process_behind_and_the_next_is_w
     until(lambda: not any(process.is_running() and process.status() != "zombie" for process in begun), 30)
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     slow.unlink()
-    subprocess.run(words, env=surroundings, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([*words, "1"], env=surroundings, cwd=tmp_path, check=True, capture_output=True)
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "done" and [chapter["status"] for chapter in record["notebooks"]] == ["done"] * 3
     assert [table["file"] for table in record["results"]] == ["results/table.csv"], "nothing of the killed run is left"

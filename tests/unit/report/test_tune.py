@@ -218,12 +218,12 @@ def trained(told: list[str], steps: int = 300) -> LanguageModel:
 
 @pytest.mark.slow
 def test_on_a_model_trained_for_a_minute_the_tuner_finds_a_setting_above_the_defaults(store):
-    facts = read_facts("worldfacts", seed=1, part="tune")[:60]
+    facts = read_facts("worldfacts", seed=1, part="tune")[:36]
     lm = trained(sentences(facts))
-    known, _ = known_facts(lm, facts, 24)
-    assert len(known) == 24, "it was trained on them"
+    known, _ = known_facts(lm, facts, 16)
+    assert len(known) == 16, "it was trained on them"
     params = TuneParams(model=lm.name, first_batch=8, hyperparameters={"mom2_n_tokens": 4000, "n_contexts": 2})
     tuning = tuning_of(lm, known, params, store=store, progress=False)
-    study = search(tuning, "memit", until=math.inf, trials=40)
+    study = search(tuning, "memit", until=math.inf, trials=20)
     start = next(trial for trial in study.trials if "start" in trial.user_attrs)
     assert study.best_value > start.value and len(measured(study)) > 1

@@ -6,11 +6,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from editkit.cache import Store
 from editkit.studies.setting import Draw, Setting
 from editkit.studies.summary import COLUMNS
 from editkit.studies.sweep import SweepParams
+from editkit.studies.sweep_tables import Found
 from editkit.studies.tune import TuneParams, Tuning, tuning_of
 from tests.conftest import TEXTS
+from tests.unit.studies.sweeping import look, start, sweep_here, tables
 
 KINDS = ("rewrite", "paraphrase", "neighbourhood")
 
@@ -80,21 +83,19 @@ SWEPT |= {"seeds": [1, 2], "sequence_methods": ["memit"], "sequence_facts": 4, "
 SWEPT |= {"sequence_seeds": [1, 2]}
 
 
-@pytest.fixture
-def sweep_values(tiny, full_spec, tmp_path):
-    """``sweep_values(methods=["rome"])``: parameters of 24 cells on a tiny random model in a folder."""
-    folder = tmp_path / "tiny-llama"
-    if not folder.exists():
-        lm = tiny()
-        lm.model.save_pretrained(folder)
-        lm.tokenizer.save_pretrained(folder)
+@pytest.fixture(scope="session")
+def sweep_values(tiny, full_spec, tmp_path_factory):
+    """``sweep_values(methods=["rome"])``: parameters of 24 cells on a tiny random model in a folder, which all read."""
+    folder, lm = tmp_path_factory.mktemp("sweep"), tiny()
+    lm.model.save_pretrained(folder / "tiny-llama")
+    lm.tokenizer.save_pretrained(folder / "tiny-llama")
     place = {"rephrase": "Where is it?", "alt": "Spain", "answers": ["Italy"], "loc": "who", "loc_ans": "Ada"}
     records = [place | {"subject": f"Town {i}", "src": f"Where does Town {i} lie?"} for i in range(60)]
-    (path := tmp_path / "zsre.json").write_text(json.dumps(records))
-    (text := tmp_path / "text.txt").write_text("\n\n".join(TEXTS))
+    (path := folder / "zsre.json").write_text(json.dumps(records))
+    (text := folder / "text.txt").write_text("\n\n".join(TEXTS))
     changes = {"layers": [2], "v_num_grad_steps": 2, "mom2_n_tokens": 100, "n_contexts": 1, "trust_heldout_samples": 2}
     hyperparameters = full_spec(nullspace_threshold=0.5, **changes).model_dump(exclude={"method"}, exclude_unset=True)
-    given = {"model": str(folder), "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
+    given = {"model": str(folder / "tiny-llama"), "device": "cpu", "facts_source": "zsre", "facts_path": str(path)}
     given |= {"text_path": str(text)}
 
     def build(hyperparameters=hyperparameters, **values) -> dict:
@@ -103,12 +104,22 @@ def sweep_values(tiny, full_spec, tmp_path):
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sweep_params(sweep_values):
     def build(**values) -> SweepParams:
         return SweepParams(**sweep_values(**values))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def undisturbed(sweep_params, sweep_values, tmp_path_factory) -> Found:
+    """The tables of a sweep that nothing has disturbed."""
+    store = Store(tmp_path_factory.mktemp("undisturbed") / "store")
+    process = start(sweep_here, sweep_values(), str(store.root))
+    process.join()
+    assert process.exitcode == 0 and not look(sweep_params(), store).pending
+    return tables(sweep_params(), store)
 
 
 def summarised() -> pd.DataFrame:

@@ -120,6 +120,7 @@ def test_more_facts_than_there_are_is_an_error(prepare, facts, monkeypatch):
 @pytest.mark.needs_model
 def test_all_chapters_get_the_same_known_facts(lm, monkeypatch):
     monkeypatch.setattr("editkit.studies.setting.load_lm", lambda *_, **__: lm)
+    monkeypatch.setattr("editkit.language.known.CHUNK", 8)  # facts that are looked at, of which few are needed
     params = SettingParams()
     alone = Setting.prepare(params, n_facts=2, seeds=[1])
     with_others = Setting.prepare(params, n_facts=1, heldout=2, seeds=[1])

@@ -1,6 +1,9 @@
 """A cell of a sweep: its key, which is that of the chapters, and what is kept where it fails."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -92,22 +95,24 @@ def test_a_whole_sequence_is_kept_whatever_a_worker_that_was_given_up_still_writ
 def test_a_name_changes_with_what_determines_the_result_and_with_nothing_else(
     bench, sweep_values, tiny, tmp_path, cell
 ):
+    given = sweep_values()
+    model, text = shutil.copytree(given["model"], tmp_path / "model"), Path(shutil.copy(given["text_path"], tmp_path))
+    bench = partial(bench, model=str(model), text_path=str(text))
     here = bench()
     name = here.work(cell).name
     for other in (replace(cell, seed=2), replace(cell, batch_size=1), replace(cell, method="alphaedit")):
         assert here.work(other).name != name
     assert here.work(replace(cell, changes=(*cell.changes, ("norm_clamp", 1.1)))).name != name
     assert here.work(replace(cell, order=5)).name != name
-    changed = sweep_values()["hyperparameters"]
-    assert bench(hyperparameters=changed | {"v_lr": 0.2}).work(cell).name != name
+    assert bench(hyperparameters=given["hyperparameters"] | {"v_lr": 0.2}).work(cell).name != name
     assert bench(sequence_every=1, n_facts=4).work(STEPS).name != here.work(STEPS).name
     irrelevant = {"methods": ["memit", "rome"], "seeds": [1], "sequence_seeds": [1], "batch_sizes": [1, 2, 4]}
     irrelevant |= {"sweep_replays": ["hold"], "replay_rates": [0.25], "lora_ranks": [7], "sweep_orders": [0, 3]}
     irrelevant |= {"evaluation_facts": 3, "n_examples": 5}
     assert bench(**irrelevant).work(cell).name == name
-    (tmp_path / "text.txt").write_text((tmp_path / "text.txt").read_text() + "\n\nAnd more.")
+    text.write_text(text.read_text() + "\n\nAnd more.")
     assert bench().work(cell).name != name
-    tiny(seed=1).model.save_pretrained(tmp_path / "tiny-llama")
+    tiny(seed=1).model.save_pretrained(model)
     assert bench().work(cell).name != name
 
 

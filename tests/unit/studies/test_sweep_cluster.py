@@ -11,19 +11,10 @@ import psutil
 import pytest
 from distributed import Client
 
-from editkit.cache import Store
 from editkit.studies import sweep_cluster
 from editkit.studies.sweep_cells import note_failure
 from editkit.studies.sweep_cluster import check_scheduler, sweep
-from tests.unit.studies.sweeping import assert_same, finished, look, results, serve, start, sweep_here, tables
-
-
-@pytest.fixture
-def undisturbed(sweep_params, sweep_values, tmp_path):
-    process = start(sweep_here, sweep_values(), str(tmp_path / "undisturbed"))
-    process.join()
-    assert process.exitcode == 0
-    return tables(sweep_params(), Store(tmp_path / "undisturbed"))
+from tests.unit.studies.sweeping import assert_same, finished, look, results, serve, start, tables
 
 
 @pytest.fixture
