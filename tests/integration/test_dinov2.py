@@ -1,4 +1,4 @@
-"""Repairs of the real small Vision Transformer, as params/quick.yaml asks for them, where tracing says."""
+"""Repairs of the real small Vision Transformer, as params/quick.yaml asks for them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.needs_model, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    params = RunParams.load(QUICK).model_copy(update={"vit_layer_selection": "traced"})  # a sweep takes a minute
+    params = RunParams.load(QUICK)
     spec = RepairSpec.of(params, params.vit_seeds[0])
     return prepare(spec, store=Store(tmp_path_factory.mktemp("store")), progress=False)
 
