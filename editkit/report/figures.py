@@ -88,7 +88,7 @@ def caption(layout: Mapping[str, Any]) -> tuple[str, str]:
     if not below and (found := re.fullmatch(r"(.*?)(?:<br\s*/?>)?\s*<sup>(.*)</sup>\s*", text, re.DOTALL)):
         text, below = found.groups()
     claim, under = (plain(re.sub(r"<br\s*/?>", " ", part)) for part in (text, below))
-    return claim, under[:1].upper() + under[1:]
+    return claim, re.sub(r"^[a-z](?=[a-z])", lambda first: first[0].upper(), under)  # n = 3 stays
 
 
 def untitled(spec: dict[str, Any]) -> dict[str, Any]:

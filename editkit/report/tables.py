@@ -5,6 +5,7 @@ Frames arrive as pandas writes them; Python's ways of writing (True, NaN, peak_m
 
 import math
 import re
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -57,12 +58,18 @@ class Tables:
 def _write_plainly(table: Any) -> None:
     """Write cells and heads as people do."""
     for cell in table.select("tbody td, tbody th"):
-        if cell.string is not None:
-            cell.string = re.sub(r"(\s*\\n)+", " ↵ ", PLAIN.get(cell.string.strip(), cell.string))
+        _rewrite(cell, lambda text: re.sub(r"(\s*\\n)+", " ↵ ", PLAIN.get(text.strip(), text)))
     for head in table.select("thead th"):
         if head.string and re.fullmatch(r"[a-zA-Z]+(_[a-zA-Z0-9]+)+", head.string):
             *words, last = head.string.split("_")
             head.string = " ".join([*words, UNITS.get(last, last)])
+
+
+def _rewrite(cell: Any, write: Callable[[str], str]) -> None:
+    """Write the texts of a cell anew, inside whatever markup they have; formulas are left as they are."""
+    for text in cell.find_all(string=True):
+        if not text.find_parent("math") and (new := write(str(text))) != text:
+            text.replace_with(new)
 
 
 def _join_heads(table: Any) -> None:
@@ -131,23 +138,31 @@ def _shorten(head: Any, cells: list[Any]) -> None:
         cell["class"] = [*cell.get("class", []), "number"]
     chance = bool(head and re.match(r"p\b", head.get_text()))
     digits = 3 if chance else _digits(texts)
-    for cell, text in zip(cells, texts, strict=True):
-        if cell.string is not None:
-            text = "< 0.001" if chance and re.fullmatch(r"0\.000\d*", text) else text
-            text = DECIMAL.sub(lambda found: _rounded(found[1], found[2], digits), text)
-            cell.string = MINUS.sub("−", text)
+
+    def short(text: str) -> str:
+        if chance and re.fullmatch(r"0\.000\d*", text.strip()):
+            return "< 0.001"
+        return MINUS.sub("−", DECIMAL.sub(lambda found: _rounded(found[1], found[2], digits), text))
+
+    for cell in cells:
+        _rewrite(cell, short)
 
 
 def _digits(texts: list[str]) -> int:
-    """Return the decimals of a column: two figures of its largest number, and one of any that has no interval."""
+    """Return the decimals of a column: two figures of its largest number and of any from 1 on, one of any other.
+
+    Beside an interval a small number may be rounded to nothing.
+    """
     written = [(float(value), "[" in text) for text in texts for _, value in DECIMAL.findall(text)]
     if not any(value for value, _ in written):
         return 2
     if max(written)[0] > 1 and all(value.is_integer() for value, _ in written):
         return 0
-    least = [value for value, within in written if value and not within]
     most = _magnitude(max(written)[0])
-    return max(0, 2 - most - (most < 0), *(-_magnitude(value) for value in least))
+    enough = max(0, 2 - most - (most < 0))
+    alone = [value for value, within in written if value and not within]
+    whole = [1 - _magnitude(value) for value in alone if value >= 1]
+    return max([enough, *whole, *(-_magnitude(value) for value in alone if value < 0.5 / 10**enough)])
 
 
 def _magnitude(value: float) -> int:

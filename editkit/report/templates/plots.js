@@ -57,8 +57,12 @@ function fitted(figure, height) {
   const keys = layout.showlegend === false ? 0 : figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
   const more = Math.max(0, Math.ceil(keys / 2) - Math.ceil(keys / 6)) * 19;  // the legend's rows, two names in each
   const bars = panels(figure) && figure.data.some(scale);
-  const margin = {...layout.margin, r: bars ? 60 : 10, b: (layout.margin?.b ?? 80) + more};
-  return {...layout, margin, height: (layout.height ?? height) + more, font: {...layout.font, size: 11}};
+  const foot = bars ? 60 : (layout.margin?.b ?? 80) + more;
+  const annotations = layout.annotations?.map(note =>  // heads of rows begin where the rows' names do
+    note.x === 0 && note.xanchor === 'left' && note.xref === 'paper' ? {...note, xshift: -90} : note);
+  const margin = {...layout.margin, r: bars ? 60 : 10, b: foot};
+  const tall = (layout.height ?? height) + foot - (layout.margin?.b ?? 80);
+  return {...layout, margin, ...(annotations && {annotations}), height: tall, font: {...layout.font, size: 11}};
 }
 
 function draw(picture) {

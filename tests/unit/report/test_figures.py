@@ -43,6 +43,7 @@ def written(tmp_path, *specs, browser=None):
 )
 def test_the_caption_is_the_title_and_what_stands_below(title):
     assert caption({"title": title}) == ("A claim", "n = 3")
+    assert caption({"title": {"text": "A claim", "subtitle": {"text": "over 3 facts"}}})[1] == "Over 3 facts"
     assert caption({}) == ("", "") and caption({"title": {"text": "&lt;a&gt;"}}) == ("<a>", "")
 
 

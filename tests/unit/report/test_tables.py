@@ -75,6 +75,15 @@ def test_python_is_not_what_a_reader_reads():
     assert [head.get_text() for head in soup.select("thead th")] == ["as wanted", "text", "peak memory (MB)"]
 
 
+def test_markup_and_formulas_in_cells_stay():
+    for cell, written in (
+        ("<em>pre</em>",) * 2,
+        ("<em>-0.1234</em>", "<em>−0.12</em>"),
+        ("<math><mi>K</mi></math>",) * 2,
+    ):
+        assert written in Tables().style(f"<table><tbody><tr><td>{cell}</td></tr></tbody></table>")
+
+
 def test_what_only_counts_rows_is_left_out_and_labels_are_not():
     assert [cell.get_text() for cell in styled(pd.DataFrame({"a": ["x", "y"]})).select("tbody tr > *")] == ["x", "y"]
     kept = styled(pd.DataFrame({"a": ["x", "y"]}, index=[4, 6]))

@@ -103,9 +103,14 @@ def test_differences_are_shown_with_what_they_come_to():
     gaps = gaps.assign(p_holm=[0.01, 0.4], n=8, seeds=1, clusters=4, left="out")
     table = tables.gaps_shown(gaps, "method")
     assert table.index.tolist() == ["EMMET", "x"] and table.resolved.tolist() == ["yes", "no"]
-    assert table.difference.tolist() == ["+0.250 [+0.100, +0.400]", "-0.100 [-0.300, +0.100]"]
+    assert table.difference.tolist() == ["+0.25 [+0.10, +0.40]", "-0.10 [-0.30, +0.10]"]
     assert list(table) == ["difference", "p (Holm)", "resolved", "n", "seeds", "clusters"]
     assert tables.written(0.5, math.nan, math.nan) == "0.50 [not known]"
+
+
+def test_a_spectrum_is_a_row_an_eigenvalue_the_largest_first():
+    table = tables.spectrum_table({4: [0.1, 0.5], 5: (2.0,)})
+    assert table.to_dict("list") == {"layer": [4, 4, 5], "rank": [1, 2, 1], "eigenvalue": [0.5, 0.1, 2.0]}
 
 
 def test_what_is_rounded_to_nothing_has_no_sign():
