@@ -24,7 +24,7 @@ from editkit.language.drift import PIECES, PROBE_TOKENS, TextProbe, held_out
 from editkit.language.metrics import evaluate
 from editkit.language.texts import load_texts, other_prose
 from editkit.language.use import merged, restored, round_weights, train_on
-from editkit.methods import UNTOUCHED
+from editkit.methods import UNTOUCHED, MethodName
 from editkit.models import LanguageModel
 from editkit.studies import protocol
 from editkit.studies.runs import Cell, measurement_key, once, warm_targets
@@ -42,6 +42,8 @@ class SurvivalParams(Parameters):
 
     survival_facts: Annotated[int, Field(ge=0)] = 2
     """Facts of each seed at most, the first, edited at once to see whether edits survive use; 0 leaves it out."""
+    survival_methods: list[MethodName] = ["memit"]
+    """Editors of these facts; the unedited model is always used beside them."""
     survival_text: str = ""
     """Text to train on afterwards, read like text_path; empty: other prose, behind what is drift measured on."""
     survival_rates: list[Positive] = [0.0001]
@@ -84,14 +86,11 @@ class Text(NamedTuple):
         return digest([[ids.tolist() for ids in self.batches], self.heldout])
 
 
-def run_survival(setting: Setting, params: SurvivalParams, specs: Mapping[str, EditSpec]) -> pd.DataFrame:
-    """Edit the first facts of each seed at once by each of some specs, use the model, and score them before and after.
+def run_survival(setting: Setting, params: SurvivalParams) -> pd.DataFrame:
+    """Edit the first facts of each seed at once by each editor, use the model, and score them before and after.
 
     Edits lie in the weights. The untouched model (method "pre") is used in the same ways, merging aside. Every cell,
     a method on a seed, is read from the store where it was measured before. Afterwards the model is as it was.
-
-    Args:
-        specs: by the names of their rows.
 
     Returns what :func:`editkit.language.metrics.evaluate` returns with columns method, use (``AS_IS`` first),
     perplexity (of text like that trained on, under the model then), moment, model, dataset, seed, protocol and facts;
@@ -103,9 +102,9 @@ def run_survival(setting: Setting, params: SurvivalParams, specs: Mapping[str, E
     first = {seed: d._replace(facts=d.facts[: params.survival_facts]) for seed, d in setting.draws.items()}
     setting, frames = replace(setting, draws=first), []
     text = Text.of(setting, params)
-    asked = {"uses": params.model_dump(include={*SurvivalParams.model_fields}), "text": text.digest}
+    asked = {"text": text.digest, "rates": params.survival_rates, "bits": params.survival_bits}
     for seed in setting.draws:
-        raw = {name: spec.model_copy(update={"seed": seed, "edit_mode": "raw"}) for name, spec in specs.items()}
+        raw = {name: setting.spec(name, seed=seed, edit_mode="raw") for name in params.survival_methods}
         warm_targets(setting, seed, list(raw.values()))
         bar = tqdm([UNTOUCHED, *raw], desc=f"use, seed {seed}", unit="cell", disable=not setting.progress)
         for name in bar:

@@ -11,7 +11,9 @@ from editkit.language.texts import load_texts
 from editkit.studies import survival
 from editkit.studies.survival import ADDED, AS_IS, AVERAGED, WISE, SurvivalParams, Text, edited, merges, run_survival
 
-PARAMS = SurvivalParams(survival_facts=4, survival_rates=[0.01], survival_steps=2, survival_bits=[8, 3])
+PARAMS = SurvivalParams(
+    survival_facts=4, survival_methods=["memit", "rome"], survival_rates=[0.01], survival_steps=2, survival_bits=[8, 3]
+)
 USES = [AS_IS, "trained, rate 0.01", "int8", "int3"]
 
 
@@ -21,8 +23,8 @@ def one(setting):
 
 
 def test_every_use_of_every_model_is_scored_and_leaves_no_trace(one, facts, monkeypatch):
-    mark, specs = one.lm.fingerprint(), {name: one.spec(name) for name in ("memit", "rome")}
-    prompts = run_survival(one, PARAMS, specs)
+    mark = one.lm.fingerprint()
+    prompts = run_survival(one, PARAMS)
     assert one.lm.fingerprint() == mark
     found = prompts.groupby("method", sort=False).use.unique().map(list).to_dict()
     with_merges = [*USES, ADDED, AVERAGED, WISE]
@@ -44,7 +46,7 @@ def test_every_use_of_every_model_is_scored_and_leaves_no_trace(one, facts, monk
     assert prompts[prompts.use == AS_IS].groupby("method").perplexity.nunique().eq(1).all()
 
     monkeypatch.setattr(survival, "evaluate", None)  # nothing is measured twice
-    assert run_survival(one, PARAMS, specs).equals(prompts)
+    assert run_survival(one, PARAMS).equals(prompts)
 
 
 def test_halves_add_up_to_the_sum_of_their_updates(one, facts):
@@ -67,7 +69,7 @@ def test_halves_add_up_to_the_sum_of_their_updates(one, facts):
 def test_one_fact_has_no_halves_and_none_leaves_it_out(one, setting, facts):
     alone = setting({1: (facts[:1], [])}, mom2_n_tokens=100)
     assert set(merges(alone, 1, alone.spec("memit", seed=1))) == {AS_IS, WISE}
-    assert run_survival(one, SurvivalParams(survival_facts=0), {"memit": one.spec("memit")}).empty
+    assert run_survival(one, SurvivalParams(survival_facts=0)).empty
 
 
 def test_the_text_is_neither_cs_nor_that_of_drift(one, tmp_path):
