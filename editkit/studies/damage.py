@@ -22,6 +22,7 @@ from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, number, shown, written
 
 SCORES = ("ES", "PS", "NS", "S", "EA")
+TOLD = {"S": "S", "EA": "exact rewrites (EA)"}  # what is said of the things that are switched on alone
 ONE_BATCH, HELD, LAST = "one batch", "all held", ["all together"]
 
 
@@ -175,22 +176,26 @@ def findings(gaps: pd.DataFrame) -> list[str]:
         gaps: of a :class:`Damage`.
     """
     sentences = []
-    for method, rows in gaps[gaps.score == "S"].groupby("method", sort=False):
-        name, alone = label(str(method)), rows[(rows.against == HELD) & ~rows.switch.isin(LAST)]
+    for method, found in gaps.groupby("method", sort=False):
+        name, rows = label(str(method)), found[found.score == "S"]
         ground = rows[rows.switch == HELD].iloc[0]
         verdict = "is one batch" if abs(ground.value) < 1 / ground.n else "parts from one batch"  # what one fact makes
         sentences.append(
             f"**{name}: a sequence that holds its edits {verdict}** in one layer, with targets and keys of the "
             f"untouched model: its S less that of one batch is {_gap(ground)} ({protocol(ground)}; p is Holm's)."
         )
-        sure = alone[alone.p_holm < RESOLVED].sort_values("value")
-        head = (
-            f"{len(sure)} of {len(alone)} things alone change S, resolved" if len(sure) else "Nothing alone is resolved"
-        )
-        parts = "; ".join(f"{SWITCHES[r.switch].told} {_gap(r)}" for r in alone.sort_values("value").itertuples())
-        sentences.append(f"**{head}.** {name}, against the sequence that holds everything, switched on alone: {parts}.")
+        sentences += [_alone(found[found.score == score], name, told) for score, told in TOLD.items()]
         sentences += _more(rows, name)
     return sentences
+
+
+def _alone(rows: pd.DataFrame, name: str, score: str) -> str:
+    """Say what each thing that is switched on alone does to one score of a method, the worst first."""
+    alone = rows[(rows.against == HELD) & ~rows.switch.isin(LAST)].sort_values("value")
+    n_sure = (alone.p_holm < RESOLVED).sum()
+    head = f"{n_sure} of {len(alone)} things alone change {score}" if n_sure else f"Nothing alone changes {score}"
+    parts = "; ".join(f"{SWITCHES[r.switch].told} {_gap(r)}" for r in alone.itertuples())
+    return f"**{head}, resolved.** {name}, against the sequence that holds everything, switched on alone: {parts}."
 
 
 def _more(rows: pd.DataFrame, name: str) -> list[str]:

@@ -105,7 +105,8 @@ def test_differences_are_paired_by_fact_and_told_in_words():
     told_all = findings(gaps)
     assert "is one batch" in told_all[0] and "+0.00" not in told_all[0]
     assert f"no memory {rows['no memory', 'S']:+.2f}" in told_all[1]
-    assert any("all together" in sentence for sentence in told_all[2:])
+    assert f"no memory {rows['no memory', 'EA']:+.2f}" in told_all[2] and "exact rewrites" in told_all[2]
+    assert any("all together" in sentence for sentence in told_all[3:])
     parted = gaps.assign(value=np.where(gaps.switch == HELD, -0.5, gaps.value))
     assert "parts from one batch" in findings(parted)[0]
 
