@@ -180,7 +180,7 @@ def protection(points: pd.DataFrame) -> go.Figure:
         title = "nats" if score.startswith("kl") else "share of prompts"
         figure.update_yaxes(title_text=title, row=where["row"], col=where["col"])
     figure.update_xaxes(title_text="‖ΔW‖")
-    subtitle = "at each threshold MEMIT writes as much as AlphaEdit; bars: 95 %, over facts, of KL over orders"
+    subtitle = "at each threshold both write as much; bars: 95 %, over facts, of KL over orders"
     return finish(figure, "Does the null space protect more than C?", subtitle, height=560)
 
 

@@ -22,7 +22,7 @@ from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, number, shown, written
 
 SCORES = ("ES", "PS", "NS", "S", "EA")
-TOLD = {"S": "S", "EA": "exact rewrites (EA)"}  # what is said of the things that are switched on alone
+TOLD = ("S", "EA")  # in sentences
 ONE_BATCH, HELD, LAST = "one batch", "all held", ["all together"]
 
 
@@ -170,47 +170,47 @@ def told(found: Damage) -> pd.DataFrame:
 
 
 def findings(gaps: pd.DataFrame) -> list[str]:
-    """Say where the damage comes from, method by method.
+    """Say where the damage comes from, method by method, by S and by exact rewrites (EA).
 
     Args:
         gaps: of a :class:`Damage`.
     """
     sentences = []
-    for method, found in gaps.groupby("method", sort=False):
-        name, rows = label(str(method)), found[found.score == "S"]
-        ground = rows[rows.switch == HELD].iloc[0]
+    for method, rows in gaps.groupby("method", sort=False):
+        name, ground = label(str(method)), rows[(rows.switch == HELD) & (rows.score == "S")].iloc[0]
         verdict = "is one batch" if abs(ground.value) < 1 / ground.n else "parts from one batch"  # what one fact makes
         sentences.append(
             f"**{name}: a sequence that holds its edits {verdict}** in one layer, with targets and keys of the "
-            f"untouched model: its S less that of one batch is {_gap(ground)} ({protocol(ground)}; p is Holm's)."
+            f"untouched model: its S less that of one batch is {_gap(ground)} ({protocol(ground)}; EA is the share of "
+            "rewrites of which every token is the first choice; p is Holm's)."
         )
-        sentences += [_alone(found[found.score == score], name, told) for score, told in TOLD.items()]
-        sentences += _more(rows, name)
+        apart = rows[rows.switch != HELD]
+        last = apart.switch.isin(LAST)
+        for score in TOLD:
+            alone = apart[(apart.against == HELD) & ~last & (apart.score == score)].sort_values("value")
+            sentences.append(f"**{_head(alone, score)}.** {name}, against that sequence, each alone: {_listed(alone)}.")
+            rest = apart[(apart.against != HELD) & ~last & (apart.score == score)]
+            sentences += [f"Over several layers, {score}: {_listed(rest, against=True)}."] if len(rest) else []
+        together = apart[last & apart.score.isin(TOLD)]
+        sentences += [f"**{name}, everything at once**: {_listed(together, against=True)}."] if len(together) else []
     return sentences
 
 
-def _alone(rows: pd.DataFrame, name: str, score: str) -> str:
-    """Say what each thing that is switched on alone does to one score of a method, the worst first."""
-    alone = rows[(rows.against == HELD) & ~rows.switch.isin(LAST)].sort_values("value")
-    n_sure = (alone.p_holm < RESOLVED).sum()
-    head = f"{n_sure} of {len(alone)} things alone change {score}" if n_sure else f"Nothing alone changes {score}"
-    parts = "; ".join(f"{SWITCHES[r.switch].told} {_gap(r)}" for r in alone.itertuples())
-    return f"**{head}, resolved.** {name}, against the sequence that holds everything, switched on alone: {parts}."
+def _head(rows: pd.DataFrame, score: str) -> str:
+    """Say how many of some differences of a score are resolved, and in which direction."""
+    sure = rows[rows.p_holm < RESOLVED]
+    if sure.empty:
+        return f"Nothing that is done alone changes {score}, as far as is resolved"
+    counts = {"lower": (sure.value < 0).sum(), "raise": (sure.value > 0).sum()}
+    return f"Of {len(rows)} things {' and '.join(f'{n} {verb} {score}' for verb, n in counts.items() if n)}, resolved"
 
 
-def _more(rows: pd.DataFrame, name: str) -> list[str]:
-    """Say what the rest of one method's comparisons of S come to: those over several layers, and all together."""
-    rest = rows[(rows.against != HELD) & (rows.switch != HELD) & ~rows.switch.isin(LAST)]
-    sentences = []
-    if len(rest):
-        parts = (f"{SWITCHES[r.switch].told} against {SWITCHES[r.against].told} {_gap(r)}" for r in rest.itertuples())
-        sentences.append(f"Over several layers of {name}: {'; '.join(parts)}.")
-    for r in rows[rows.switch.isin(LAST)].itertuples():
-        verdict = "not resolved" if not r.p_holm < RESOLVED else "costs" if r.value < 0 else "gains"
-        sentences.append(
-            f"**{name}, {SWITCHES[r.switch].told}: {verdict}** against {SWITCHES[r.against].told}: S {_gap(r)}."
-        )
-    return sentences
+def _listed(rows: pd.DataFrame, *, against: bool = False) -> str:
+    told = []
+    for r in rows.itertuples():
+        other = f" against {SWITCHES[r.against].told}, {r.score}" if against else ""
+        told.append(f"{SWITCHES[r.switch].told}{other} {_gap(r)}")
+    return "; ".join(told)
 
 
 def _gap(row: Any) -> str:

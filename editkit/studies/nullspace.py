@@ -1,8 +1,8 @@
 """Does the null space protect anything that C does not?
 
 AlphaEdit forbids what ordinary keys span, down to a threshold; MEMIT makes it dear, by C. Both hold all earlier edits,
-read the same keys and ask for the same targets. For each threshold MEMIT's weight of C is set so that it writes as much
-as AlphaEdit, ‖ΔW‖ being equal: what is left between them is where they write it.
+read the same keys and ask for the same targets. For each threshold the one that writes more is held back by its own
+weight until ‖ΔW‖ is equal: what is left between them is where they write it.
 """
 
 import math
@@ -29,9 +29,10 @@ from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, number, shown, written
 
 SPACE, COST = "alphaedit", "memit_rls"  # the editors that are compared
+WEIGHTS = {SPACE: "l2", COST: "mom2_update_weight"}  # what holds them back
 NEAR, TRIES = 0.01, 8  # how equal two norms are to be, and how often a weight is tried at most
-SLOPE = -0.5  # of log ‖ΔW‖ against log λ, from which the search starts
-LEAP = 4.0  # by which log λ changes at most at once
+SLOPE = -0.5  # of log ‖ΔW‖ against the weight's logarithm, from which the search starts
+LEAP = 4.0  # by which that logarithm changes at most at once
 
 
 class NullSpaceParams(Parameters):
@@ -42,7 +43,7 @@ class NullSpaceParams(Parameters):
     nullspace_batch: Count = 1
     """Edits of one step there; divides nullspace_facts."""
     nullspace_thresholds: Annotated[list[Positive], Field(min_length=1)] = [0.02]
-    """Values of nullspace_threshold that are compared, each with a MEMIT that writes as much."""
+    """Values of nullspace_threshold that are compared, each at equal ‖ΔW‖."""
     nullspace_orders: Count = 1
     """Orders in which the facts arrive there: as drawn, and shuffled."""
 
@@ -50,14 +51,14 @@ class NullSpaceParams(Parameters):
 class Compared(NamedTuple):
     """AlphaEdit and MEMIT with everything held, at equal ‖ΔW‖; both tables carry method, threshold, order and seed."""
 
-    scores: pd.DataFrame  # one row a run: scores, drift, ‖ΔW‖, mom2_update_weight of MEMIT, share of free directions
+    scores: pd.DataFrame  # one row a run: scores, drift, ‖ΔW‖, the method's own weight, share of free directions
     prompts: pd.DataFrame  # one row a run and prompt
 
 
 def run(setting: Setting, params: NullSpaceParams) -> Compared:
-    """Edit each seed's facts in every order under every threshold, and with a MEMIT that writes as much.
+    """Edit each seed's facts in every order under every threshold, and with MEMIT, both writing as much.
 
-    MEMIT's weight is found in the order of the draw, and serves all orders. What was measured before is read from the
+    Weights are found in the order of the draw, and serve all orders. What was measured before is read from the
     store. Raises ``ValueError`` for a batch size that does not divide the facts, and for a threshold below which C has
     no eigenvalue.
     """
@@ -70,14 +71,12 @@ def run(setting: Setting, params: NullSpaceParams) -> Compared:
         ):
             held = Held(setting, seed, params.nullspace_batch, probes)
             where = {"threshold": threshold, "free": free_directions(setting, threshold)}
-            asked = {"nullspace_threshold": threshold}
-            first, _ = held.measured(SPACE, asked, 0)
-            weight = held.weight_for(first["delta_norm"])
+            equal = held.equal(threshold)
             for order in range(params.nullspace_orders):
-                for method, changes in ((SPACE, asked), (COST, {"mom2_update_weight": weight})):
+                for method, changes in equal.items():
                     row, frame = held.measured(method, changes, order)
                     about = where | {"method": method, "order": order}
-                    rows.append(row | about | {"mom2_update_weight": changes.get("mom2_update_weight", math.nan)})
+                    rows.append(row | about | {"weight": changes[WEIGHTS[method]]})
                     prompts.append(frame.drop(columns="edited_at").assign(**about))  # orders share no steps
     return Compared(pd.DataFrame(rows), pd.concat(prompts, ignore_index=True))
 
@@ -93,14 +92,19 @@ class Held(NamedTuple):
     def measured(self, method: str, changes: Mapping[str, Any], order: int) -> tuple[dict[str, Any], pd.DataFrame]:
         return measured(self.setting, self.seed, self._way(method, changes, order), self.probes)
 
-    def weight_for(self, wanted: float) -> float:
-        """Find MEMIT's weight of C under which ‖ΔW‖ is ``wanted``, in the order of the draw."""
-        start = self.setting.spec(COST).resolve(self.setting.lm).mom2_update_weight
+    def equal(self, threshold: float) -> dict[str, dict[str, float]]:
+        """Find changes of both methods under which they write as much: the one that writes more is held back."""
+        specs = {method: self.setting.spec(method).resolve(self.setting.lm) for method in WEIGHTS}
+        own = {method: {name: getattr(specs[method], name)} for method, name in WEIGHTS.items()}
+        own[SPACE]["nullspace_threshold"] = threshold
+        norms = {method: self._norm(method, changes) for method, changes in own.items()}
+        more, wanted = max(norms, key=norms.__getitem__), min(norms.values())
+        name = WEIGHTS[more]
+        weight = weight_of_norm(lambda w: self._norm(more, own[more] | {name: w}), wanted, own[more][name])
+        return own | {more: own[more] | {name: weight}}
 
-        def norm_of(weight: float) -> float:
-            return norm_written(self.setting, self.seed, self._way(COST, {"mom2_update_weight": weight}, 0))
-
-        return weight_of_norm(norm_of, wanted, start)
+    def _norm(self, method: str, changes: Mapping[str, Any]) -> float:
+        return norm_written(self.setting, self.seed, self._way(method, changes, 0))
 
     def _way(self, method: str, changes: Mapping[str, Any], order: int) -> Way:
         layers = self.setting.spec(SPACE).resolve(self.setting.lm).layers
@@ -166,14 +170,14 @@ def drifts(scores: pd.DataFrame) -> pd.DataFrame:
 def points(found: Compared) -> pd.DataFrame:
     """Put S, NS and divergence on each kind of text beside ‖ΔW‖, a row each for every method and threshold.
 
-    Returns columns method, threshold, free, norm (the mean), weight (MEMIT's, of C), orders, score, value, low, high.
+    Returns columns method, threshold, free, norm (the mean), weight (λ or l2), orders, score, value, low, high.
     Intervals of S and NS are over clusters of facts, those of divergence over orders (t).
     """
     rows = []
     for (method, threshold), part in found.scores.groupby(["method", "threshold"], sort=False):
         asked = found.prompts[(found.prompts.method == method) & (found.prompts.threshold == threshold)]
         about = {"method": method, "threshold": threshold, "free": part.free.mean(), "norm": part.delta_norm.mean()}
-        about |= {"weight": part.mom2_update_weight.mean(), "orders": part.order.nunique()}
+        about |= {"weight": part.weight.mean(), "orders": part.order.nunique()}
         for name, row in interval(asked).loc[["S", "NS"]].iterrows():
             rows.append(about | {"score": name, **row[["value", "low", "high"]]})
         for kind in KINDS:
@@ -186,9 +190,12 @@ def told(found: Compared) -> pd.DataFrame:
     """Write for a chapter what sets AlphaEdit apart from a MEMIT that writes as much, a row a threshold."""
     gaps, moved, rows = differences(found.prompts), drifts(found.scores), []
     for threshold, part in points(found).groupby("threshold"):
-        norms, own = part.groupby("method").norm.first(), gaps[gaps.threshold == threshold].set_index("score")
+        made, own = (
+            part.groupby("method")[["norm", "weight"]].first(),
+            gaps[gaps.threshold == threshold].set_index("score"),
+        )
         row = {"threshold": f"{threshold:g}", "directions free": f"{part.free.iloc[0]:.0%}"}
-        row |= {"‖ΔW‖": norms[SPACE], "of MEMIT": norms[COST], "at λ": part.weight.max()}
+        row |= {"‖ΔW‖": made.norm[SPACE], "of MEMIT": made.norm[COST], "l2": made.weight[SPACE], "λ": made.weight[COST]}
         row |= {r.Index: written(r.value, r.low, r.high, "+") for r in own.loc[["S", "NS", "EA"]].itertuples()}
         for r in moved[moved.threshold == threshold].itertuples():
             row[f"KL {r.kind}"] = written(r.value, r.low, r.high, "+")
