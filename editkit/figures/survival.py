@@ -23,7 +23,7 @@ def survival(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         raise ValueError("no use to show: give at least one method, use and score")
     uses, methods = list(dict.fromkeys(frame["use"])), methods_in(frame)
-    figure = panels(TITLES.values(), 2, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.12)
+    figure = panels(TITLES.values(), 2, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.08)
     for score, where in zip(TITLES, places(4, 2), strict=True):
         for place, method in enumerate(methods):
             rows = frame[(frame["method"] == method) & (frame["score"] == score)].set_index("use").reindex(uses)
@@ -44,4 +44,4 @@ def survival(frame: pd.DataFrame) -> go.Figure:
         figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f")
     figure.update_xaxes(title_text="share of prompts", row=2)
-    return finish(figure, "What is left of edits after use", behind(frame), 260 + 110 * len(uses))
+    return finish(figure, "What is left of edits after use", behind(frame), 260 + 90 * len(uses))
