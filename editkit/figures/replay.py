@@ -174,7 +174,7 @@ def protection(points: pd.DataFrame) -> go.Figure:
     for score, where in zip(found, places(len(found), 2), strict=True):
         for method in methods_in(points):
             rows = points[(points.method == method) & (points.score == score)].sort_values("norm")
-            look = method_style(method) | {"error_y": interval(rows.value, rows.low, rows.high)}
+            look = method_style(method) | {"error_y": interval(rows.value, rows.low, rows.high), "mode": "markers"}
             hover = "threshold %{customdata:g}, ‖ΔW‖ %{x:.3g}: %{y:.3g}"
             add_line(figure, rows.norm, rows.value, hover, **look, customdata=rows.threshold, **where)
         title = "nats" if score.startswith("kl") else "share of prompts"

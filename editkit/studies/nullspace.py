@@ -207,14 +207,13 @@ def findings(found: Compared) -> list[str]:
     """Say whether AlphaEdit keeps more than a MEMIT that writes as much."""
     gaps, moved = differences(found.prompts), drifts(found.scores)
     sentences = []
-    for name, thing in (("NS", "neighbours"), ("S", "the score of all")):
+    for name in ("NS", "S"):
         rows = gaps[gaps.score == name]
         sure = rows[rows.p_holm < RESOLVED]
-        if sure.empty:
-            head = f"The null space changes {thing} by nothing that is resolved"
-        else:
-            head = f"At {len(sure)} of {len(rows)} thresholds {thing} "
-            head += "gain" if (sure.value > 0).all() else "lose" if (sure.value < 0).all() else "change"
+        head = f"The null space changes {name} by nothing that is resolved"
+        if len(sure):
+            way = "higher" if (sure.value > 0).all() else "lower" if (sure.value < 0).all() else "another"
+            head = f"With the null space {name} is {way} at {len(sure)} of {len(rows)} thresholds, resolved"
         parts = "; ".join(
             f"{r.threshold:g} {written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
             for r in rows.itertuples()
