@@ -212,7 +212,7 @@ def findings(found: Compared) -> list[str]:
         sure = rows[rows.p_holm < RESOLVED]
         head = f"The null space changes {name} by nothing that is resolved"
         if len(sure):
-            way = "higher" if (sure.value > 0).all() else "lower" if (sure.value < 0).all() else "another"
+            way = "higher" if (sure.value > 0).all() else "lower" if (sure.value < 0).all() else "changed"
             head = f"With the null space {name} is {way} at {len(sure)} of {len(rows)} thresholds, resolved"
         parts = "; ".join(
             f"{r.threshold:g} {written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
