@@ -60,7 +60,7 @@ def test_scores_are_shown_with_intervals_accuracies_and_sample(prompts):
     assert "GE" not in table and set(baseline_tables.baseline_shown(scores, cells.assign(GE=5.5)).GE) == {5.5}
     assert table.index.tolist()[:3] == [("no edit", 0), ("MEMIT", 1), ("MEMIT", 8)]
     low, high = interval(prompts_of(6)).loc["PS", ["low", "high"]]
-    assert table.PS[("EMMET", 8)] == f"0.750 [{low:.3f}, {high:.3f}]"
+    assert table.PS[("EMMET", 8)] == f"0.75 [{low:.2f}, {high:.2f}]"
     assert table.loc[("EMMET", 8), ["EA", "PA", "NA", "n", "seeds", "clusters"]].tolist() == [0.5, 0.25, 0.125, 8, 1, 4]
 
 
@@ -136,7 +136,7 @@ def test_budgets_are_shown_with_their_distance_from_the_promise(promising):
     shown = baseline_tables.budgets_shown(table)
     assert shown.index.tolist()[:2] == [("MEMIT", "fixed λ"), ("MEMIT", "budget")]
     low, high = table.loc[1, ["low", "high"]]
-    assert shown["NS against it"].iloc[1] == f"+0.050 [{low:+.3f}, {high:+.3f}]"
+    assert shown["NS against it"].iloc[1] == f"+0.05 [{low:+.2f}, {high:+.2f}]"
 
 
 def test_without_a_promise_the_table_of_budgets_is_empty(promising):

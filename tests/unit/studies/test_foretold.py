@@ -76,7 +76,7 @@ def test_areas_are_those_of_scikit_learn_and_lie_in_their_intervals():
             assert row.p <= row.p_holm
     assert found.gap[0] != found.gap[0] and (found[["lost", "n", "clusters"]] == [40, 300, 12]).all(axis=None)
     table = areas_shown(found)
-    assert table.shape == (2, 4 + len(PREDICTORS)) and f"{found.value[0]:.3f} [" in table.iloc[0].to_string()
+    assert table.shape == (2, 4 + len(PREDICTORS)) and f"{found.value[0]:.2f} [" in table.iloc[0].to_string()
 
 
 @pytest.mark.parametrize("lost", [0, 4, 296, 300])

@@ -122,7 +122,7 @@ def test_removal_compares_the_others_with_a_model_that_never_held_the_batch():
     assert table.value[1] == pytest.approx(0.25) and table.value.isna().tolist() == [True, False, True] * 3
     shown = lora_tables.removal_shown(table)
     gap = shown["S of the others, off − never made"]
-    assert gap.iloc[0] == "" and gap.iloc[1].startswith("+0.250 [") and shown.index[1] == (1, "off")
+    assert gap.iloc[0] == "" and gap.iloc[1].startswith("+0.25 [") and shown.index[1] == (1, "off")
     assert shown.n.tolist() == ["", 16, ""] * 3 and table.p_holm[1] == pytest.approx(min(1, 3 * table.p[1]))
 
 
