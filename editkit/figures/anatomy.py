@@ -46,7 +46,7 @@ def anatomy_bars(frame: pd.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title_text="share of edits", row=len(parts), col=1)
     left_out = int(frame.left_out.max())
     apart = f"; {count(left_out, 'edit')} without paraphrase or right neighbour left out" if left_out else ""
-    subtitle = f"share of edits, by P(new) against P(true); white lines: 95 % intervals of clean{apart}"
+    subtitle = f"share of edits, by P(new) against P(true); thin lines: 95 % intervals of clean{apart}"
     figure = finish(figure, title, subtitle, height=height)
     return figure.update_layout(margin={"t": TOP, "b": FOOT}, legend_font_size=12)
 

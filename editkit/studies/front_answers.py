@@ -277,6 +277,7 @@ def _span(rows: pd.DataFrame) -> str:
 
 
 def _weighed(gap: pd.Series) -> str:
-    """Write a difference, and where it is not resolved the one from which on it would be."""
-    told = points(gap)
-    return told if gap.p_holm < RESOLVED else f"{told}, not resolvable here: needs {(gap.high - gap.low) * 50:.0f}"
+    """Write a difference, and where it is not resolved Holm's p and how little it could have been to be seen here."""
+    told, half = points(gap), (gap.high - gap.low) * 50
+    unseen = f"not resolved: p {gap.p_holm:.2f}, and less than {half:.0f} points cannot be seen here"
+    return told if gap.p_holm < RESOLVED else f"{told}, {unseen}"

@@ -52,7 +52,7 @@ def test_findings_have_three_forms(tables):
     assert sure[2].startswith("**1 of 1 memories and restraints help.**")
     unsure = {name: table.assign(p_holm=0.5) if "p_holm" in table else table for name, table in tables.items()}
     told = front_answers.findings(unsure)
-    assert all("not resolvable here: needs 5" in text for text in told)
+    assert all("not resolved: p" in text and "less than 5 points cannot be seen here" in text for text in told)
     assert "cleaner than 0 of 1" in told[0] and "No cost" in told[1] and "No memory or restraint is resolved" in told[2]
 
 
