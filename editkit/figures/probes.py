@@ -5,8 +5,7 @@ import plotly.graph_objects as go
 
 from editkit.facts.probe import KINDS
 from editkit.figures import claims
-from editkit.figures.style import RULE, count, finish, interval, method_style, methods_in, panels, places
-from editkit.methods import look
+from editkit.figures.style import add_dots, below, count, finish, methods_in, name_rows, panels, places
 
 TITLES = {"success": "P(answer) > P(rival)", "accuracy": "every token first choice"}
 SPREAD = 0.6  # of a kind's row, over which methods are set one below another
@@ -32,25 +31,10 @@ def probe_dots(frame: pd.DataFrame) -> go.Figure:
     for score, where in zip(TITLES, places(2, 2), strict=True):
         for place, method in enumerate(methods):
             rows = shown[(shown["method"] == method) & (shown["score"] == score)].set_index("kind").reindex(kinds)
-            aside = SPREAD * ((place + 0.5) / len(methods) - 0.5)
-            colour = look(method).colour
-            bars = interval(rows.value, rows.low, rows.high, thickness=1.2, width=2, color=colour)
-            figure.add_scatter(
-                x=rows.value,
-                y=[number + aside for number in range(len(kinds))],
-                mode="markers",
-                marker_color=colour,
-                error_x=bars,
-                customdata=[KINDS[kind].label for kind in kinds],
-                hovertemplate="%{customdata}: %{x:.3f}",
-                **method_style(method),
-                **where,
-            )
+            told = [KINDS[kind].label for kind in kinds]
+            add_dots(figure, rows, method, below(place, len(methods), SPREAD), customdata=told, **where)
     names = [_named(kind, shown[shown["kind"] == kind]) for kind in kinds]
-    rows = {"range": [len(kinds) - 0.5, -0.5], "tickvals": list(range(len(kinds))), "ticktext": names}
-    figure.update_yaxes(**rows, showgrid=False)
-    for number in range(1, len(kinds)):
-        figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
+    name_rows(figure, names, rules=True)
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f", title_text="share of known probes")
     seeds = count(int(shown["seeds"].max()), "seed")
     about = f"probes that the untouched model answers; 95 % intervals over facts of {seeds}"

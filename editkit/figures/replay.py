@@ -15,10 +15,12 @@ from editkit.figures.style import (
     SCORES,
     SERIES,
     add_line,
+    below,
     finish,
     interval,
     method_style,
     methods_in,
+    name_rows,
     panels,
     places,
 )
@@ -126,8 +128,7 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
             line = {"x": rows.value, "y": [number + aside for number in range(len(names))], "error_x": bars}
             look = {**method_style(method), "mode": "markers", "hovertemplate": "AUC %{x:.3f}"}
             figure.add_scatter(**line, **look, **where)
-    rows = {"range": [len(names) - 0.5, -0.5], "tickvals": list(range(len(names))), "ticktext": list(names.values())}
-    figure.update_yaxes(**rows, showgrid=False)
+    name_rows(figure, list(names.values()))
     figure.add_vline(0.5, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(range=[0, 1.02], tickformat=".1f", title_text="AUC")
     subtitle = "areas under the ROC curve with 95 % intervals; dashed: no better than chance"
@@ -148,13 +149,12 @@ def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     for score, where in zip(scores, places(len(scores), len(scores)), strict=True):
         for place, method in enumerate(methods):
             rows = gaps[(gaps.method == method) & (gaps.score == score)].set_index("switch").reindex(shown)
-            beside = 0.5 * ((place + 0.5) / len(methods) - 0.5)
-            line = {"x": rows.value, "y": [number + beside for number in range(len(shown))]}
+            aside = below(place, len(methods), 0.5)
+            line = {"x": rows.value, "y": [number + aside for number in range(len(shown))]}
             bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
             look = {**method_style(method), "mode": "markers", "hovertemplate": "%{x:+.3f}", "error_x": bars}
             figure.add_scatter(**line, **look, **where)
-    rows = {"range": [len(shown) - 0.5, -0.5], "tickvals": list(range(len(shown))), "ticktext": list(shown.values())}
-    figure.update_yaxes(**rows, showgrid=False)
+    name_rows(figure, list(shown.values()))
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="difference")
     subtitle = "against steps that hold everything in one layer; paired by fact, 95 % intervals"

@@ -179,6 +179,32 @@ def aside(place: int, number: int, step: float) -> float:
     return 2 ** (step * (place - (number - 1) / 2))
 
 
+def below(place: int, number: int, spread: float) -> float:
+    """Return how far off the middle of a row or column one of several points stands, so that none hides another."""
+    return spread * ((place + 0.5) / number - 0.5)
+
+
+def name_rows(figure: go.Figure, names: Sequence[str], *, rules: bool = False) -> None:
+    """Name the rows 0, 1, … of every panel, the first on top, with a rule between each two where asked for."""
+    rows = {"range": [len(names) - 0.5, -0.5], "tickvals": list(range(len(names))), "ticktext": list(names)}
+    figure.update_yaxes(**rows, showgrid=False)
+    for number in range(1, len(names)) if rules else ():
+        figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
+
+
+def add_dots(figure: go.Figure, rows: pd.DataFrame, method: str, off: float, **more: Any) -> None:
+    """Add a method's points with intervals, one a row, ``off`` its middle; ``more`` are properties of the trace.
+
+    Args:
+        rows: columns value, low, high; in the order of the panel's rows.
+    """
+    colour = look(method).colour
+    bars = interval(rows.value, rows.low, rows.high, thickness=1.2, width=2, color=colour)
+    style = {**method_style(method), "mode": "markers", "marker_color": colour, "error_x": bars}
+    y = [number + off for number in range(len(rows))]
+    figure.add_scatter(x=rows.value, y=y, hovertemplate="%{customdata}: %{x:.3f}", **{**style, **more})
+
+
 def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450, *, legend: bool = True) -> go.Figure:
     """Give a figure its title, its size and, at the bottom, its legend."""
     # Places measured from the container's top keep their distance whatever the height.

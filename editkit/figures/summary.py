@@ -14,6 +14,7 @@ from editkit.figures.style import (
     SCORES,
     add_line,
     aside,
+    below,
     count,
     finish,
     interval,
@@ -88,7 +89,7 @@ def sizes_compared(batches: pd.DataFrame, runs: pd.DataFrame, title: str) -> go.
     sizes, methods = sorted(batches.batch_size.unique()), methods_in(pd.concat([batches, runs]))
     for place, method in enumerate(methods):
         rows, style = batches[batches.method == method].sort_values("batch_size"), method_style(method)
-        x = [sizes.index(size) + SPREAD * ((place + 0.5) / len(methods) - 0.5) for size in rows.batch_size]
+        x = [sizes.index(size) + below(place, len(methods), SPREAD) for size in rows.batch_size]
         more = {"error_y": interval(rows.S, rows.S_low, rows.S_high), "customdata": rows.batch_size, "mode": "markers"}
         add_line(figure, x, rows.S, "%{customdata} at once: %{y:.3f}", **more, **style, row=1, col=1)
     pairs = list(runs.groupby(["method", "replay"], sort=False))

@@ -3,8 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from editkit.figures.style import RULE, behind, finish, interval, method_style, methods_in, panels, places
-from editkit.methods import look
+from editkit.figures.style import add_dots, behind, below, finish, methods_in, name_rows, panels, places
 
 TITLES = {"ES": "ES: new object preferred", "EA": "EA: new object first choice"}
 TITLES |= {"PS": "PS: after a paraphrase", "NS": "NS: neighbours kept"}
@@ -27,21 +26,8 @@ def survival(frame: pd.DataFrame) -> go.Figure:
     for score, where in zip(TITLES, places(4, 2), strict=True):
         for place, method in enumerate(methods):
             rows = frame[(frame["method"] == method) & (frame["score"] == score)].set_index("use").reindex(uses)
-            aside = SPREAD * ((place + 0.5) / len(methods) - 0.5)
-            bars = interval(rows.value, rows.low, rows.high, thickness=1.2, width=2, color=look(method).colour)
-            figure.add_scatter(
-                x=rows.value,
-                y=[number + aside for number in range(len(uses))],
-                mode="markers",
-                error_x=bars,
-                customdata=uses,
-                hovertemplate="%{customdata}: %{x:.3f}",
-                **method_style(method) | {"marker_color": look(method).colour, "marker_size": 7},
-                **where,
-            )
-    figure.update_yaxes(range=[len(uses) - 0.5, -0.5], tickvals=list(range(len(uses))), ticktext=uses, showgrid=False)
-    for number in range(1, len(uses)):
-        figure.add_hline(y=number - 0.5, line={"color": RULE, "width": 0.5})
+            add_dots(figure, rows, method, below(place, len(methods), SPREAD), customdata=uses, marker_size=7, **where)
+    name_rows(figure, uses, rules=True)
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f")
     figure.update_xaxes(title_text="share of prompts", row=2)
     return finish(figure, "What is left of edits after use", behind(frame), 260 + 90 * len(uses))

@@ -16,7 +16,7 @@ from editkit.config import Count, Parameters
 from editkit.methods import UNTOUCHED, SequenceMethodName, label
 from editkit.studies.endings import Reading, Way, measured
 from editkit.studies.findings import protocol
-from editkit.studies.intervals import RESOLVED, holm, paired_difference
+from editkit.studies.intervals import RESOLVED, holm, score_differences
 from editkit.studies.runs import check_batches, untouched
 from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, number, shown, written
@@ -136,15 +136,6 @@ def differences(prompts: pd.DataFrame) -> pd.DataFrame:
                 tables.append(gap.assign(method=method, switch=name, against=other))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(p_holm=table.groupby(["method", "score"]).p.transform(holm))
-
-
-def score_differences(prompts: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Subtract the scores of another run, paired by fact: a row each of ``SCORES``, with intervals."""
-    exact = [frame.assign(success=frame.accuracy) for frame in (prompts, reference)]
-    found = pd.concat(
-        [paired_difference(prompts, reference), paired_difference(*exact).loc[["ES"]].rename({"ES": "EA"})]
-    )
-    return found.rename_axis("score").reset_index()
 
 
 def told_switches() -> dict[str, str]:

@@ -6,7 +6,7 @@ seed, is stored as a whole, so that an interrupted study goes on where it was.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -91,11 +91,11 @@ def run_evaluation(
 
 def first_facts(setting: Setting, params: EvaluationParams) -> Setting:
     """Return the setting with the facts of each seed that are measured by everything, raising as that does."""
-    some = {seed: draw._replace(facts=draw.facts[: params.evaluation_facts]) for seed, draw in setting.draws.items()}
-    if few := [seed for seed, draw in some.items() if len(draw.facts) < params.evaluation_facts]:
-        has = len(some[few[0]].facts)
+    some = setting.first(params.evaluation_facts)
+    if few := [seed for seed, draw in some.draws.items() if len(draw.facts) < params.evaluation_facts]:
+        has = len(some.draws[few[0]].facts)
         raise ValueError(f"evaluation_facts = {params.evaluation_facts}: seed {few[0]} has {has} facts to edit")
-    return replace(setting, draws=some)
+    return some
 
 
 def cell_key(setting: Setting, seed: int, asked: "Asked", name: str, specs: Mapping[str, EditSpec]) -> dict[str, Any]:

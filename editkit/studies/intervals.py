@@ -79,6 +79,22 @@ def paired_difference(
     return _table(ours, both, _groupings(prompts, moment, ours), seed)
 
 
+def score_differences(prompts: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`paired_difference` with EA, accuracy on rewrite prompts, below it; names are in column score."""
+    exact = paired_difference(by_accuracy(prompts), by_accuracy(reference))
+    return with_accuracy(paired_difference(prompts, reference), exact).reset_index()
+
+
+def by_accuracy(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Let prompts count by accuracy in place of success."""
+    return prompts.assign(success=prompts.accuracy)
+
+
+def with_accuracy(found: pd.DataFrame, exact: pd.DataFrame) -> pd.DataFrame:
+    """Add EA to what was found of each score: it is what was found of ES where prompts count by accuracy."""
+    return pd.concat([found, exact.loc[["ES"]].rename(index={"ES": "EA"})])
+
+
 def proportion(successes: int, n: int) -> tuple[float, float]:
     """Return the ends of the exact 95 % interval of a share (Clopper and Pearson, Biometrika 26, 1934).
 

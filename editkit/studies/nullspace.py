@@ -19,10 +19,9 @@ from editkit.config import Count, Parameters, Positive
 from editkit.language.drift import KINDS, TextProbe
 from editkit.language.moments import second_moments
 from editkit.methods import label
-from editkit.studies.damage import score_differences
 from editkit.studies.endings import Way, measured, norm_written, seeded
 from editkit.studies.findings import protocol
-from editkit.studies.intervals import RESOLVED, holm, interval, mean_interval
+from editkit.studies.intervals import RESOLVED, holm, interval, mean_interval, score_differences
 from editkit.studies.probed import text_probes
 from editkit.studies.runs import check_batches
 from editkit.studies.setting import Setting

@@ -5,7 +5,6 @@ model does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -99,8 +98,7 @@ def run_survival(setting: Setting, params: SurvivalParams) -> pd.DataFrame:
     """
     if not params.survival_facts:
         return pd.DataFrame()
-    first = {seed: d._replace(facts=d.facts[: params.survival_facts]) for seed, d in setting.draws.items()}
-    setting, frames = replace(setting, draws=first), []
+    setting, frames = setting.first(params.survival_facts), []
     text = Text.of(setting, params)
     asked = {"text": text.digest, "rates": params.survival_rates, "bits": params.survival_bits}
     for seed in setting.draws:

@@ -14,12 +14,14 @@ from editkit.methods import UNTOUCHED, label
 from editkit.studies.findings import protocol
 from editkit.studies.intervals import (
     RESOLVED,
+    by_accuracy,
     clustered_by,
     clustered_mean_interval,
     fact_scores,
     interval,
-    paired_difference,
     proportion,
+    score_differences,
+    with_accuracy,
 )
 from editkit.studies.survival import AS_IS
 from editkit.studies.tables import SAMPLE, adjusted, number, shown, written
@@ -39,7 +41,7 @@ def survival_scores(prompts: pd.DataFrame) -> pd.DataFrame:
     """
     columns, tables = ["method", "use", "perplexity", "score", "value", "low", "high", *SAMPLE], []
     for method, use, part in _cells(prompts):
-        found = pd.concat([interval(part), _accuracy(interval(_by_accuracy(part)))])
+        found = with_accuracy(interval(part), interval(by_accuracy(part)))
         about = {"method": method, "use": use, "perplexity": part.groupby("seed").perplexity.first().mean()}
         tables.append(found.reset_index().assign(**about))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -59,8 +61,7 @@ def survival_changes(prompts: pd.DataFrame) -> pd.DataFrame:
         if use == AS_IS:
             continue
         before = cells[method, AS_IS]
-        own = _accuracy(paired_difference(_by_accuracy(part), _by_accuracy(before)))
-        gap = pd.concat([paired_difference(part, before), own]).reset_index().assign(method=method, use=use)
+        gap = score_differences(part, before).assign(method=method, use=use)
         if method != UNTOUCHED and (UNTOUCHED, use) in cells:
             gap = gap.merge(_apart([part, before, cells[UNTOUCHED, use], cells[UNTOUCHED, AS_IS]]), "left", "score")
         tables.append(gap)
@@ -69,8 +70,8 @@ def survival_changes(prompts: pd.DataFrame) -> pd.DataFrame:
 
 def survival_shown(scores: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """Write what a chapter shows: scores as they are, and below them what each use changes, with its interval."""
-    scores = scores.assign(cell=[written(r.value, r.low, r.high, digits=2) for r in scores.itertuples()])
-    changes = changes.assign(cell=[written(r.value, r.low, r.high, "+", digits=2) for r in changes.itertuples()])
+    scores = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
+    changes = changes.assign(cell=[written(r.value, r.low, r.high, "+") for r in changes.itertuples()])
     rows = pd.concat([scores[scores.use == AS_IS], changes])
     rows = rows.assign(use=rows.use.where(rows.use == AS_IS, rows.use + ": change"))
     order = {name: list(dict.fromkeys(rows[name])) for name in ("use", "method")}
@@ -104,18 +105,9 @@ def _cells(prompts: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield str(method), str(use), part
 
 
-def _by_accuracy(prompts: pd.DataFrame) -> pd.DataFrame:
-    return prompts.assign(success=prompts.accuracy)
-
-
-def _accuracy(found: pd.DataFrame) -> pd.DataFrame:
-    """Take EA out of what was found of accuracy in place of success."""
-    return found.loc[["ES"]].rename(index={"ES": "EA"})
-
-
 def _apart(cells: list[pd.DataFrame]) -> pd.DataFrame:
     """Average over facts (after − before) of an edited model minus the same of the unedited one, with an interval."""
-    facts = [fact_scores(part).assign(EA=fact_scores(_by_accuracy(part)).ES) for part in cells]
+    facts = [fact_scores(part).assign(EA=fact_scores(by_accuracy(part)).ES) for part in cells]
     after, before, control_after, control_before = facts
     each = (after - before) - (control_after - control_before)
     of = cells[0].drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).loc[each.index].reset_index()
@@ -150,7 +142,7 @@ def _verdict(changes: pd.DataFrame) -> str:
 
 def _listed(rows: pd.DataFrame, sign: str = "") -> str:
     """List ES and EA, each with its interval, method by method."""
-    cells = {(r.method, r.score): written(r.value, r.low, r.high, sign, digits=2) for r in rows.itertuples()}
+    cells = {(r.method, r.score): written(r.value, r.low, r.high, sign) for r in rows.itertuples()}
     methods = dict.fromkeys(rows.method)
     return "; ".join(f"{label(name)} {', '.join(cells[name, score] for score in HOLDS)}" for name in methods)
 
@@ -163,9 +155,9 @@ def _model(scores: pd.DataFrame, changes: pd.DataFrame) -> str:
     perplexity = scores[scores.method == UNTOUCHED].groupby("use").perplexity.first()
     ends = " to ".join(number(perplexity[use], ".1f") for use in (AS_IS, changes.use.iloc[0]))
     value, low, high = (float(control[name]["NS"]) for name in ("value", "low", "high"))
-    ns = written(value, low, high, "+", digits=2)
+    ns = written(value, low, high, "+")
     apart = "; ".join(
-        f"{label(r.method)} {written(r.apart, r.apart_low, r.apart_high, '+', digits=2)}"
+        f"{label(r.method)} {written(r.apart, r.apart_low, r.apart_high, '+')}"
         for r in changes[(changes.score == "EA") & changes.apart.notna()].itertuples()
     )
     return (
