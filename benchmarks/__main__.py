@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks import growth, ratios, searches
-from editkit import EditSpec, LanguageModel, load_facts, load_lm, load_texts
+from benchmarks import growth, ratios, searches, thousands
+from editkit import EditSpec, Fact, LanguageModel, load_facts, load_lm, load_texts
 from editkit.cache import Store, write_atomic
 from editkit.language.keys import sample_contexts
 from editkit.language.texts import REFERENCE, SAMPLES
 from editkit.plain import to_json
 
 RATIOS = ("targets", "statistics", "scoring", "solve", "batch")
-GROWTH = ("searches", "tokens", "edits", "batches", "layers", "widths")
+GROWTH = ("searches", "tokens", "edits", "thousands", "batches", "layers", "widths")
 TUNE = 64  # facts on which the rate of a gradient is chosen
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE, PROSE = SHARED / "counterfact_4k.json", SHARED / "texts_5k.jsonl"
@@ -34,9 +34,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--text", type=Path, help="text file for 'tokens', a third kind (default: the shared one, if any)")
     top.add_argument("--repeats", type=int, default=3, help="of each measurement (default 3)")
     top.add_argument("--edits", type=int, default=32, help="edits in a batch (default 32)")
-    top.add_argument(
-        "--edits-up-to", type=int, default=128, help="largest batch of 'edits' and 'searches' (default 128)"
-    )
+    largest = "largest batch of 'edits', 'searches' and 'thousands', which takes worldfacts (default 128)"
+    top.add_argument("--edits-up-to", type=int, default=128, help=largest)
     return top
 
 
@@ -62,8 +61,12 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     spec = specs["exact"]
     contexts = sample_contexts(lm, spec.n_contexts, spec.context_length, spec.seed)
-    most = load_facts(source, path=path, n=max(arguments.edits, arguments.edits_up_to))
-    facts = most[: arguments.edits]
+    largest = max(arguments.edits, arguments.edits_up_to)
+
+    def most() -> list[Fact]:
+        return load_facts(source, path=path, n=largest)
+
+    facts = load_facts(source, path=path, n=arguments.edits)
     bench = growth.Bench(lm, contexts, texts, Store())
     part = {
         "targets": lambda: ratios.targets(lm, facts, specs, contexts, arguments.repeats),
@@ -71,8 +74,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "scoring": lambda: ratios.scoring(lm, facts, arguments.repeats),
         "solve": lambda: ratios.solve(arguments.repeats),
         "batch": lambda: ratios.batch(lm, facts, spec, contexts, texts, measured),
-        "edits": lambda: growth.edits(bench, most),
-        "searches": lambda: searches.searches(bench, most, load_facts(source, path=path, n=TUNE, part="tune")),
+        "edits": lambda: growth.edits(bench, most()),
+        "searches": lambda: searches.searches(bench, most(), load_facts(source, path=path, n=TUNE, part="tune")),
+        "thousands": lambda: thousands.thousands(bench, load_facts("worldfacts", n=largest)),
         "tokens": lambda: growth.tokens(bench, facts, _kinds(lm, arguments.text)),
         "batches": lambda: growth.batches(bench, facts),
         "layers": lambda: growth.layers(bench, facts),
@@ -89,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(_line(key, measured[key]), flush=True)
         else:
             record.setdefault("growth", {})[name] = result
-        record.setdefault("machine", {})[name] = _machine(source)
+        record.setdefault("machine", {})[name] = _machine("worldfacts" if name == "thousands" else source)
         record["ratios"] = {key: value["ratio"] for key, value in measured.items()}
         if arguments.json:
             write_atomic(arguments.json, (to_json(record, indent=1) + "\n").encode())

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from benchmarks.ratios import alphaedit, timed
 from editkit import EditSession, EditSpec, Fact, LanguageModel, evaluate, summarize
 from editkit.cache import Store
+from editkit.language.drift import TextProbe
 from editkit.language.moments import second_moments, token_chunks
 from editkit.language.targets import optimise_targets
 
@@ -33,18 +34,26 @@ class Bench:
         """Edit, score and undo one batch: its size, precision, seconds of each stage, peak memory and scores."""
         return self.measure(facts, spec)[0]
 
-    def measure(self, facts: Sequence[Fact], spec: EditSpec) -> tuple[dict, pd.DataFrame]:
-        """Return what :meth:`run` does, and the scores of every prompt."""
+    def measure(
+        self, facts: Sequence[Fact], spec: EditSpec, *, judged: int | None = None, probe: TextProbe | None = None
+    ) -> tuple[dict, pd.DataFrame]:
+        """Return what :meth:`run` does, and the scores of every prompt.
+
+        Args:
+            judged: how many of the facts are scored; all where not given.
+            probe: text of which the edited model's ``perplexity`` is told too.
+        """
         session = EditSession(self.lm, spec, texts=self.texts, contexts=self.contexts, store=self.store)
         result = session.edit(facts)
         begin = time.perf_counter()
-        prompts = evaluate(self.lm, facts)
+        prompts = evaluate(self.lm, facts[:judged])
         scoring = time.perf_counter() - begin
+        moved = {"perplexity": probe.measure(self.lm)[0]} if probe else {}
         session.undo()
         stages = {name: result.seconds[name] for name in ("targets", "keys", "solve")}
         steps = (~result.targets.losses.isnan()).sum(1).float().mean().item()
         row = {"edits": len(facts), "precision": result.targets.precision, "steps": steps, **stages, "scoring": scoring}
-        return row | {"peak_memory_mb": result.peak_memory_mb, **summarize(prompts)}, prompts
+        return row | {"peak_memory_mb": result.peak_memory_mb, **summarize(prompts), **moved}, prompts
 
 
 def edits(bench: Bench, facts: Sequence[Fact]) -> list[dict]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import growth, ratios, searches
+from benchmarks import growth, ratios, searches, thousands
 from benchmarks.__main__ import main, parser
 from editkit.editing.spec import KEYS_PER_DIMENSION
 from editkit.studies.speed_findings import search_findings, token_findings
@@ -71,6 +72,24 @@ def test_searches_are_compared_with_the_exact_one_under_the_same_precision(tiny,
     assert steps["exact"] == 3 and steps["fast, 2 steps"] == 2 and steps["one gradient"] == 1
     sentences = search_findings(frame)
     assert len(sentences) == len(searches.SEARCHES) and "MEMIT" in sentences[-1] and "EMMET" in sentences[-1]
+
+
+def test_thousands_are_judged_by_the_same_edits_and_leave_no_trace(tiny, facts, full_spec, store, monkeypatch):
+    lm = tiny()
+    untouched = lm.weight(2).clone()
+    own = {"v_num_grad_steps": 2, "layers": [1, 2]}
+    monkeypatch.setattr(thousands, "EditSpec", lambda method, **changes: full_spec(method, **own | changes))
+    monkeypatch.setattr(thousands, "other_prose", lambda *_, **__: TEXTS)
+    monkeypatch.setattr(thousands, "PIECES", 1)
+    monkeypatch.setattr(thousands, "SIZES", (2, 9))
+    monkeypatch.setattr(thousands, "JUDGED", 2)
+    frame = pd.DataFrame(thousands.thousands(growth.Bench(lm, [], TEXTS, store), facts))
+    assert list(frame.edits) == [2] * 3 + [len(facts)] * 3 and set(frame.judged) == {2} and set(frame.d_k) == {lm.d_k}
+    assert list(frame.editor.unique()) == ["EMMET, one layer", "EMMET, 2 layers", "MEMIT, 2 layers"]
+    assert frame.perplexity_before.nunique() == 1 and (frame.perplexity != frame.perplexity_before).all()
+    assert ((frame.S_low <= frame.S) & (frame.S <= frame.S_high)).all()
+    assert frame.targets[:3].nunique() == 1  # found once
+    assert torch.equal(lm.weight(2), untouched)
 
 
 def test_scores_by_kind_and_amount_of_text(tiny, facts, full_spec, store, monkeypatch):
