@@ -7,7 +7,7 @@ For a linear layer ``W`` (d_v, d_k), an edit wants the outputs of some keys ``K`
     ⇒ ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M,   M = A⁻¹ (or A⁻¹ restricted to an allowed subspace)
 
 A method (:mod:`editkit.methods`) is a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
-reused) and a *slack* ``D⁻¹``. The system solved is n × n, in float64. A matrix that is only positive
+reused) and a *slack* ``D⁻¹``. The system solved is n × n, at most d_k × d_k, in float64. A matrix that is only positive
 semi-definite gets the smallest ridge that lets it be factored, and the result says how large it is.
 
 Earlier edits are further columns of ``K``, ``R`` and ``D``. With residual 0 such a column adds
@@ -128,7 +128,7 @@ def restricted_precision(space: Subspace, cost: Tensor) -> Precision:
 
 
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
-    """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by an n × n Cholesky solve in float64.
+    """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by a Cholesky solve in float64, of n × n or at most d_k × d_k.
 
     Args:
         K: keys, (d_k, n).
@@ -146,13 +146,14 @@ def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> 
         raise ValueError(f"slack must be 0 or more, got {slack.min().item():g}")
     if not (torch.isfinite(K).all() and torch.isfinite(R).all()):
         raise ValueError("K or R holds a value that is not finite")
-    moved = precision.apply(K)  # M K: (d_k, n)
-    gram = K.T @ moved  # (n, n)
+    F, X, slack = _fewest(K, R, slack)
+    moved = precision.apply(F)  # M F: (d_k, m)
+    gram = F.T @ moved  # (m, m)
     gram = (gram + gram.T) / 2
     system = gram + slack.diag()
     factor = factorize(system)
-    asked = R.any(0)
-    left, right = R[:, asked], torch.cholesky_solve(moved.T, factor.lower)[asked]
+    asked = X.any(0)
+    left, right = X[:, asked], torch.cholesky_solve(moved.T, factor.lower)[asked]
     conditions = _condition(gram), _condition(system, factor.ridge)
     return Update(left, right, factor.ridge, precision.ridge, *conditions, missed(left @ (right @ K), R))
 
@@ -189,6 +190,18 @@ def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         return K, V
     Q, upper = torch.linalg.qr(K.T)  # (p, d_k), (d_k, d_k)
     return upper.T, V @ Q
+
+
+def _fewest(K: Tensor, R: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys, residuals and slacks of which the solve is the same: beyond d_k columns d_k that stand for all.
+
+    ``ΔW = (R D Kᵀ) (I + M (K D Kᵀ))⁻¹ M`` sees two moments weighted by ``D``; where equality is asked for there are none.
+    """
+    if K.shape[1] <= K.shape[0] or not (slack > 0).all():
+        return K, R, slack
+    weights = (slack.mean() / slack).sqrt()
+    F, X = compress(K * weights, R * weights)
+    return F, X, slack.mean().expand(F.shape[1])
 
 
 def _condition(matrix: Tensor, ridge: float = 0.0) -> float:

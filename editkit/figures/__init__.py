@@ -27,7 +27,7 @@ from editkit.figures.replay import (
     retention_map,
 )
 from editkit.figures.setup import position_norms, spectrum
-from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups
+from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups, thousands
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
 from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
 from editkit.figures.survival import survival
@@ -81,6 +81,7 @@ __all__ = [
     "spectrum",
     "speedups",
     "survival",
+    "thousands",
     "trace_heat_maps",
     "traced_and_swept",
     "training_curve",

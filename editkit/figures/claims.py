@@ -289,6 +289,14 @@ def growth(frame: pd.DataFrame, x: str, series: Mapping[str, str], of: str) -> s
     return f"{of}: {series[column]} × {_figures(times)} from {ends[x].iloc[0]:g} to {ends[x].iloc[-1]:g}"
 
 
+def thousands(frame: pd.DataFrame) -> str:
+    """Say how S of the editor that loses most goes from the smallest to the largest batch, and of the one that keeps."""
+    ends = frame.sort_values("edits").groupby("editor").S.agg(["first", "last"])
+    lost = (ends["first"] - ends["last"]).sort_values()
+    told = [f"{name} S {ends.loc[name, 'first']:.2f} to {ends.loc[name, 'last']:.2f}" for name in lost.index[[0, -1]]]
+    return f"From {frame.edits.min():,} to {frame.edits.max():,} edits in one batch: {', '.join(dict.fromkeys(told))}"
+
+
 def by_tokens(frame: pd.DataFrame) -> str:
     """Say what S is with the least and with the most text."""
     S = frame.groupby("tokens_per_dimension").S

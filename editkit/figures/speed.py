@@ -124,3 +124,27 @@ def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:
     log_axis(figure, frame["tokens_per_dimension"], "tokens for each dimension of a key")
     figure.update_yaxes(title_text="score", col=1)
     return finish(figure, claims.by_tokens(frame), "one batch; a line each method and kind of text")
+
+
+def thousands(frame: pd.DataFrame) -> go.Figure:
+    """Plot S, with 95 % intervals, and the perplexity of prose against the edits of one batch, a colour an editor.
+
+    Args:
+        frame: columns editor, method, d_k, edits, judged, S, S_low, S_high, perplexity, perplexity_before.
+    """
+    figure = panels((f"S of the first {frame.judged.max()} edits", "perplexity of prose, × before"), 2)
+    for editor, rows in frame.groupby("editor", sort=False):
+        style = method_style(str(rows["method"].iloc[0])) | {"name": editor, "legendgroup": editor}
+        style |= {"line_dash": DASHES[list(frame.editor.unique()).index(editor) % len(DASHES)]}
+        left, right = places(2, 2)
+        bars = interval(rows.S, rows.S_low, rows.S_high)
+        add_line(figure, rows.edits, rows.S, "%{x} edits: %{y:.2f}", error_y=bars, **style, **left)
+        times = rows.perplexity / rows.perplexity_before
+        add_line(figure, rows.edits, times, "%{x} edits: × %{y:.3g}", **style, **right)
+    log_axis(figure, frame.edits, "edits in one batch")
+    figure.update_yaxes(range=[0, 1.03], title_text="S", col=1)
+    log_scale(figure, frame.perplexity / frame.perplexity_before, col=2)
+    for place in (1, 2):
+        figure.add_vline(x=frame.d_k.max(), line_color=GREY, line_dash="dot", row=1, col=place)
+    subtitle = "fast targets; dotted: as many edits as a key has dimensions; bars: 95 %"
+    return finish(figure, claims.thousands(frame), subtitle)

@@ -69,3 +69,29 @@ def search_findings(frame: pd.DataFrame) -> list[str]:
         times = f"{each[reference] / each[name]:.0f} times as fast" if each[name] else "without a search"
         sentences.append(f"**{name[0].upper()}{name[1:]}**, {times}: {', '.join(told)}.")
     return sentences
+
+
+def thousands_findings(frame: pd.DataFrame) -> list[str]:
+    """Say what becomes of ever more edits in one batch, and what they take.
+
+    Args:
+        frame: rows of ``benchmarks.thousands``.
+    """
+    frame = frame.assign(times=frame.perplexity / frame.perplexity_before)
+    least, most = frame.edits.min(), frame.edits.max()
+    told = []
+    for editor, rows in frame.groupby("editor", sort=False):
+        ends = [rows[rows.edits == size].iloc[0] for size in (least, most)]
+        scores = " to ".join(written(end.S, end.S_low, end.S_high) for end in ends)
+        told.append(f"{editor} S {scores}, perplexity of prose × {ends[0].times:.1f} to × {ends[1].times:.0f}")
+    whole = frame[frame.edits == most]
+    seconds = whole[["targets", "keys", "solve"]].sum(axis=1)
+    rate = most / seconds.max()
+    memory = [frame[frame.edits == size].peak_memory_mb.max() for size in (least, most)]
+    return [
+        f"**From {least:,} to {most:,} edits in one batch, where a key has {frame.d_k.iloc[0]:,} dimensions** (the "
+        f"first {frame.judged.max()} of them are scored): {'; '.join(told)}.",
+        f"{most:,} edits take {rate:.1f} edits a second or more, {whole.solve.max():.1f} s of it in the solve, and at "
+        f"most {memory[1]:,.0f} MB ({least:,}: {memory[0]:,.0f} MB). Targets and keys grow with the edits and the solve "
+        f"does not beyond {frame.d_k.iloc[0]:,}: 10,000 would take {10_000 / rate / 60:.0f} minutes.",
+    ]

@@ -149,6 +149,19 @@ def test_weighted_edits_solve_the_weighted_normal_equations(size):
 
 
 @relaxed
+@given(st.integers(1, 40), st.integers(0, 9))
+def test_more_edits_than_dimensions_take_a_system_of_the_dimensions(more, seed):
+    K, R, C = problem(9, 4, 9 + more, seed)
+    weights = torch.rand(K.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
+    precision, _ = memit(C, 2.0)
+    update = solvers.solve(K, R, precision, 1 / weights)
+    assert update.right.shape == (9, 9) and update.left.shape == (4, 9)
+    wanted = weighted_normal_equations(K, R, 2.0 * C, weights)
+    agree(update.delta, wanted)
+    assert update.residual == pytest.approx(((wanted @ K - R).norm() / R.norm()).item())
+
+
+@relaxed
 @given(sizes, st.integers(1, 40), st.booleans())
 def test_earlier_edits_as_columns_are_their_moments_in_the_normal_equations(size, n_past, pulled):
     K, R, C = problem(*size)
