@@ -109,12 +109,13 @@ def put_out(lm: LanguageModel, facts: Sequence[Fact], layer: int) -> Tensor:
 def _read(lm: LanguageModel, rows: list[Row], module: torch.nn.Module, side: Literal["input", "output"]) -> Tensor:
     """Read the module's input or output at each row's subject, (rows, dim); tokens after it are not run."""
     cut = [row.ids[: row.subject_last + 1] for row in rows]
-    found: dict[int, Tensor] = {}
-    for group in buckets([len(ids) for ids in cut], BATCH_TOKENS):
-        ids, _ = pad([cut[i] for i in group], lm.start_id, lm.device)
+    groups, found = buckets([len(ids) for ids in cut], BATCH_TOKENS), []
+    for group in groups:
+        ids, mask = pad([cut[i] for i in group], lm.start_id, lm.device)
         with capture({"here": module}, side=side, stop=True) as seen:
             lm.forward(ids)
         states = seen["here"].reshape(*ids.shape, -1)  # OPT's MLP sees one long row
-        for row, i in enumerate(group):
-            found[i] = states[row, len(cut[i]) - 1].to(lm.device)
-    return torch.stack([found[i] for i in range(len(rows))])
+        last = mask.sum(1).to(states.device) - 1
+        found.append(states[torch.arange(len(group), device=states.device), last].to(lm.device))  # a copy, no view
+    order = torch.tensor([i for group in groups for i in group], device=lm.device)
+    return torch.cat(found)[order.argsort()]

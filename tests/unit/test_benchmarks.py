@@ -130,4 +130,4 @@ def test_committed_results_hold_what_the_appendix_shows():
     tokens, searched = (pd.DataFrame(record["growth"][name]) for name in ("tokens", "searches"))
     assert len(token_findings(tokens, KEYS_PER_DIMENSION)) == 1 + tokens.method.nunique()
     assert set(searched.search) == set(searches.SEARCHES) and len(search_findings(searched)) == len(searches.SEARCHES)
-    assert set(record["growth"]) == {"searches", "tokens", "edits", "batches", "layers", "widths"}
+    assert set(record["growth"]) == {"searches", "tokens", "edits", "thousands", "batches", "layers", "widths"}

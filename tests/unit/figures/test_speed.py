@@ -44,3 +44,19 @@ def test_scores_by_search_have_a_line_a_precision_and_the_interval_of_the_differ
     assert apart.mode == "markers" and list(apart.customdata) == ["one gradient"]
     assert list(line.x) == [0.4, 2.0] and list(line.y) == [0.79, 0.8] and list(line.customdata) == ["fast", "exact"]
     assert line.error_y.array.tolist() == pytest.approx([0.02, 0]) == line.error_y.arrayminus.tolist()
+
+
+def test_thousands_have_a_colour_a_method_a_dash_an_editor_and_a_mark_at_the_dimensions(labelled):
+    rows = [("EMMET, one layer", "emmet", 100, 0.8, 20.0), ("EMMET, one layer", "emmet", 4000, 0.2, 2000.0)]
+    rows += [("EMMET, 3 layers", "emmet", 100, 0.9, 18.0), ("EMMET, 3 layers", "emmet", 4000, 0.8, 40.0)]
+    frame = pd.DataFrame(rows, columns=["editor", "method", "edits", "S", "perplexity"]).assign(
+        d_k=1536, judged=50, perplexity_before=10.0
+    )
+    frame = frame.assign(S_low=frame.S - 0.1, S_high=frame.S + 0.1)
+    figure = figures.thousands(frame)
+    labelled(figure, bare=["yaxis2"])
+    first, times, second, _ = figure.data
+    assert first.name == "EMMET, one layer" and list(first.y) == [0.8, 0.2] and list(times.y) == [2.0, 200.0]
+    assert first.line.color == second.line.color and first.line.dash != second.line.dash
+    assert {shape.x0 for shape in figure.layout.shapes} == {1536}
+    assert "EMMET, 3 layers S 0.90 to 0.80, EMMET, one layer S 0.80 to 0.20" in figure.layout.title.text
