@@ -87,9 +87,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__.partition("\n")[0])
     parser.add_argument("params", type=Path)
     parser.add_argument("--times", type=int, default=20, help="Kills. Default: 20.")
+    late = "Latest moment of a kill, in seconds after the report began. Default: as long as the undisturbed one took."
+    parser.add_argument("--within", type=float, help=late)
     parser.add_argument("--seed", type=int, default=0, help="Draws their moments. Default: 0.")
     parser.add_argument("--out", type=Path, default=Path("reports/kills"), help="Default: reports/kills.")
     chosen = parser.parse_args(words)
+    if chosen.within is not None and chosen.within <= 0:
+        parser.error(f"--within {chosen.within:g}: must be above 0")
     chosen.out = chosen.out.resolve()  # chapters work in another folder
     if chosen.out.exists() and any(chosen.out.iterdir()):
         parser.error(f"{chosen.out} is not empty: an earlier run's cache would be read")
@@ -99,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"the undisturbed report failed, see {whole.with_suffix('.log')}")
     longest = time.monotonic() - begun
     print(f"undisturbed: {longest:.0f} s", flush=True)
-    about = chosen.times, longest, random.Random(chosen.seed)
+    about = chosen.times, chosen.within or longest, random.Random(chosen.seed)
     wrong = disturbed(chosen.params, killed, chosen.out / "killed-cache", *about) + differences(whole, killed)
     print("\n".join(wrong) or f"the same tables after {chosen.times} kills; nothing lost, nothing computed twice")
     return int(bool(wrong))
