@@ -90,7 +90,8 @@ class Fact:
     def _check(self) -> None:
         if (slots := self.prompt.count(SLOT)) != 1:
             raise ValueError(
-                f"{self._where}prompt {shown(self.prompt)} holds {{}} {slots} times; exactly one is allowed"
+                f"{self._where}prompt {shown(self.prompt)} holds {{}} {slots} times; one is needed, where the "
+                "subject goes"
             )
         if self.target_new == self.target_true:
             raise ValueError(

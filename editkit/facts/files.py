@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from editkit.facts.fact import Fact
 from editkit.plain import parse_json, parse_lines
 
 T = TypeVar("T")
+LINES = re.compile(rb"\s*(\xef\xbb\xbf)?\s*\{.*\}\s*\n\s*\{")  # two objects, a line each: no one JSON value begins so
 KINDS = {str: "a text", list: "a list", dict: "an object", int | str: "a number or a text"}
 
 
 def read_records(source: str | os.PathLike, published: str) -> list[dict]:
-    """Read a JSON list of records, or a ``.jsonl`` file with a record a line.
+    """Read a JSON list of records, or JSON lines, a record a line, whatever the file's ending.
 
     Args:
         source: a path, or an http(s) URL. A URL's file is stored in the cache folder ($EDITKIT_CACHE, else
@@ -34,7 +36,7 @@ def read_records(source: str | os.PathLike, published: str) -> list[dict]:
     else:
         records = _load_path(Path(source).expanduser(), published)
     if not isinstance(records, list) or not records:
-        raise ValueError(f"{source}: a non-empty JSON list of records is needed, or a .jsonl file with a record a line")
+        raise ValueError(f"{source}: a non-empty JSON list of records is needed, or a record a line")
     others = [i for i, record in enumerate(records) if not isinstance(record, dict)]
     if others:
         value = repr(records[others[0]])
@@ -134,6 +136,6 @@ def _load_url(url: str):
 
 
 def _parse(content: bytes, source: str | os.PathLike, kind: str):
-    if kind.lower() == ".jsonl":
+    if kind.lower() == ".jsonl" or LINES.match(content):
         return [value for _, value in parse_lines(content, source)]
     return parse_json(content, source)

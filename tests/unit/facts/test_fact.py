@@ -39,8 +39,8 @@ def test_braces_in_a_literal_prompt_are_the_subjects(subject):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prompt": "no slot"}, ["'no slot'", "0 times", "exactly one"]),
-        ({"prompt": "{} and {}"}, ["'{} and {}'", "2 times", "exactly one"]),
+        ({"prompt": "no slot"}, ["'no slot'", "0 times", "one is needed"]),
+        ({"prompt": "{} and {}"}, ["'{} and {}'", "2 times", "one is needed"]),
         ({"subject": "  "}, ["subject", "'  '", "non-empty"]),
         ({"target_new": " "}, ["target_new", "non-empty"]),
         ({"target_true": ""}, ["target_true", "non-empty"]),

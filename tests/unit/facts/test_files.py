@@ -79,16 +79,17 @@ def test_zsre_may_lack_what_only_scores_an_edit(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["facts.jsonl", "facts.json"])
 @pytest.mark.parametrize(("module", "record"), [(counterfact, COUNTERFACT), (zsre, ZSRE)])
-def test_json_lines_are_a_record_a_line(module, record, end, tmp_path):
-    name = "prompt" if module is counterfact else "src"
+def test_json_lines_are_a_record_a_line(module, record, name, end, tmp_path):
+    key = "prompt" if module is counterfact else "src"
     of = {counterfact: ("France", "Spain", "Chad"), zsre: ("Ann", "Bob", "Cy")}[module]
     records = [json.loads(json.dumps(record).replace(of[0], subject)) for subject in of]
-    (records[1] if module is zsre else records[1]["requested_rewrite"])[name] += "\u2028(so they ask)\u0085?"
+    (records[1] if module is zsre else records[1]["requested_rewrite"])[key] += "\u2028(so they ask)\u0085?"
     text = end.join(json.dumps(one, ensure_ascii=False) for one in records)
-    (tmp_path / "facts.jsonl").write_bytes(f"\ufeff{text}{end}{end}".encode())
-    facts = module.read(tmp_path / "facts.jsonl")
-    assert [fact.subject for fact in facts] == [*of] and facts == module.read(write(tmp_path / "facts.json", records))
+    (tmp_path / name).write_bytes(f"\ufeff{text}{end}{end}".encode())
+    facts = module.read(tmp_path / name)
+    assert [fact.subject for fact in facts] == [*of] and facts == module.read(write(tmp_path / "list.json", records))
 
 
 def test_records_that_share_an_id_stay_apart_and_a_repeated_one_is_skipped(tmp_path):
@@ -182,9 +183,10 @@ def test_a_file_in_another_encoding_is_named_with_its_line(name, encoding, tmp_p
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
-    (tmp_path / "cf.jsonl").write_text(json.dumps(COUNTERFACT) + "\n{'case_id': 8}\n")
-    with pytest.raises(ValueError, match="cf.jsonl is not JSON: line 2"):
-        counterfact.read(tmp_path / "cf.jsonl")
+    for path in (tmp_path / "cf.jsonl", tmp_path / "cf.json"):
+        path.write_text(json.dumps(COUNTERFACT) + "\n{'case_id': 8}\n")
+        with pytest.raises(ValueError, match=f"{path.name} is not JSON: line 2"):
+            counterfact.read(path)
 
 
 @needs_shared
