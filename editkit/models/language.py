@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit.models.base import EditableModel, Family, at_least_float32, find_family, stated_config
-from editkit.models.packaged import Wheel, load
+from editkit.models.packaged import Wheel, checked_name, load
 from editkit.models.placement import placing
 from editkit.models.quantized import Quantization, check_quantization, quantizing, settle
 
@@ -178,6 +178,7 @@ def load_lm(
     missing package (the message has the command that installs it) or a family that is not supported.
     """
     check_quantization(quantization)
+    name = checked_name(name, WHEELS)
     how = {"dtype": dtype, "quantization": quantization, "float_layers": float_layers, **placing(device)}
     if name not in WHEELS and (config := stated_config(name)):  # before gigabytes of weights are read
         find_family(name, config, FAMILIES)

@@ -1,6 +1,7 @@
 """Models by name: shipped inside an installed Python package, in a local folder, or on the hub."""
 
 import importlib.metadata
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from editkit.cache import cache_root, replace_folder
 
 T = TypeVar("T")
+HUB_ID = r"(?a)(\w[\w.-]*/)?\w[\w.-]*"
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,29 @@ class Wheel:
     convert: Callable[[Path, Path], None]  # that file, the folder to fill
 
 
+def checked_name(name: str, wheels: Mapping[str, Wheel]) -> str:
+    """Return a model's name with ``~`` of a local folder as the home folder.
+
+    Raises ``ValueError`` for a file, of which transformers would unpickle the weights, and for a path to no folder,
+    which it would ask the hub for.
+    """
+    if name in wheels:
+        return name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_file():
+        raise ValueError(f"model {name!r} could not be loaded: it is a file; name the folder that holds it")
+    if not re.fullmatch(HUB_ID, name):
+        raise ValueError(f"model {name!r} could not be loaded: there is no such folder, and no hub id is written so")
+    return name
+
+
 def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T], fresh: bool) -> T:
     """Load a model by its name with ``read``.
 
     Args:
-        name: a key of ``wheels``, a local folder or a hub id.
+        name: a key of ``wheels``, a local folder or a hub id (:func:`checked_name`).
         read: what loads a transformers folder or hub id.
         fresh: convert a packaged model again even where the cache holds a converted copy.
 
@@ -39,11 +59,15 @@ def load(name: str, wheels: Mapping[str, Wheel], read: Callable[[str | Path], T]
         try:
             return read(name)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ValueError(
-                f"model {name!r} could not be loaded: it is neither a known name ({', '.join(wheels)}), nor a local "
-                f"folder with a transformers model in safetensors, nor a hub id that can be reached from here "
-                f"({str(error).splitlines()[0]})"
-            ) from error
+            if Path(name).is_dir():
+                what = "its folder needs config.json, weights in safetensors and, of a language model, the tokenizer"
+            else:
+                what = (
+                    f"it is neither a known name ({', '.join(wheels)}), nor a local folder with a transformers model, "
+                    "nor a hub id that can be reached from here"
+                )
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model {name!r} could not be loaded: {what} ({reason:.200})") from error
     folder = _converted(name, wheels[name], fresh)
     try:
         return read(folder)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit.models.base import EditableModel, Family, at_least_float32, find_family, pick_device, stated_config
-from editkit.models.packaged import Wheel, load
+from editkit.models.packaged import Wheel, checked_name, load
 from editkit.plain import to_json
 
 FAMILIES = {  # by the model_type of a transformers config
@@ -148,6 +148,7 @@ def load_vit(
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be at least two different names, got {list(labels)}")
     where = pick_device(device)
+    name = checked_name(name, WHEELS)
     if name not in WHEELS:
         _check_config(name, labels)
     model, settings = load(name, WHEELS, partial(_read, labels=list(labels), seed=seed, dtype=dtype), fresh)

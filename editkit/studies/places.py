@@ -13,10 +13,9 @@ from typing import Any
 from editkit.config import shown
 from editkit.language.texts import REFERENCE, SAMPLES, WIKIPEDIA
 from editkit.models import language, pick_device, vision
-from editkit.models.packaged import find_file
+from editkit.models.packaged import HUB_ID, find_file
 
 Folders = Sequence[str | Path]
-HUB_ID = r"(?a)(\w[\w.-]*/)?\w[\w.-]*"
 TEXT_NAMES = "|".join((SAMPLES, REFERENCE, WIKIPEDIA))
 CHAPTERS = "notebooks/[0-9][0-9]_*.ipynb"  # by which a checkout is told
 

@@ -48,12 +48,30 @@ def test_a_local_folder_loads_and_is_the_same_model(tiny, tokenizer, family, tmp
     assert again.model is not load_lm(str(tmp_path / "mine"), device="cpu").model
 
 
+def test_a_file_and_a_mistyped_path_are_told_before_the_hub_is_asked(tiny, tokenizer, tmp_path, monkeypatch):
+    tiny().model.save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match="mine' could not be loaded: its folder needs .*backend tokenizer"):
+        load_lm(str(tmp_path / "mine"), device="cpu")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    torch.save({}, tmp_path / "weights.bin")
+    monkeypatch.setattr("editkit.models.language.stated_config", lambda name: pytest.fail(f"{name} is looked up"))
+    for path in (tmp_path / "weights.bin", tmp_path / "mine" / "config.json"):
+        with pytest.raises(ValueError, match="it is a file; name the folder that holds it"):
+            load_lm(str(path))
+    for name in ("./mien", "~/mien", str(tmp_path / "mien"), "models/mine/mien"):
+        with pytest.raises(ValueError, match=f"'{name}' could not be loaded: there is no such folder"):
+            load_lm(name)
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_lm("~/mine", device="cpu").name == str(tmp_path / "mine")
+
+
 def test_pickled_weights_are_refused(tiny, tokenizer, tmp_path):
     lm = tiny()
     lm.model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     torch.save(lm.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(ValueError, match="no file named model.safetensors"):
         load_lm(str(tmp_path), device="cpu")
 
 
