@@ -51,6 +51,8 @@ def read_adapter(directory: Path, model: str, fingerprint: str) -> tuple[dict[st
     adapter, is damaged or has links that lead outside; those of a snapshot in the hub's cache may lead to its blobs.
     """
     restore_folder(directory.resolve())
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is no folder; an adapter is one, with {CONFIG} in it")
     if not (directory / NOTES).is_file():
         raise ValueError(f"{directory} holds no adapter of editkit ({NOTES} is missing); others are peft's to load")
     within = _holding(directory.resolve())

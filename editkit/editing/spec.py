@@ -91,8 +91,9 @@ class EditSpec(
         spec = type(self)(**{"replay_refresh": fresh, **values})
         if missing := [name for name, value in spec if value is None and name not in BudgetSpec.model_fields]:
             raise ValueError(
-                f"no default {', '.join(missing)} for model {model_name!r}: "
-                f"give them to EditSpec, or use a model with defaults ({', '.join(known_defaults())})"
+                f"no default {', '.join(missing)} for model {model_name!r}: give them to EditSpec, or let "
+                f"'python -m editkit tune --model {model_name} --method {self.method}' find them; known by the last "
+                f"part of a model's name are {', '.join(known_defaults())}"
             )
         spec._check(model_name, n_layers)
         return spec

@@ -166,8 +166,9 @@ class FactRoom(Room):
         return [tabs]
 
     def _changed(self) -> None:
-        """Show the laboratory as it is; while it works only how far it is."""
+        """Show the laboratory as it is; while it works only what the model holds by now and how far it is."""
         worker, b = self.lab.worker, self.buttons
+        self._show_head()
         self.loss.value = markup.losses(worker.steps)
         b["stop"].disabled = not worker.busy
         if worker.busy:
@@ -227,12 +228,15 @@ class FactRoom(Room):
         knob.observe(self._guarded(lambda change: self.lab.choose(**{name: change.new})), "value")
         return knob
 
-    def _show_edits(self) -> None:
-        lab, b, n = self.lab, self.buttons, len(self.lab.bench.facts)
+    def _show_head(self) -> None:
+        lab, n = self.lab, len(self.lab.bench.facts)
         state = f"{n} edit{'s'[: n != 1]} in the model" if n else "clean model"
-        state += "" if lab.settled else ", made under other settings: make them again"
+        state += "" if lab.worker.busy or lab.settled else ", made under other settings: make them again"
         state += "".join(f" · with {folder}" for folder in lab.bench.loaded)
         self.head.value = f"<b>editkit</b> {markup.text(f'{lab.lm.name} · {lab.lm.device} · {state}')}"
+
+    def _show_edits(self) -> None:
+        lab, b, n = self.lab, self.buttons, len(self.lab.bench.facts)
         b["undo"].disabled, b["again"].disabled = not lab.entries, lab.settled
         b["base"].disabled = not (lab.entries or lab.bench.loaded)
         b["save"].disabled, b["load"].disabled = not n, bool(n)

@@ -758,6 +758,8 @@ def test_a_wrong_base_or_a_damaged_folder_is_refused_before_anything_is_loaded(t
     stack = AdapterStack(tiny())
     with pytest.raises(ValueError, match="editkit.json is missing"):
         stack.load(tmp_path, "edits")
+    with pytest.raises(ValueError, match="nothing is no folder; an adapter is one"):
+        stack.load(tmp_path / "nothing", "edits")
     config = folder / "adapter_config.json"
     complete = config.read_text()
     config.write_text(json.dumps({"r": 1}))

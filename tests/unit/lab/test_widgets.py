@@ -32,6 +32,18 @@ def test_edit_see_undo(shown, facts):
     assert bits(lm) == untouched and "clean model" in shown.head.value and not shown.entries.children
 
 
+def test_the_head_says_what_the_model_holds_while_the_rest_is_still_read(shown):
+    heads, changed = {}, shown.lab.changed
+
+    def watched():
+        changed()
+        heads.setdefault(shown.lab.worker.doing, shown.head.value)
+
+    shown.lab.changed = watched
+    press(shown, "edit")
+    assert "clean model" in heads["editing"] and "1 edit in the model" in heads["writing sentences"]
+
+
 def test_typing_is_followed_and_a_wrong_subject_told(shown):
     shown.fields["subject"].value = "Berlin"
     shown.fields["prompt"].value = "Rome lies in"
@@ -89,7 +101,7 @@ def test_compare_save_and_load(shown, lab, tmp_path):
     shown.folder.value = str(tmp_path / "nothing")
     shown.buttons["load"].click()
     lab.wait(LONG)
-    assert "holds no adapter of editkit" in shown.notice.value
+    assert "nothing is no folder; an adapter is one" in shown.notice.value
 
 
 def test_buttons_of_an_entry(shown, lab):
