@@ -260,7 +260,10 @@ def _check_labels(path: Path, parts: Parts, count: int) -> None:
     present = np.unique(parts[0][1])
     if len(present) < count:
         lacking = next((place for place, label in enumerate(present) if place != label), len(present))
-        raise ValueError(f"{path}: no training image has label {lacking} of 0 to {count - 1}")
+        raise ValueError(
+            f"{path}: no training image has label {lacking} of 0 to {count - 1}; number the classes from 0 on without "
+            "gaps"
+        )
 
 
 def _join(parts: Parts) -> ImageSet:
