@@ -110,8 +110,13 @@ def model_card(notes: Mapping[str, Any]) -> str:
     if edited := notes.get("edited"):
         lines += ["", "## Edited", "", *_table(list(edited[0]), [entry.values() for entry in edited])]
     if spec := notes.get("spec"):
-        lines += ["", "## Method and hyperparameters", "", *_table(["name", "value"], spec.items())]
+        lines += ["", "## Method and hyperparameters", "", *_table(["name", "value"], _exact(spec).items())]
     return "\n".join(lines) + "\n"
+
+
+def _exact(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Write fractions as they were given: to three places 1e-6 would be 0."""
+    return {name: f"{value:g}" if isinstance(value, float) else value for name, value in spec.items()}
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

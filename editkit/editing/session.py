@@ -75,12 +75,10 @@ class Session(Generic[ModelT]):
         were. With budgets a step is written under the smallest weight that holds them, see
         :attr:`EditResult.budget`. A step below the trust threshold is undone, scaled down or warned about, see
         :attr:`EditResult.trust`. Edits that contradict each other are warned of by name. Raises ``ValueError`` for an
-        empty batch, and ``RuntimeError`` where replay would edit in again what was taken out of :attr:`adapters` by
-        hand.
+        empty batch, ``TypeError`` for what is no list of items, and ``RuntimeError`` where replay would edit in again
+        what was taken out of :attr:`adapters` by hand.
         """
-        items = list(items)
-        if not items:
-            raise ValueError(f"an edit needs at least one {self.domain.item.__name__.lower()}, got an empty batch")
+        items = self._checked(items)
         warn_of_contradictions(items)
         self._weights.begin()
         self._check_remembered()
@@ -225,6 +223,19 @@ class Session(Generic[ModelT]):
         memory = type(self.memory).from_state_dict(part_of(state, "memory.", self.model.device), self.domain.item)
         self._journal.load_state_dict(state, about, self.domain.item)
         self.memory = memory
+
+    def _checked(self, items: Sequence[Item]) -> list[Item]:
+        """Return what is to be edited as a list; the errors are those of :meth:`edit`."""
+        kind = self.domain.item
+        name = kind.__name__.lower()
+        if isinstance(items, kind):
+            raise TypeError(f"edit takes a list of {name}s, got one {name}: write edit([{name}])")
+        items = list(items)
+        if odd := [item for item in items if not isinstance(item, kind)]:
+            raise TypeError(f"edit takes a list of {name}s, got {odd[0]!r:.80} among them")
+        if not items:
+            raise ValueError(f"an edit needs at least one {name}, got an empty batch")
+        return items
 
     def _prepared(self) -> Editor:
         """Return the editor, made on the model as it was before its first edit."""

@@ -659,7 +659,7 @@ STRANGE = (
 def test_a_card_s_tables_show_texts_as_they_are():
     notes = {"model": "a: #strange\\name", "weights": "w", "scores": {"ES": 0.5, "PS": float("nan")}}
     notes |= {"edited": [{"prompt": text, "now": text, "before": "Paris"} for text in STRANGE]}
-    card = model_card(notes | {"spec": {"layers": [1, 2], "norm_clamp": math.inf, "v_lr": None}})
+    card = model_card(notes | {"spec": {"layers": [1, 2], "norm_clamp": math.inf, "l2": 1e-6, "v_lr": None}})
     (front,) = yaml.safe_load_all(card.split("---")[1])
     assert front == {"base_model": notes["model"], "library_name": "peft", "tags": ["lora", "model-editing", "editkit"]}
     markdown = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "math"])
@@ -671,7 +671,8 @@ def test_a_card_s_tables_show_texts_as_they_are():
     ]
     assert {tag.name for row in rows for cell in row for tag in cell.find_all()} == {"br"}
     assert [cell.text for cell in scores.find_all("td")] == ["ES", "0.500", "PS", "–"]
-    assert [cell.text for cell in spec.find_all("td")] == ["layers", "[1, 2]", "norm_clamp", "inf", "v_lr", "None"]
+    shown = {row.td.text: row.find_all("td")[1].text for row in spec.find_all("tr")[1:]}
+    assert shown == {"layers": "[1, 2]", "norm_clamp": "inf", "l2": "1e-06", "v_lr": "None"}
 
 
 def test_the_card_shows_the_named_adapters_alone(tiny, facts, start, tmp_path, monkeypatch):

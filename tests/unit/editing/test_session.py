@@ -202,6 +202,10 @@ def test_bad_batches_leave_the_weights_untouched(tiny, facts, start):
         session.edit([])
     with pytest.raises(ValueError, match="subject"):
         session.edit([facts[0], Fact.make(subject="Oslo", prompt="This names nobody", target_new="a", target_true="b")])
+    with pytest.raises(TypeError, match=r"a list of facts, got one fact: write edit\(\[fact\]\)"):
+        session.edit(facts[0])
+    with pytest.raises(TypeError, match="a list of facts, got 'R' among them"):
+        session.edit("Rome")
     with pytest.raises(ValueError, match="target"):
         session.edit([Fact.make(subject="Rome", prompt="{} is", target_new=" ", target_true="b")])
     assert lm.fingerprint() == before
