@@ -1,5 +1,6 @@
 """What tables of results say, in sentences (Markdown); every number comes from the tables."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,10 +14,17 @@ from editkit.studies.intervals import RESOLVED
 from editkit.studies.runs import CONTROL
 from editkit.studies.tables import number, over_seeds, sampled, written
 
+MINUS = re.compile(r"(?<![\w.])-(?=\d)")
+
 
 def bullets(sentences: Iterable[str]) -> str:
-    """Join sentences to a Markdown list; HTML in them is shown as text."""
-    return "\n".join(f"- {sentence.replace('<', '&lt;')}" for sentence in sentences)
+    """Join sentences to a Markdown list; HTML in them is shown as text, and a minus is one."""
+    return "\n".join(f"- {MINUS.sub('−', sentence).replace('<', '&lt;')}" for sentence in sentences)
+
+
+def with_list(head: str, items: Iterable[str]) -> str:
+    """Write a sentence of :func:`bullets` that has a list of its own below it."""
+    return "\n".join([head, *(f"  - {item}" for item in items)])
 
 
 def setup_findings(relations: pd.DataFrame, norms: pd.DataFrame, spaces: pd.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@
 Verdicts come first; they are of paired comparisons with Holm's p where there are several.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -301,7 +301,7 @@ def signed(value: float) -> str:
     return f"{rounded:+d}".replace("-", "−") if rounded else "0"
 
 
-def listed(names: pd.Series) -> str:
+def listed(names: Iterable[str]) -> str:
     """List names with commas and "and"."""
     *first, last = names
     return " and ".join(filter(None, [", ".join(first), last]))

@@ -8,10 +8,13 @@ import pandas as pd
 
 from editkit.methods import METHODS, UNTOUCHED, label
 from editkit.plain import as_markdown
+from editkit.studies.findings import with_list
+from editkit.studies.front import listed
 from editkit.studies.intervals import RESOLVED
 from editkit.studies.tables import number
 
 SLACK = 1.5  # points by which held-out images may fall short of a promise that is called held there
+KINDS = {"residual": "the residual stream", "mlp": "the MLP"}
 SETS = ("traced", "the last three")  # what the best single layer is compared with
 
 
@@ -67,16 +70,30 @@ def _repairs(report: pd.DataFrame, certain: pd.DataFrame) -> list[str]:
     if certain.empty:
         return []
     after = report[report.method != UNTOUCHED]
-    after = after.assign(**{name: float("nan") for name in ("budget", "weight") if name not in after})
+    after = after if "budget" in after else after.assign(budget=float("nan"))
     columns = ["generality", "heldout_change", "fixed", "kept", "test_kept"]
-    mean = after.groupby("method")[[*columns, "budget", "weight"]].mean()
+    mean = after.groupby("method")[[*columns, "budget"]].mean()
     low = after.groupby("method")[columns].min()
-    sentences = [_repaired(row, mean.loc[row["method"]], low.loc[row["method"]]) for row in certain.to_dict("records")]
+    rows = certain.assign(verdict=[_verdict(row) for row in certain.to_dict("records")])
+    rows["promised"] = rows.method.map(mean.budget).fillna(certain.get("budget", float("nan")))
+    sentences = []
+    for verdict, part in rows.groupby("verdict", sort=False):
+        whose = f"any of {len(part)} methods" if len(part) == len(rows) > 2 else listed(map(label, part.method))
+        told = [_repaired(row, mean.loc[row["method"]], low.loc[row["method"]]) for row in part.to_dict("records")]
+        sentences.append(with_list(f"**{verdict} {whose}.**", told))
+    sentences += [_promised(budget, part) for budget, part in rows.groupby("promised")]
     return sentences + [
-        "Intervals are exact, 95 %; p is McNemar's exact test against no edit with Holm's correction over "
+        "Intervals are exact, 95%; p is McNemar's exact test against no edit with Holm's correction over "
         f"{len(certain)} methods. Both count an image once, however many seeds hold it, and speak of other images "
         "under these fine-tuned models; what another model would do, the worst seed hints at."
     ]
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Say whether a method changes how many held-out images are right."""
+    if row["p_holm"] >= RESOLVED:
+        return "Neither gain nor loss of held-out images is resolved for"
+    return f"A {'gain' if row['test_fixed'] > row['test_broken'] else 'loss'} of held-out images is resolved for"
 
 
 def _repaired(row: dict[str, Any], mean: pd.Series, low: pd.Series) -> str:
@@ -86,37 +103,31 @@ def _repaired(row: dict[str, Any], mean: pd.Series, low: pd.Series) -> str:
         ends = "–".join(f"{100 * row[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
         all_seeds, worst = f"{row[name]:.{digits}%}", f"{low[name]:.{digits}%}"
         apart = f" (worst seed {worst})" if worst != all_seeds else ""
-        return f"{all_seeds} [{ends}] of {row[f'{name}_n']}{apart}"
+        return f"{all_seeds} [{ends}%] of {row[f'{name}_n']}{apart}"
 
-    counts = (
-        f"of {row['test_images']} held-out images {row['test_fixed']} are newly right, {row['test_broken']} newly wrong"
-    )
-    name, gain = label(row["method"]), "a gain" if row["test_fixed"] > row["test_broken"] else "a loss"
-    verdict = f"{name} is {gain}" if row["p_holm"] < RESOLVED else f"Neither gain nor loss is resolved for {name}"
     return (
-        f"**{verdict}.** {name} fixes {share('fixed', 0)} and gets {mean.generality:.0%} of their augmented copies "
-        f"right; of the correct predictions it keeps {share('kept', 1)} on validation and {share('test_kept', 1)} on "
-        f"held-out images. Held-out accuracy changes by {number(mean.heldout_change, '+.1f')} points "
-        f"(worst seed {number(low.heldout_change, '+.1f')}): {counts}, p = {row['p_holm']:.2g}."
-        f"{_promised(row, mean)}"
+        f"{label(row['method'])}: fixed are {share('fixed', 0)} and {mean.generality:.0%} of their augmented copies; "
+        f"{row['test_fixed']} of {row['test_images']} held-out images turn right, {row['test_broken']} wrong, "
+        f"{number(mean.heldout_change, '+.1f')} points (worst seed {number(low.heldout_change, '+.1f')}), "
+        f"p = {row['p_holm']:.2g}; of right ones {share('kept', 1)} stay on validation, {share('test_kept', 1)} held out"
     )
 
 
-def _promised(row: dict[str, Any], mean: pd.Series) -> str:
-    """Say what was promised of a method, and whether images that no choice looked at bear it out."""
-    budget = row.get("budget", float("nan"))
-    budget = mean.budget if pd.isna(budget) else budget
-    if pd.isna(budget):
-        return ""
-    weight = "" if pd.isna(mean.weight) else f" (at a mean weight of {mean.weight:.2g})"
-    seen, found = (100 * (row[name] - budget) for name in ("kept", "test_kept"))
-    verdict = "holds" if found >= -SLACK - 1e-9 else "does not hold"
+def _promised(budget: float, rows: pd.DataFrame) -> str:
+    """Say whether images that no choice looked at bear out what was promised of methods."""
+    seen, found = (100 * (rows[name] - budget) for name in ("kept", "test_kept"))
+    short = rows.method[found < -SLACK - 1e-9]
+    verdict = f"does not hold with {listed(map(label, short))}" if len(short) else "holds"
     return (
-        f" Promised was that {budget:.1%} are kept{weight}: validation images, on which that was held, show "
-        f"{number(seen, '+.1f')} points against it, held-out images, which no choice looked at, "
-        f"{number(found, '+.1f')}; there the promise "
-        f"{verdict} within {SLACK:g} points."
+        f"**On held-out images, which no choice looked at, the promise to keep {budget:.1%} {verdict}**, within "
+        f"{SLACK:g} points: they show {_ends(found)} points against it; validation images, on which it was held, "
+        f"{_ends(seen)}."
     )
+
+
+def _ends(values: pd.Series) -> str:
+    """Say from where to where differences in points go."""
+    return " to ".join(dict.fromkeys(number(value, "+.1f") for value in (values.min(), values.max())))
 
 
 def _traced(traced: pd.DataFrame) -> list[str]:
@@ -125,8 +136,8 @@ def _traced(traced: pd.DataFrame) -> list[str]:
     # The residual stream after the last layer is what the head reads: that it brings much back is no finding.
     inside = traced[(traced.kind != "residual") | (traced.layer < traced.layer.max())]
     peaks = [rows.loc[rows.value.idxmax()] for _, rows in inside.groupby("kind", sort=False)]
-    listed = "; ".join(f"{row.kind} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
-    return [f"Of a destroyed decision (first seed), the most comes back by restoring: {listed}."]
+    told = "; ".join(f"{KINDS.get(row.kind, row.kind)} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
+    return [f"Of a destroyed decision (first seed), the most comes back by restoring: {told}."]
 
 
 def _by_dataset(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -146,25 +157,25 @@ def _where(dataset: str, sweep: pd.DataFrame, traced: pd.DataFrame) -> list[str]
         return []
     single = single[single.margin == single.margin.iloc[0]] if pd.notna(single.margin.iloc[0]) else single
     first, last = (single.sort_values(["fixed", "generality"], kind="stable").iloc[place] for place in (-1, 0))
-    told = (
-        f"Where to edit{dataset}: of {len(single)} single layers, each at the weight that the budget asks for, layer "
-        f"{_numbers(first.layers)} repairs best, {_reached(first)}"
+    head = (
+        f"**Where to edit{dataset}**: of {len(single)} single layers, each at the weight that the budget asks for, "
+        f"layer {_numbers(first.layers)} repairs best."
     )
-    told += f" (worst: layer {_numbers(last.layers)}, {last.fixed:.0%} fixed)" if len(single) > 1 else ""
-    for chosen in SETS:
-        for row in sweep[sweep.chosen == chosen].itertuples():
-            name = "the traced layers" if chosen == "traced" else chosen
-            told += f"; {name}, {_numbers(row.layers)}, reach {_reached(row)}"
-    sentences = [told + "."]
     mlp = traced[traced.kind == "mlp"] if len(traced) else traced
     if len(mlp):
         choice = int(mlp.sort_values(["value", "layer"], ascending=[False, True]).layer.iloc[0])
         verdict = "the sweep's choice too" if str(choice) == _numbers(first.layers) else "not the sweep's choice"
-        sentences[0] += f" Tracing's first choice, layer {choice} (MLP), is {verdict}."
+        head += f" Tracing's first choice, layer {choice} (MLP), is {verdict}."
+    worst = f" (worst: layer {_numbers(last.layers)}, {last.fixed:.0%} fixed)" if len(single) > 1 else ""
+    told = [f"layer {_numbers(first.layers)}: {_reached(first)}{worst}"]
+    for chosen in SETS:
+        name = "the traced layers" if chosen == "traced" else chosen
+        rows = sweep[sweep.chosen == chosen].itertuples()
+        told += [f"{name}, {_numbers(row.layers)}: {_reached(row)}" for row in rows]
     for row in sweep[sweep.best.astype(bool)].itertuples():
         margin = f"a margin of {row.margin:g}" if math.isfinite(row.margin) else "no margin"
-        sentences[0] += f" Edited are layers {row.layers} with {margin}: {_reached(row)}."
-    return sentences
+        told.append(f"edited, {_numbers(row.layers)} with {margin}: {_reached(row)}")
+    return [with_list(head, told)]
 
 
 def _numbers(layers: str) -> str:
@@ -177,20 +188,24 @@ def _reached(row: Any) -> str:
 
 def _moved(moved: pd.DataFrame) -> list[str]:
     """Say by method which class's images a repair moves most, and whether it moves them alike, as a bias would."""
-    told = []
+    told, alike = [], []
     for method, rows in moved.groupby("method", sort=False) if len(moved) else ():
-        row = rows.loc[rows["shift"].abs().idxmax()]
-        alike = "more than its spread, as a bias would" if abs(row["shift"]) > row.spread else "less than its spread"
+        row, name = rows.loc[rows["shift"].abs().idxmax()], label(str(method))
+        alike += [name] if abs(row["shift"]) > row.spread else []
         one = (
-            f"{label(str(method))} moves the margin of right {as_markdown(str(row['class']))} images most, by "
-            f"{row['shift']:+.2f} logits (sd {row.spread:.2f}: {alike}) and turns {row.broken:.1%} of {row.n:.0f} wrong"
+            f"{name}: class {as_markdown(str(row['class']))} by {row['shift']:+.2f} logits (sd {row.spread:.2f}), "
+            f"{row.broken:.1%} of {row.n:.0f} turn wrong"
         )
         others = rows.drop(row.name)
         if others.n.sum():
             shift, broken = ((others[name] * others.n).sum() / others.n.sum() for name in ("shift", "broken"))
-            one += f", those of other classes by {shift:+.2f} and {broken:.1%} of {others.n.sum():.0f}"
+            one += f"; the other classes by {shift:+.2f}, {broken:.1%} of {others.n.sum():.0f}"
         told.append(one)
-    return [f"Why repairs cost (right validation images): {'; '.join(told)}."] if told else []
+    head = (
+        f"**As a bias would, a whole class is moved by {listed(alike) if alike else 'no method'}**: the margins of its "
+        "right validation images by more than their spread. The class that each method moves most:"
+    )
+    return [with_list(head, told)] if told else []
 
 
 def _frontier(dataset: str, frontier: pd.DataFrame) -> list[str]:
@@ -200,19 +215,16 @@ def _frontier(dataset: str, frontier: pd.DataFrame) -> list[str]:
     chosen = frontier[frontier.at_budget.astype(bool)] if len(frontier) else frontier
     for n, rows in chosen.groupby("n_edits") if len(chosen) else ():
         mean = rows.groupby("method", sort=False)[scores].mean().sort_values(["fixed", "generality"], ascending=False)
-        sides = {"editor": mean[mean.index.isin(METHODS)], "control": mean[~mean.index.isin(METHODS)]}
-        listed = [
-            f"the best {side} is {label(str(best.index[0]))} with {_reached(best.iloc[0])}, "
-            f"{best.test_kept.iloc[0]:.1%} on held-out images, {best.heldout_change.iloc[0]:+.1f} points of accuracy"
-            for side, best in sides.items()
+        sides = [mean[mean.index.isin(METHODS)], mean[~mean.index.isin(METHODS)]]
+        best_of = [
+            f"{label(str(best.index[0]))} {_reached(best.iloc[0])}, {best.test_kept.iloc[0]:.1%} held out, "
+            f"{number(best.heldout_change.iloc[0], '+.1f')} points"
+            for best in sides
             if len(best)
         ]
-        edits = f"{n:.0f} edit{'s' * (n != 1)}"
-        if len(listed) == 2:
-            ahead = 100 * (sides["editor"].fixed.iloc[0] - sides["control"].fixed.iloc[0])
-            listed.append(f"the editor's lead is {ahead:+.0f} points of images fixed")
-        told.append(f"of {edits}, {', '.join(listed)}")
-    return [f"At the budget{dataset}, by images fixed: {'; '.join(told)}."] if told else []
+        told.append(f"{n:.0f} edit{'s' * (n != 1)}: {'; '.join(best_of)}")
+    head = f"At the budget{dataset}, by images fixed, the best editor and the best control:"
+    return [with_list(head, told)] if told else []
 
 
 def _leakages(leaks: pd.DataFrame) -> list[str]:
