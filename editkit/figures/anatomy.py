@@ -21,7 +21,7 @@ ROW, BETWEEN, TOP, FOOT = 34, 40, 112, 104  # pixels: a bar, the gap between blo
 
 
 def anatomy_bars(frame: pd.DataFrame, title: str) -> go.Figure:
-    """Draw a 100 % bar a method, one colour a class, with the interval of the clean ones; a block a panel.
+    """Draw a 100% bar a method, one colour a class, with the interval of the clean ones; a block a panel.
 
     Args:
         frame: columns panel, method, class, count, value, low, high, n, left_out
@@ -46,7 +46,7 @@ def anatomy_bars(frame: pd.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title_text="share of edits", row=len(parts), col=1)
     left_out = int(frame.left_out.max())
     apart = f"; {count(left_out, 'edit')} without paraphrase or right neighbour left out" if left_out else ""
-    subtitle = f"share of edits, by P(new) against P(true); thin lines: 95 % intervals of clean{apart}"
+    subtitle = f"share of edits, by P(new) against P(true); thin lines: 95% intervals of clean{apart}"
     figure = finish(figure, title, subtitle, height=height)
     return figure.update_layout(margin={"t": TOP, "b": FOOT}, legend_font_size=12)
 
@@ -82,5 +82,5 @@ def _add_intervals(figure: go.Figure, clean: pd.DataFrame, row: int) -> None:
     rows = clean.set_index("method").loc[methods_in(clean)].reset_index()
     ends = interval(rows.value, rows.low, rows.high, color="white", thickness=1.6, width=3)
     marker = {"color": "white", "size": 4}
-    more = {"mode": "markers", "marker": marker, "showlegend": False, "hoverinfo": "skip", "name": "95 % interval"}
+    more = {"mode": "markers", "marker": marker, "showlegend": False, "hoverinfo": "skip", "name": "95% interval"}
     figure.add_scatter(x=rows.value, y=rows.index + UNDER, error_x=ends, **more, row=row, col=1)

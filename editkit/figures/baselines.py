@@ -48,14 +48,14 @@ def scores_by_batch(frame: pd.DataFrame) -> go.Figure:
 
 
 def loss_curves(frame: pd.DataFrame) -> go.Figure:
-    """Plot the loss of the target optimisation by step: median over edits, with the 10 to 90 % band.
+    """Plot the loss of the target optimisation by step: median over edits, with the 10 to 90% band.
 
     Args:
         frame: columns step, loss; one row an edit and step.
     """
     bands = frame.groupby("step")["loss"].quantile([0.1, 0.5, 0.9]).unstack()
     band = {"x": bands.index, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    filled = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)", "name": "10 to 90 % of edits"}
+    filled = {"fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)", "name": "10 to 90% of edits"}
     figure = go.Figure()
     figure.add_scatter(y=bands[0.9], showlegend=False, **band)
     figure.add_scatter(y=bands[0.1], **filled, **band)

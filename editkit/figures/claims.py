@@ -56,7 +56,8 @@ def spectrum(eigenvalues: Mapping[int, Sequence[float]], threshold: float | None
         )
     below = [float((v < threshold).mean()) for v in spectra]
     carried = [float(v[v < threshold].sum() / v.sum()) for v in spectra]
-    share = f"{between(below, '.0%')} of the directions, with {between(carried, '.0%')} of the variance"
+    variance = between(carried, ".0%") if max(carried) >= 0.005 else "less than 1%"
+    share = f"{between(below, '.0%')} of the directions, with {variance} of the variance"
     return f"Below {threshold:g} lie {share}"
 
 
@@ -137,6 +138,8 @@ def retention(matrix: pd.DataFrame, run: str, score: str) -> str:
     first = matrix.iloc[0].dropna()
     if first.empty:
         return f"{run}: no {score} was measured"
+    if " to " not in (all_of_them := between(matrix.to_numpy().ravel())):
+        return f"{run}: {score} of all edits is {all_of_them} at every step"
     return f"{run}: {score} of the first edits is {first.iloc[0]:.2f} at first, {first.iloc[-1]:.2f} at the end"
 
 
@@ -277,7 +280,23 @@ def directions(cosines: pd.DataFrame) -> str:
 def speedups(frame: pd.DataFrame) -> str:
     """Say from where to where speed-ups go."""
     low, high = (frame.loc[place] for place in (frame.ratio.idxmin(), frame.ratio.idxmax()))
-    return f"{low.ratio:.1f} times as fast ({_named(low)}) to {high.ratio:.0f} times ({_named(high)})"
+    return f"{low.ratio:.1f} times as fast ({low['name']}) to {high.ratio:.0f} times ({high['name']})"
+
+
+def searches(frame: pd.DataFrame) -> str:
+    """Name the fastest search of a target that loses no S that is resolved against the first one.
+
+    Args:
+        frame: columns search, targets (seconds), S_high (of the difference to the first search).
+    """
+    seconds = frame.groupby("search", sort=False).targets.mean()
+    lost = (frame.S_high < 0).groupby(frame.search).all()
+    first, kept = seconds.index[0], seconds[[name for name in seconds.index if not lost[name]]]
+    fastest = kept.idxmin()
+    if fastest == first:
+        return f"No search that is shorter than the {first} one keeps its S"
+    times = f"{_figures(seconds[first] / kept.min())} times as fast as the {first} one"
+    return f"“{fastest}” is {times} and loses no S that is resolved"
 
 
 def growth(frame: pd.DataFrame, x: str, series: Mapping[str, str], of: str) -> str:
@@ -314,10 +333,6 @@ def _steps(number: float) -> str:
 
 def _figures(number: float) -> str:
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _named(row: pd.Series) -> str:
-    return str(row["name"]).replace("_", " ")
 
 
 def _signed(text: str) -> str:

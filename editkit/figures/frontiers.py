@@ -18,14 +18,16 @@ from editkit.figures.style import (
     add_line,
     as_label,
     aside,
+    below,
     count,
     finish,
     log_axis,
     method_style,
     methods_in,
+    name_rows,
     panels,
 )
-from editkit.methods import CONTROLS, label, look
+from editkit.methods import CONTROLS, look
 
 LOWEST_KEPT = 0.8  # a frontier is shown from here on
 
@@ -121,9 +123,10 @@ def layer_sweep(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     single = frame[frame.chosen == "one layer"]
     single = single[single.margin == single.margin.iloc[0]] if len(single) else single
     single = single.assign(x=single.layers.str.strip("[]").astype(int)).sort_values("x")
-    n = int(single.x.max()) + 1 if len(single) else 1
+    start, n = (int(single.x.min()), int(single.x.max()) + 1) if len(single) else (0, 1)
+    wide = n - start
     sets = frame[frame.chosen.isin(["traced", "the last three"])]
-    sets = sets.assign(x=[n - 1 + n * (0.17 + 0.23 * place) for place in range(len(sets))])  # wide labels need room
+    sets = sets.assign(x=[n - 1 + wide * (0.17 + 0.23 * place) for place in range(len(sets))])  # labels need room
     best = frame[frame.best.astype(bool) | (frame.chosen == "margin")].layers
     tried = frame[frame.layers.isin(best)].sort_values("margin")
     tried = tried.drop_duplicates("margin").assign(x=lambda rows: [_margin(value) for value in rows.margin])
@@ -142,12 +145,12 @@ def layer_sweep(frame: pd.DataFrame, budget: float | None) -> go.Figure:
     for place, (rows, panel) in enumerate([one for one in rings if len(one[0])]):
         told = {"mode": "markers", "marker": ring, "name": "chosen", "showlegend": place == 0, "hoverinfo": "skip"}
         figure.add_scatter(x=[*rows.x] * 2, y=[*rows.fixed, *rows.generality], row=1, col=panel, **told)
-    ticks = single[:: -(-n // 14)]
+    ticks = single[:: -(-wide // 14)]
     layers = ["<br>".join(textwrap.wrap(text.strip("[]"), 10)) for text in sets.layers]
     text = [f"{name.replace('the ', '')}<br>{some}" for name, some in zip(sets.chosen, layers, strict=True)]
     labels = {"tickvals": [*ticks.x, *sets.x], "ticktext": [*map(str, ticks.x), *text], "tickangle": 0}
-    end = n - 0.5 if sets.empty else sets.x.max() + 0.13 * n
-    figure.update_xaxes(**labels, tickfont_size=12, range=[-0.5, end], title_text="layer, or layers", col=1)
+    end = n - 0.5 if sets.empty else sets.x.max() + 0.13 * wide
+    figure.update_xaxes(**labels, tickfont_size=12, range=[start - 0.5, end], title_text="layer, or layers", col=1)
     title = f"margin in layer {best.iloc[0].strip('[]')} (logits)" if len(best) else "margin (logits)"
     order = {"type": "category", "categoryorder": "array", "categoryarray": [*tried.x], "tickangle": 0}
     figure.update_xaxes(**order, title_text=title, title_font_size=14, col=2)
@@ -183,31 +186,26 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
     }
     dots |= {"orientation": "h", "fillcolor": "rgba(0,0,0,0)", "line": {"color": INK, "width": 1}, "showlegend": False}
     hover = {"text": directions["index"], "hovertemplate": "image %{text}: %{x:.3f}<extra></extra>"}
-    figure.add_box(x=directions.cosine, y=directions.true.map(as_label), row=1, col=1, **dots, **hover)
+    places = [names.index(as_label(name)) for name in directions.true]
+    figure.add_box(x=directions.cosine, y=places, row=1, col=1, **dots, **hover)
     moved, methods = moved[moved.split == "val"], methods_in(moved)
-    for method in methods:
+    for place, method in enumerate(methods):
         rows = moved[moved.method == method]
-        bar: dict[str, Any] = {"orientation": "h", "name": label(method), "legendgroup": method, "offsetgroup": method}
-        bar |= {
-            "marker": {"color": look(method).colour, "opacity": 0.6},
-            "y": rows["class"].map(as_label),
-            "customdata": rows.n,
-        }
-        about = {"array": rows.spread, "thickness": 1.2, "width": 2, "color": INK}
-        bar |= {"hovertemplate": "%{y}: %{x:.3g}, %{customdata} images"}
-        figure.add_bar(x=rows["shift"], error_x=about, row=1, col=2, **bar)
-        figure.add_bar(x=rows.broken, showlegend=False, row=1, col=3, **bar)
+        y = [names.index(as_label(name)) + below(place, len(methods), 0.7) for name in rows["class"]]
+        at = {"y": y, "customdata": rows[["class", "n"]].to_numpy(), "mode": "markers", **method_style(method)}
+        at |= {"hovertemplate": "%{customdata[0]}: %{x:.3g}, %{customdata[1]} images", "marker_size": 7}
+        about = {"array": rows.spread, "thickness": 1.2, "width": 0, "color": look(method).colour}
+        figure.add_scatter(x=rows["shift"], error_x=about, row=1, col=2, **at)
+        figure.add_scatter(x=rows.broken, showlegend=False, row=1, col=3, **at)
     for column, title in enumerate(("cosine", "mean shift ± sd (logits)", "share"), start=1):
         figure.update_xaxes(title_text=title, zeroline=True, zerolinecolor=RULE, col=column)
     figure.update_xaxes(range=[-1.05, 1.05], tickvals=[-1, 0, 1], col=1)
-    figure.update_xaxes(range=[0, 1.15 * max([0.02, *moved.broken])], nticks=4, col=3)
-    order = {"type": "category", "categoryorder": "array", "categoryarray": names, "tickvals": names, "ticktext": short}
-    figure.update_yaxes(**order, range=[len(names) - 0.5, -0.5], showgrid=False)
-    figure.update_layout(bargap=0.3)
+    figure.update_xaxes(range=[-0.005, 1.15 * max([0.02, *moved.broken])], nticks=4, col=3)
+    name_rows(figure, short, rules=True)
     subtitle = (
         f"left: targets of {count(len(directions), 'image')}, a dot each; right: right validation images, by class"
     )
-    height = 230 + len(names) * max(34, 6 * len(methods) + 10)
+    height = 230 + len(names) * max(34, 6 * len(methods) + 6)
     return _legend_below(finish(figure, claims.directions(directions), subtitle, height=height))
 
 

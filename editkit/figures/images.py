@@ -72,7 +72,7 @@ def layer_importance_bars(statistics: pd.DataFrame) -> go.Figure:
     figure.update_layout(barmode="group", bargap=0.25)
     images = int(statistics.n.max())
     subtitle = f"clean activations put into noisy runs: mean over {count(images, 'image')}"
-    return finish(figure, claims.layers(statistics, KINDS), subtitle + (", with 95 % intervals" if images > 1 else ""))
+    return finish(figure, claims.layers(statistics, KINDS), subtitle + (", with 95% intervals" if images > 1 else ""))
 
 
 def patch_heat_maps(
@@ -240,9 +240,10 @@ def gallery(
             f"images, {len(captions)} captions and {'no' if maps is None else len(maps)} maps"
         )
     layers = 1 if maps is None else 2
-    lines = [textwrap.wrap(caption, CAPTION_WIDTH) for caption in captions]
+    parts = [caption.replace(" → ", "\n→ ").splitlines() for caption in captions]  # what became of it has its own line
+    lines = [[line for part in caption for line in textwrap.wrap(part, CAPTION_WIDTH)] for caption in parts]
     cell = (WIDTH - 2 * MARGIN) / COLUMNS  # pixels of an image with its gap: the unit of both axes
-    head = (14 * max(map(len, lines)) + 10) / cell
+    head = (16 * max(map(len, lines)) + 12) / cell
     tall = head + layers  # of images, each with the gap below it
     total = tall * -(-len(images) // COLUMNS)
     figure = go.Figure()

@@ -37,7 +37,7 @@ def probe_dots(frame: pd.DataFrame) -> go.Figure:
     name_rows(figure, names, rules=True)
     figure.update_xaxes(range=[-0.03, 1.04], tickformat=".1f", title_text="share of known probes")
     seeds = count(int(shown["seeds"].max()), "seed")
-    about = f"probes that the untouched model answers; 95 % intervals over facts of {seeds}"
+    about = f"probes that the untouched model answers; 95% intervals over facts of {seeds}"
     claim = claims.probes(shown, {kind: KINDS[kind].label for kind in kinds})
     return finish(figure, claim, about, 220 + 52 * len(kinds))
 

@@ -26,6 +26,7 @@ from editkit.figures.style import (
 )
 from editkit.methods import CONTROLS, METHODS
 
+FEW = 12  # steps up to which a map writes its numbers
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -37,13 +38,14 @@ def retention_map(matrix: pd.DataFrame, *, title: str, score: str = "ES") -> go.
     """
     columns, rows = ([str(step) for step in steps] for steps in (matrix.columns, matrix.index))
     scale = {"zmin": 0, "zmax": 1, "colorscale": "Viridis", "colorbar": {"title": {"text": score}, "thickness": 14}}
+    scale |= {"texttemplate": "%{z:.2f}"} if max(matrix.shape) <= FEW else {}
     hover = f"edited at %{{y}}, measured at %{{x}}: {score} %{{z:.2f}}<extra></extra>"
     figure = go.Figure(go.Heatmap(z=matrix.to_numpy(), x=columns, y=rows, hovertemplate=hover, **scale))
     axis = {"type": "category", "showgrid": False, "nticks": 17}
     figure.update_xaxes(title_text="measured at step", **axis)
     figure.update_yaxes(title_text="edited at step", autorange="reversed", **axis)
     about = "each cell: the edits of one step, as the model holds them later"
-    finish(figure, claims.retention(matrix, title, score), about, height=520)
+    finish(figure, claims.retention(matrix, title, score), about, height=min(520, 190 + 34 * len(rows)))
     return figure.update_layout(showlegend=False)
 
 
@@ -131,7 +133,7 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     name_rows(figure, list(names.values()))
     figure.add_vline(0.5, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(range=[0, 1.02], tickformat=".1f", title_text="AUC")
-    subtitle = "areas under the ROC curve with 95 % intervals; dashed: no better than chance"
+    subtitle = "areas under the ROC curve with 95% intervals; dashed: no better than chance"
     return finish(figure, claims.foretold(shown, names), subtitle, height=240 + 46 * len(names))
 
 
@@ -157,7 +159,7 @@ def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     name_rows(figure, list(shown.values()))
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="difference")
-    subtitle = "against steps that hold everything in one layer; paired by fact, 95 % intervals"
+    subtitle = "against steps that hold everything in one layer; paired by fact, 95% intervals"
     return finish(figure, "Where sequential damage comes from", subtitle, height=240 + 40 * len(shown))
 
 
@@ -180,7 +182,7 @@ def protection(points: pd.DataFrame) -> go.Figure:
         title = "nats" if score.startswith("kl") else "share of prompts"
         figure.update_yaxes(title_text=title, row=where["row"], col=where["col"])
     figure.update_xaxes(title_text="‖ΔW‖")
-    subtitle = "at each threshold both write as much; bars: 95 %, over facts, of KL over orders"
+    subtitle = "at each threshold both write as much; bars: 95%, over facts, of KL over orders"
     return finish(figure, "Does the null space protect more than C?", subtitle, height=560)
 
 

@@ -18,6 +18,7 @@ from editkit.figures.style import (
     interval,
     log_axis,
     log_scale,
+    log_ticks,
     method_style,
     panels,
     places,
@@ -46,11 +47,9 @@ def speedups(frame: pd.DataFrame) -> go.Figure:
     }
     bar |= {"error_x": interval(ratio, frame["lowest"], frame["highest"], color=INK), "showlegend": False}
     text = [f"{times:.1f} ×" for times in ratio]
-    figure = go.Figure(
-        go.Bar(y=frame["name"].str.replace("_", " "), x=ratio, text=text, hovertemplate="%{x:.1f} ×", **bar)
-    )
+    figure = go.Figure(go.Bar(y=frame["name"], x=ratio, text=text, hovertemplate="%{x:.1f} ×", **bar))
     figure.add_vline(x=1, line_color=GREY, line_dash="dot")
-    figure.update_xaxes(type="log", title_text="times faster than the reference", exponentformat="none", dtick="D2")
+    figure.update_xaxes(type="log", title_text="times as fast as the reference", **log_ticks([1.0, *ratio]))
     figure.update_yaxes(autorange="reversed")
     return finish(
         figure, claims.speedups(frame), "median of the repeats, lowest and highest", height=210 + 36 * len(frame)
@@ -76,7 +75,7 @@ def growth(
 
 
 def scores_by_search(frame: pd.DataFrame) -> go.Figure:
-    """Plot S against the seconds that the residual of an edit took to find, a line a precision, with 95 % intervals.
+    """Plot S against the seconds that the residual of an edit took to find, a line a precision, with 95% intervals.
 
     The interval is that of the difference to the first search. What took one step is no search, and off the lines.
 
@@ -102,10 +101,11 @@ def scores_by_search(frame: pd.DataFrame) -> go.Figure:
             "yanchor": "bottom",
         }
         figure.add_annotation(text=name, textangle=-30, showarrow=False, font_size=11, **top)
-    figure.update_xaxes(type="log", title_text="seconds for the residual of an edit", exponentformat="none", dtick=1)
+    ticks = log_ticks(frame.seconds)
+    figure.update_xaxes(type="log", title_text="seconds for the residual of an edit", **ticks)
     figure.update_yaxes(title_text="S", range=[0, 1.2], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    subtitle = "one batch; a line each precision of the equation, a point each search; bars: 95 %, of the difference"
-    return finish(figure, "How good must v* be?", subtitle)
+    subtitle = "one batch; a line each precision of the equation, a point each search; bars: 95%, of the difference"
+    return finish(figure, claims.searches(frame), subtitle)
 
 
 def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:

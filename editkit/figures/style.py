@@ -5,6 +5,7 @@ Ito's palette, distinct for colour-blind readers too; those that have an order t
 """
 
 import html
+import math
 import os
 import subprocess
 import warnings
@@ -163,10 +164,20 @@ def log_axis(figure: go.Figure, values: Iterable[float], title: str, **where: in
 
 
 def log_scale(figure: go.Figure, values: Iterable[float], **where: Any) -> None:
-    """Make a y axis logarithmic, with plain numbers at powers of ten, or at 1, 2 and 5 times where these are few."""
-    known = [value for value in values if value > 0]
-    few = not known or max(known) < 300 * min(known)
-    figure.update_yaxes(type="log", exponentformat="none", dtick="D2" if few else 1, **where)
+    """Make a y axis logarithmic, with :func:`log_ticks`."""
+    figure.update_yaxes(type="log", **log_ticks(values), **where)
+
+
+def log_ticks(values: Iterable[float]) -> dict[str, Any]:
+    """Return ticks of a logarithmic axis: whole numbers at powers of ten, or at 1, 2 and 5 times where these are few.
+
+    Plotly's own would name what lies between two powers by its first digit alone.
+    """
+    known = [value for value in values if value > 0] or [1.0]
+    powers = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
+    times = (1, 2, 5) if max(known) < 300 * min(known) else (1,)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in times]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,.10g}" for tick in ticks]}
 
 
 def as_label(text: str) -> str:
@@ -255,4 +266,4 @@ def over_seeds(frame: pd.DataFrame, prefix: str = "") -> str:
 def behind(frame: pd.DataFrame) -> str:
     """Describe the facts behind a figure's intervals: columns n, seeds and clusters, which its rows share."""
     row = frame.iloc[0]
-    return f"95 % intervals; {count(row.n, 'fact')} of {count(row.seeds, 'seed')}, {count(row.clusters, 'cluster')}"
+    return f"95% intervals; {count(row.n, 'fact')} of {count(row.seeds, 'seed')}, {count(row.clusters, 'cluster')}"

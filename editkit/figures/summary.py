@@ -19,6 +19,7 @@ from editkit.figures.style import (
     finish,
     interval,
     log_axis,
+    log_ticks,
     method_style,
     methods_in,
     panels,
@@ -51,7 +52,7 @@ def methods_compared(frame: pd.DataFrame, title: str) -> go.Figure:
         figure.update_xaxes(range=_range(frame[frame.method != UNTOUCHED], score), nticks=4, col=column)
     figure.update_xaxes(tickformat=".2f")
     _name_axes(figure, dict.fromkeys(SCORES, "share of prompts"))
-    return _sized(figure, frame, title, "success with 95 % intervals, each score on its own scale; dashed: no edit")
+    return _sized(figure, frame, title, "success with 95% intervals, each score on its own scale; dashed: no edit")
 
 
 def costs_compared(frame: pd.DataFrame, title: str) -> go.Figure:
@@ -65,7 +66,7 @@ def costs_compared(frame: pd.DataFrame, title: str) -> go.Figure:
     for row, part in enumerate(_panels(frame).values(), start=1):
         for column, cost in enumerate(COSTS, start=1):
             _add_dots(figure, part, cost, row, column)
-    figure.update_xaxes(type="log", col=1, dtick="D2", exponentformat="none")
+    figure.update_xaxes(type="log", col=1, **log_ticks(frame.seconds_an_edit))
     figure.update_xaxes(rangemode="tozero", nticks=6, col=2)
     _name_axes(figure, UNITS)
     return _sized(
@@ -108,7 +109,7 @@ def sizes_compared(batches: pd.DataFrame, runs: pd.DataFrame, title: str) -> go.
     figure.update_yaxes(range=_range(pd.concat([batches, runs]), "S"), tickformat=".2f", title_font_size=14)
     figure.update_yaxes(title_text=SCORES["S"], col=1)
     dashes = [f"{'no replay' if kind == 'none' else kind}: {dash}" for kind, dash in zip(kinds, DASHES, strict=False)]
-    return finish(figure, title, f"95 % intervals; right: {', '.join(dashes)}", height=440)
+    return finish(figure, title, f"95% intervals; right: {', '.join(dashes)}", height=440)
 
 
 def keep_against_learn(frame: pd.DataFrame, title: str) -> go.Figure:
@@ -142,7 +143,7 @@ def keep_against_learn(frame: pd.DataFrame, title: str) -> go.Figure:
         figure.update_yaxes(
             range=_range(part[part.method != UNTOUCHED], "NS"), title_text="kept (NS)", title_font_size=14, **at
         )
-    subtitle = "shares of prompts with 95 % intervals; line and dark rims: the front; dashed: NS without any edit"
+    subtitle = "shares of prompts with 95% intervals; line and dark rims: the front; dashed: NS without any edit"
     return finish(figure, title, subtitle, height=360 + 300 * ((len(parts) - 1) // 2))
 
 

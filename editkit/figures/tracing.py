@@ -60,7 +60,7 @@ def effect_heat_maps(effects: pd.DataFrame) -> go.Figure:
 
 
 def effect_curves(effects: pd.DataFrame) -> go.Figure:
-    """Plot the average indirect effect by layer with its 95 % interval, a panel a kind, a line a position.
+    """Plot the average indirect effect by layer with its 95% interval, a panel a kind, a line a position.
 
     Args:
         effects: as of :func:`effect_heat_maps`.
@@ -148,4 +148,4 @@ def _layer_axes(figure: go.Figure) -> None:
 def _behind(effects: pd.DataFrame) -> str:
     facts, clusters = int(effects.n.max()), int(effects.clusters.max())
     behind = f"{count(facts, 'fact')}, {count(clusters, 'cluster')}"
-    return f"average indirect effect: P(answer) restored less corrupted; 95 % intervals; {behind}"
+    return f"average indirect effect: P(answer) restored less corrupted; 95% intervals; {behind}"

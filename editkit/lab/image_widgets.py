@@ -20,7 +20,7 @@ from editkit.methods import label
 
 SIDE = "56px"  # of a thumbnail
 CLASSES = 3  # the likeliest ones, before and after
-PROMISES = {"nothing": None, "95 %": 0.95, "98 %": 0.98, "99 %": 0.99}
+PROMISES = {"nothing": None, "95%": 0.95, "98%": 0.98, "99%": 0.99}
 
 
 class ImageRoom(Room):

@@ -215,24 +215,27 @@ def evaluate(done: Done) -> Output:
     )
 
 
-def gallery(prepared: Prepared, panel: str, one: Repaired, places: np.ndarray) -> go.Figure:
+def gallery(prepared: Prepared, panel: str, one: Repaired, places: np.ndarray, title: str) -> go.Figure:
     """Draw images of a panel with their class before and after a repair, and where their CLS token looked before."""
     part, names = prepared.panels[panel].part.select(places), prepared.data.labels
-    captions, right = [], (one.after[panel][places].argmax(1) == part.labels).sum()
+    captions = []
     for true, *found in zip(part.labels, prepared.before[panel][places], one.after[panel][places], strict=True):
         captions.append(f"{names[true]}: {' → '.join(f'{names[p.argmax()]} ({p.max():.2f})' for p in found)}")
-    of = "edited" if panel == "edited" else "once right"
-    title = f"Of {len(places)} {of} images {right or 'none'} {'is' if right < 2 else 'are'} right after the repair"
     return figures.gallery(part.images, cls_attention(prepared.vit, part.images), captions, title=title)
 
 
 def galleries(prepared: Prepared, one: Repaired) -> dict[str, go.Figure]:
     """Draw edited images, and val images that were right and are wrong after a repair, where there are any."""
-    labels = prepared.panels["val"].part.labels
-    right, still = (found["val"].argmax(1) == labels for found in (prepared.before, one.after))
-    broken = np.flatnonzero(right & ~still)[:SHOWN]
-    drawn = {"repair_gallery": gallery(prepared, "edited", one, np.arange(min(SHOWN, len(prepared.candidates))))}
-    return drawn | ({"broken_gallery": gallery(prepared, "val", one, broken)} if len(broken) else {})
+    labels = {name: panel.part.labels for name, panel in prepared.panels.items()}
+    right, still = (found["val"].argmax(1) == labels["val"] for found in (prepared.before, one.after))
+    edited, broken = np.arange(min(SHOWN, len(prepared.candidates))), np.flatnonzero(right & ~still)
+    fixed = int((one.after["edited"][edited].argmax(1) == labels["edited"][edited]).sum())
+    title = f"Of {len(edited)} edited images {fixed or 'none'} {'is' if fixed < 2 else 'are'} right after the repair"
+    drawn = {"repair_gallery": gallery(prepared, "edited", one, edited, title)}
+    if len(broken):
+        title = f"Of {right.sum()} right validation images the repair turns {len(broken)} wrong"
+        drawn["broken_gallery"] = gallery(prepared, "val", one, broken[:SHOWN], title)
+    return drawn
 
 
 def leakage(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[str]) -> Output:

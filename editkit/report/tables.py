@@ -18,6 +18,7 @@ MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 PLAIN = {"NaN": "–", "True": "yes", "False": "no"}  # NaN: not measured, rather than not a number
 UNITS = {"mb": "(MB)", "gb": "(GB)"}
 SAMPLE = ("n", "seeds", "clusters")  # columns for which one line stands where every row has the same
+SHORT, LONG = 8, 18  # letters of a cell that it need not, and need at most, hold in one line
 MANY = 3  # rows from which it does
 
 
@@ -59,6 +60,9 @@ def _write_plainly(table: Any) -> None:
     """Write cells and heads as people do."""
     for cell in table.select("tbody td, tbody th"):
         _rewrite(cell, lambda text: re.sub(r"(\s*\\n)+", " ↵ ", PLAIN.get(text.strip(), text)))
+        said = cell.get_text().strip()
+        if len(said) > SHORT and re.search(r"[\s-]", said) and not NUMBER.match(said):  # no column of single words
+            cell["style"] = f"min-width:{min(len(said), LONG)}ch"
     for head in table.select("thead th"):
         if head.string and re.fullmatch(r"[a-zA-Z]+(_[a-zA-Z0-9]+)+", head.string):
             *words, last = head.string.split("_")

@@ -119,7 +119,7 @@ def protocol(row: pd.Series) -> str:
     facts = f"{int(row.n)} facts" if row.n else "facts that lack what S is made of, paraphrases or neighbours,"
     return (
         f"{facts} of {seeds} seed{'s' * (seeds > 1)} in {clusters} cluster{'s' * (clusters > 1)}; success "
-        "is P(new) > P(true) with teacher forcing, S the harmonic mean of ES, PS and NS, intervals 95 %"
+        "is P(new) > P(true) with teacher forcing, S the harmonic mean of ES, PS and NS, intervals 95%"
     )
 
 

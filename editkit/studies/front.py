@@ -41,14 +41,14 @@ def about(tables: Tables) -> str:
     if filled(tables, "anatomy"):
         parts.append(tables["anatomy"].panel.iloc[0])
     least = resolution(tables)
-    parts += [f"**resolves differences of ≥ {least:.2f} in NS**"] if least == least else []
+    parts += [f"**one comparison alone resolves differences of ≥ {least:.2f} in NS**"] if least == least else []
     return " · ".join(parts)
 
 
 def resolution(tables: Tables, score: str = "NS") -> float:
     """Return the smallest difference in a score between editors at the largest batch that the run would resolve.
 
-    That is the widest half of the paired 95 % intervals, before Holm's correction; nan where there is no pair.
+    That is the widest half of the paired 95% intervals, before Holm's correction; nan where there is no pair.
     """
     gaps = read(tables, "baseline_differences")
     rows = gaps[(gaps.score == score) & (gaps.batch_size == gaps.batch_size.max())]
@@ -194,7 +194,7 @@ def survivors(tables: Tables) -> pd.Series | None:
 
 
 def lasting_verdict(tables: Tables) -> str:
-    """Say whether fewer edits hold after the last step than right after their own."""
+    """Say whether fewer edits hold after the last step than right after their own; none is lost where all hold."""
     row, scores = survivors(tables), read(tables, "sequence_scores")
     if row is None:
         return "Not measured"
@@ -202,7 +202,7 @@ def lasting_verdict(tables: Tables) -> str:
     at_first = moments[moments.moment == "immediate"].ES.mean() if len(moments) else float("nan")
     if row.ES_high < at_first:
         return "Old edits are lost"
-    return "No edit was lost" if row.ES >= at_first else "Forgetting is not resolved"
+    return "No edit was lost" if row.ES == 1 else "Forgetting is not resolved"
 
 
 def enough_rank(tables: Tables) -> pd.Series | None:

@@ -55,7 +55,7 @@ def below_abstract(tables: Tables) -> str:
     box = [f"> - {text}" for text in advice(tables)]
     blocks = (
         ("**Five questions**", [f"- {text}" for text in answers(tables)]),
-        ("**Three findings**", numbered),
+        ("**Findings**", numbered),
         ("> **Should I edit?**\n>", box),
     )
     return "\n\n".join("\n".join([head, *([""] * (head[0] != ">")), *lines]) for head, lines in blocks if lines)

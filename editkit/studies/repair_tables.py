@@ -16,6 +16,7 @@ from editkit.studies.intervals import holm, proportion
 from editkit.studies.prepared import Prepared, Repaired
 from editkit.studies.repair_controls import is_bounded
 from editkit.studies.repairs import costs, repair, subset
+from editkit.studies.tables import number
 from editkit.vision.metrics import compare, confusion, mcnemar, per_class, summary
 
 JUDGED = ["fixed", "kept", "test_kept", "heldout_change"]  # what seeds are compared by
@@ -172,6 +173,18 @@ def certainty_shown(certain: pd.DataFrame) -> pd.DataFrame:
         tested = {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
         rows.append({"method": label(row["method"])} | cells | counts | tested)
     return pd.DataFrame(rows)
+
+
+def moved_shown(moved: pd.DataFrame) -> pd.DataFrame:
+    """Write by how much each method moves the margins of a class, mean and standard deviation in a cell of the two.
+
+    Args:
+        moved: columns method, class, shift and spread (logits), of right val images.
+    """
+    told = [f"{number(row['shift'], '+.2f')} ({row.spread:.2f})" for _, row in moved.iterrows()]
+    names = {"method": moved.method.map(label), "told": told}
+    wide = moved.assign(**names).pivot(index="class", columns="method", values="told")
+    return wide.loc[moved["class"].unique(), names["method"].unique()].rename_axis(columns=None)
 
 
 def _outcomes(done: Done, method: str, panel: str) -> pd.DataFrame:

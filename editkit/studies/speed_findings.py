@@ -5,6 +5,22 @@ import pandas as pd
 from editkit.methods import label
 from editkit.studies.tables import written
 
+MEASURED = {  # what benchmarks/results.json calls it, and what people do
+    "targets_exact": "targets, exact search",
+    "targets_fast": "targets, fast mode",
+    "targets_single": "the target of one edit",
+    "statistics": "second moments",
+    "scoring": "scores",
+    "alphaedit_solve": "AlphaEdit's solve",
+    "batch": "a whole batch",
+}
+AGREED = {  # the largest difference between both sides, of what
+    "largest_relative_error": "v*, relative",
+    "largest_loss_difference": "loss of a step (nats)",
+    "largest_difference": "log-probability (nats)",
+    "relative_error": "ΔW, relative",
+}
+
 
 def speed_findings(ratios: pd.DataFrame, edits: pd.DataFrame) -> list[str]:
     """Say how much faster the package is than the published algorithms, and where the time goes.

@@ -52,6 +52,12 @@ function barred(data, layout) {
   });
 }
 
+// Pictures keep their shape: all of the figure shrinks, what is written over them as far as it is still read.
+function shrunk({layout}, ratio) {
+  const annotations = (layout.annotations ?? []).map(note => ({...note, font: {...note.font, size: 9}}));
+  return {...layout, annotations, height: layout.height * ratio, font: {...layout.font, size: 11}};
+}
+
 function fitted(figure, height) {
   const layout = stacked(figure, height);
   const keys = layout.showlegend === false ? 0 : figure.data.filter(trace => trace.name && trace.showlegend !== false).length;
@@ -69,7 +75,10 @@ function draw(picture) {
   const plot = picture.querySelector('.plot');
   const figure = JSON.parse(picture.parentElement.querySelector('script').textContent);
   const small = picture.clientWidth < narrow;
-  const layout = small ? fitted(figure, figure.layout.height) : figure.layout;
+  const photo = picture.classList.contains('photo');
+  const layout = !small ? figure.layout
+    : photo ? shrunk(figure, picture.clientWidth / parseFloat(picture.style.getPropertyValue('--width')))
+    : fitted(figure, figure.layout.height);
   const data = small && panels(figure) ? barred(figure.data, layout) : figure.data;
   picture.style.setProperty('--height', `${layout.height}px`);
   picture.classList.add('drawn');

@@ -32,7 +32,7 @@ def test_scores_by_batch_shows_intervals_and_the_untouched_model():
     assert np.allclose(rome.y, 0.8) and list(rome.customdata) == [1, 8, 32]
     assert np.allclose(rome.error_y.array, 0.05) and np.allclose(rome.error_y.arrayminus, 0.1)
     assert np.allclose(before.y, 0.25) and before.line.dash == "dash" and list(before.x) == [0.8, 40]
-    assert figure.layout.title.subtitle.text == "95 % intervals; 96 facts of 3 seeds, 40 clusters"
+    assert figure.layout.title.subtitle.text == "95% intervals; 96 facts of 3 seeds, 40 clusters"
 
 
 def test_seconds_are_means_over_runs():

@@ -66,6 +66,7 @@ def test_sequences_say_what_is_left_and_what_is_lost():
         claims.retention(matrix, "EMMET, none", "ES")
         == "EMMET, none: ES of the first edits is 1.00 at first, 0.50 at the end"
     )
+    assert claims.retention(matrix * 0 + 1, "EMMET, none", "ES") == "EMMET, none: ES of all edits is 1.00 at every step"
     assert claims.forgetting({"ES": pd.DataFrame({"a": [1.0, 0.6]})}) == "ES 1.00 when new, 0.60 1 step later"
     steps = pd.DataFrame({"run": ["a", "a"], "edits": [5, 10], "kl_subjects": [np.nan, 0.2], "growth": [1.0, 1.5]})
     assert (
@@ -104,8 +105,21 @@ def test_costs_say_what_takes_most_and_what_grows():
     times = pd.DataFrame({"edits": [1, 100], "targets": [0.5, 50.0], "solve": [0.1, 0.2]})
     told = claims.growth(times, "edits", {"targets": "targets v*", "solve": "solve"}, "Seconds by edits")
     assert told == "Seconds by edits: targets v* × 100 from 1 to 100"
-    ratios = pd.DataFrame({"name": ["targets_exact", "solve"], "ratio": [7.5, 286.0]})
-    assert claims.speedups(ratios) == "7.5 times as fast (targets exact) to 286 times (solve)"
+    ratios = pd.DataFrame({"name": ["targets", "solve"], "ratio": [7.5, 286.0]})
+    assert claims.speedups(ratios) == "7.5 times as fast (targets) to 286 times (solve)"
+
+
+def test_the_fastest_search_that_loses_nothing_is_named():
+    rows = [("exact", 20.0, 0.01), ("fast", 4.0, 0.02), ("fast", 4.0, -0.01), ("two steps", 1.0, -0.3)]
+    frame = pd.DataFrame(rows, columns=["search", "targets", "S_high"])
+    told = "“fast” is 5 times as fast as the exact one and loses no S that is resolved"
+    assert claims.searches(frame) == told
+    assert claims.searches(frame.iloc[[0, 3]]) == "No search that is shorter than the exact one keeps its S"
+
+
+def test_a_variance_that_is_almost_nothing_is_not_none():
+    told = claims.spectrum({0: [1000.0, 0.1, 0.1, 5.0]}, 1.0)
+    assert told == "Below 1 lie 50% of the directions, with less than 1% of the variance"
 
 
 @pytest.mark.parametrize(("last", "verb"), [(0.1, "falls"), (6.0, "goes")])

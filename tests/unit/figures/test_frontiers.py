@@ -106,6 +106,8 @@ def test_a_sweep_shows_layers_sets_of_them_and_margins():
     assert axis.range[1] > max(sets.x) and "layer 11" in figure.layout.xaxis2.title.text
     subtitle = figure.layout.title.subtitle.text
     assert subtitle == "left: targets stop at a margin of 5; each at the least weight that keeps 0.98 on validation"
+    upper = layer_sweep(SWEEP[7:], 0.98).layout.xaxis
+    assert upper.range[0] == 5.5 and upper.tickvals[0] == 6, "from the first layer that was tried"
     alone = layer_sweep(SWEEP[:12].assign(best=SWEEP.layers == "[11]"), None)
     assert "weight" not in alone.layout.title.subtitle.text
     assert [trace.xaxis for trace in alone.data if trace.name == "chosen"] == ["x", "x2"], "in both panels"
@@ -114,7 +116,7 @@ def test_a_sweep_shows_layers_sets_of_them_and_margins():
 def test_directions_and_what_moved_share_their_classes():
     figure = common_direction(DIRECTIONS, MOVED)
     cosines, *bars = figure.data
-    assert (list(cosines.x), list(cosines.y), list(cosines.text)) == ([0.5, -0.2, 0.9], ["b", "a", "a"], [7, 8, 9])
+    assert (list(cosines.x), list(cosines.y), list(cosines.text)) == ([0.5, -0.2, 0.9], [2, 0, 0], [7, 8, 9])
     memit, broken = bars[:2]
     assert list(memit.x) == [-1, -1] and list(memit.error_x.array) == [0.5, 0.5], "of validation images alone"
     assert list(broken.x) == [0.02, 0.02] and [bar.name for bar in bars if bar.showlegend is None] == [
@@ -122,7 +124,8 @@ def test_directions_and_what_moved_share_their_classes():
         "fine-tuning",
     ]
     assert memit.marker.color == broken.marker.color == look("memit").colour != bars[2].marker.color
-    assert list(figure.layout.yaxis.categoryarray) == ["a", "a class with a long name", "b"]
+    assert figure.layout.yaxis.ticktext == ("a", "a class with a lo…", "b")
+    assert [round(y) for y in memit.y] == [0, 1] and memit.y[0] < bars[2].y[0], "side by side in the row of their class"
     assert max(map(len, figure.layout.yaxis.ticktext)) <= 18 and figure.layout.width == WIDTH
     assert "3 images" in figure.layout.title.subtitle.text
     assert common_direction(DIRECTIONS[:0], MOVED).data and common_direction(DIRECTIONS, MOVED[:0]).data

@@ -37,7 +37,7 @@ def test_values_and_ranks_stand_under_their_rungs():
     assert ranks == {"ROME": [2, 1, 2], "MEMIT": [1, 2, 1], "EMMET": [2, 3, 3]}
     assert list(figure.layout.xaxis4.ticktext) == ["success", "accuracy", "said"]
     assert sum(trace.showlegend for trace in figure.data) == 4
-    assert figure.layout.title.subtitle.text == "95 % intervals; 96 facts of 3 seeds, 40 clusters"
+    assert figure.layout.title.subtitle.text == "95% intervals; 96 facts of 3 seeds, 40 clusters"
 
 
 def test_kinds_that_are_not_there_have_no_panel():

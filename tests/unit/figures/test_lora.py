@@ -33,7 +33,7 @@ def test_ranks_have_a_line_a_fit_with_intervals_and_the_full_rank_across():
     lines = {line.name: line for line in reversed(lora_rank_vs_metrics().data)}
     assert list(lines) and set(lines) == {"keys", "svd", "fine-tuning", "raw, full rank", "no edit"}
     text = lora_rank_vs_metrics().layout.title.subtitle.text
-    assert text == "made up; 95 % intervals; 30 facts of 1 seed, 14 clusters"
+    assert text == "made up; 95% intervals; 30 facts of 1 seed, 14 clusters"
     keys = lines["keys"]
     assert list(keys.customdata) == [4, 8] and list(keys.y) == [0.5, 0.7] and keys.line.color != lines["svd"].line.color
     assert np.allclose(keys.error_y.array, 0.05) and np.allclose(keys.error_y.arrayminus, 0.1)

@@ -26,7 +26,7 @@ def test_kinds_say_how_much_of_them_is_known_and_those_without_are_left_out():
     figure = figures.probe_dots(SCORES)
     rows = [f"{KINDS['two_hop'].label}<br>12 of 40 known", f"{KINDS['relation'].label}<br>30 of 40 known"]
     assert list(figure.layout.yaxis.ticktext) == rows
-    assert "95 %" in figure.layout.title.subtitle.text and "2 seeds" in figure.layout.title.subtitle.text
+    assert "95%" in figure.layout.title.subtitle.text and "2 seeds" in figure.layout.title.subtitle.text
 
 
 def test_every_method_has_its_colour_its_place_and_its_intervals():

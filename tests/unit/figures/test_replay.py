@@ -90,6 +90,9 @@ def test_the_retention_map_is_blank_before_an_edit_and_reads_downwards():
     heat = figure.data[0]
     assert np.isnan(heat.z[1][0]) and heat.zmin == 0 and heat.zmax == 1
     assert figure.layout.yaxis.autorange == "reversed"
+    assert heat.texttemplate == "%{z:.2f}" and figure.layout.height < 300, "few steps have their numbers in them"
+    many = pd.DataFrame(np.ones((13, 13)))
+    assert figures.retention_map(many, title="EMMET, none").data[0].texttemplate is None
 
 
 def test_what_was_not_measured_is_left_out_of_its_panel():

@@ -56,7 +56,7 @@ def test_sizes_are_dots_left_and_lines_right(labelled):
     assert all(np.round(trace.x).tolist() == [0, 1, 2] for trace in left)
     assert list(figure.layout.xaxis.ticktext) == ["1", "8", "32"]
     assert [trace.line.dash for trace in right] == ["solid", "dash"] and list(right[0].customdata) == [1, 8]
-    assert figure.layout.title.subtitle.text == "95 % intervals; right: no replay: solid, history: dash"
+    assert figure.layout.title.subtitle.text == "95% intervals; right: no replay: solid, history: dash"
     shown = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert sorted(shown) == ["EMMET", "MEMIT"], "a method enters the legend once"
 

@@ -89,7 +89,8 @@ def test_said_against_preferred_is_paired_by_fact(tables):
 
 def test_the_line_above_says_what_can_be_resolved(tables):
     assert front.about(tables) == (
-        "tiny on made up · 20 edits at once: 60 facts of 2 seeds · **resolves differences of ≥ 0.05 in NS**"
+        "tiny on made up · 20 edits at once: 60 facts of 2 seeds · "
+        "**one comparison alone resolves differences of ≥ 0.05 in NS**"
     )
     named = tables | {"evaluation_prompts": tables["evaluation_prompts"].assign(model="<b>*x*")}
     assert front.about(named).startswith("&lt;b&gt;\\*x\\* on made up")

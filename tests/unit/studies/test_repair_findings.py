@@ -96,7 +96,9 @@ def test_findings_on_repairs_say_what_the_tables_say():
     assert "; 9 of 600 held-out images turn right, 6 wrong, -0.5 points (worst seed -2.0), p = 0.6;" in memit
     assert "Holm's correction over 1 methods" in protocol
     assert tracing.endswith("restoring: the MLP at layer 1 (+0.30); the residual stream at layer 0 (+0.20).")
-    assert where.startswith("**Where to edit**") and why.startswith("**As a bias would") and reached.startswith("At the")
+    assert (
+        where.startswith("**Where to edit**") and why.startswith("**As a bias would") and reached.startswith("At the")
+    )
     assert "MEMIT's, 0.01 at success 90%" in leak and "0.02, at threshold 0.1: not lower" in leak
     assert "0.50 times" in leak
     assert "AlphaEdit fixes 70%, keeps 95.0% on validation and 91.0% on held-out images, and leaks 0.03" in kept

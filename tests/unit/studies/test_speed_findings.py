@@ -1,8 +1,27 @@
 """Sentences of the speed appendix."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 
-from editkit.studies.speed_findings import search_findings, speed_findings, thousands_findings, token_findings
+from editkit.studies.speed_findings import (
+    AGREED,
+    MEASURED,
+    search_findings,
+    speed_findings,
+    thousands_findings,
+    token_findings,
+)
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks/results.json"
+
+
+def test_what_was_measured_has_a_name_for_people():
+    found = json.loads(BENCHMARKS.read_text())["measurements"]
+    assert found.keys() == MEASURED.keys()
+    checks = {name for one in found.values() for name in one if "error" in name or "difference" in name}
+    assert checks == AGREED.keys()
 
 
 def test_findings_on_speed_name_the_least_and_the_most():
