@@ -192,9 +192,11 @@ def common_direction(directions: pd.DataFrame, moved: pd.DataFrame) -> go.Figure
     for place, method in enumerate(methods):
         rows = moved[moved.method == method]
         y = [names.index(as_label(name)) + below(place, len(methods), 0.7) for name in rows["class"]]
-        at = {"y": y, "customdata": rows[["class", "n"]].to_numpy(), "mode": "markers", **method_style(method)}
-        at |= {"hovertemplate": "%{customdata[0]}: %{x:.3g}, %{customdata[1]} images", "marker_size": 7}
-        about = {"array": rows.spread, "thickness": 1.2, "width": 0, "color": look(method).colour}
+        colour = look(method).colour
+        at: dict[str, Any] = {"y": y, "customdata": rows[["class", "n"]].to_numpy(), "mode": "markers"}
+        at |= {"hovertemplate": "%{customdata[0]}: %{x:.3g}, %{customdata[1]} images"}
+        at |= {**method_style(method), "marker_color": colour, "marker_size": 7}
+        about = {"array": rows.spread, "thickness": 1.2, "width": 0, "color": colour}
         figure.add_scatter(x=rows["shift"], error_x=about, row=1, col=2, **at)
         figure.add_scatter(x=rows.broken, showlegend=False, row=1, col=3, **at)
     for column, title in enumerate(("cosine", "mean shift ± sd (logits)", "share"), start=1):

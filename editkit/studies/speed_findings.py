@@ -3,7 +3,8 @@
 import pandas as pd
 
 from editkit.methods import label
-from editkit.studies.tables import written
+from editkit.studies.findings import with_list
+from editkit.studies.tables import number, written
 
 MEASURED = {  # what benchmarks/results.json calls it, and what people do
     "targets_exact": "targets, exact search",
@@ -57,10 +58,11 @@ def token_findings(frame: pd.DataFrame, chosen: int) -> list[str]:
             scores = part.set_index("tokens_per_dimension")[["S", "NS"]]
             change = scores.loc[most] - scores.loc[chosen]
             told.append(
-                f"{kind} S {scores.S[chosen]:.3f}, NS {scores.NS[chosen]:.3f} (with {most} S {change.S:+.3f}, NS "
-                f"{change.NS:+.3f}; lowest NS {scores.NS.min():.3f}, at {scores.NS.idxmin()})"
+                f"{kind}: S {scores.S[chosen]:.3f}, NS {scores.NS[chosen]:.3f}; with {most} S "
+                f"{number(change.S, '+.3f')}, NS {number(change.NS, '+.3f')}; lowest NS {scores.NS.min():.3f}, at "
+                f"{scores.NS.idxmin()}"
             )
-        sentences.append(f"{label(str(method))}, {chosen} tokens for each dimension: {'; '.join(told)}.")
+        sentences.append(with_list(f"{label(str(method))}, {chosen} tokens for each dimension:", told))
     return sentences
 
 
@@ -76,15 +78,15 @@ def search_findings(frame: pd.DataFrame) -> list[str]:
     lists = ("; ".join(name for name in others if (name in worse) == lost) or "none" for lost in (False, True))
     head = "**Of shorter ways to a target than the {} search these lose no S that is resolved: {}. These do: {}.**"
     about = f"{frame.edits.iloc[0]} edits in one batch; differences of S, paired, by precision of the equation."
-    sentences = [f"{head.format(reference, *lists)} {about}"]
+    told = []
     for name in others:
-        told = [
+        gaps = [
             f"{label(method)} {written(row.S_change, row.S_low, row.S_high, '+')}"
             for method, row in rows.loc[name].iterrows()
         ]
         times = f"{each[reference] / each[name]:.0f} times as fast" if each[name] else "without a search"
-        sentences.append(f"**{name[0].upper()}{name[1:]}**, {times}: {', '.join(told)}.")
-    return sentences
+        told.append(f"{name}, {times}: {', '.join(gaps)}")
+    return [with_list(f"{head.format(reference, *lists)} {about}", told)]
 
 
 def thousands_findings(frame: pd.DataFrame) -> list[str]:

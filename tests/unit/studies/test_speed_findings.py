@@ -39,21 +39,21 @@ def test_findings_on_the_text_behind_c_are_told_by_kind():
     frame = pd.DataFrame([*rows, ("other", 20, 0.7, 0.65)], columns=["text", "tokens_per_dimension", "S", "NS"])
     first, emmet = token_findings(frame.assign(method="emmet", edits=32), 10)
     assert "32 facts of one seed in one batch" in first and "no order of texts can be named" in first
-    assert emmet.startswith("EMMET, 10 tokens for each dimension: mine S 0.800, NS 0.700 (with 20 S +0.020, NS -0.010;")
-    assert (
-        "lowest NS 0.400, at 1); other S 0.700, NS 0.600 (with 20 S +0.000, NS +0.050; lowest NS 0.600, at 10)."
-        in emmet
-    )
+    head, mine, other = emmet.split("\n  - ")
+    assert head == "EMMET, 10 tokens for each dimension:"
+    assert mine == "mine: S 0.800, NS 0.700; with 20 S +0.020, NS -0.010; lowest NS 0.400, at 1"
+    assert other == "other: S 0.700, NS 0.600; with 20 S 0.000, NS +0.050; lowest NS 0.600, at 10"
 
 
 def test_shorter_searches_are_told_by_what_they_lose():
     columns = ["search", "method", "edits", "targets", "S_change", "S_low", "S_high"]
     rows = [("exact", "memit", 10, 20.0, 0.0, 0.0, 0.0), ("fast", "memit", 10, 4.0, 0.01, -0.02, 0.04)]
     rows.append(("two steps", "memit", 10, 2.0, -0.3, -0.4, -0.2))
-    head, fast, two = search_findings(pd.DataFrame(rows, columns=columns))
+    (told,) = search_findings(pd.DataFrame(rows, columns=columns))
+    head, fast, two = told.split("\n  - ")
     assert "no S that is resolved: fast. These do: two steps.**" in head
-    assert fast == "**Fast**, 5 times as fast: MEMIT +0.01 [-0.02, +0.04]."
-    assert two.startswith("**Two steps**, 10 times as fast") and "-0.30 [-0.40, -0.20]" in two
+    assert fast == "fast, 5 times as fast: MEMIT +0.01 [-0.02, +0.04]"
+    assert two.startswith("two steps, 10 times as fast") and "-0.30 [-0.40, -0.20]" in two
 
 
 def test_thousands_are_told_by_their_ends_with_what_ten_thousand_would_take():
