@@ -243,7 +243,7 @@ def gallery(
     parts = [caption.replace(" → ", "\n→ ").splitlines() for caption in captions]  # what became of it has its own line
     lines = [[line for part in caption for line in textwrap.wrap(part, CAPTION_WIDTH)] for caption in parts]
     cell = (WIDTH - 2 * MARGIN) / COLUMNS  # pixels of an image with its gap: the unit of both axes
-    head = (16 * max(map(len, lines)) + 12) / cell
+    head = (17 * max(map(len, lines)) + 14) / cell
     tall = head + layers  # of images, each with the gap below it
     total = tall * -(-len(images) // COLUMNS)
     figure = go.Figure()

@@ -18,7 +18,7 @@ MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 PLAIN = {"NaN": "–", "True": "yes", "False": "no"}  # NaN: not measured, rather than not a number
 UNITS = {"mb": "(MB)", "gb": "(GB)"}
 SAMPLE = ("n", "seeds", "clusters")  # columns for which one line stands where every row has the same
-SHORT, LONG = 8, 18  # letters of a cell that it need not, and need at most, hold in one line
+SHORT, LONG = 8, 16  # letters of a cell that it need not, and need at most, hold in one line
 MANY = 3  # rows from which it does
 
 

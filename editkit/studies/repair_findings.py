@@ -107,10 +107,9 @@ def _repaired(row: dict[str, Any], mean: pd.Series, low: pd.Series) -> str:
 
     return (
         f"{label(row['method'])}: fixed are {share('fixed', 0)} and {mean.generality:.0%} of their augmented copies; "
-        f"{row['test_fixed']} of {row['test_images']} held-out images turn right, {row['test_broken']} wrong, "
+        f"{row['test_fixed']} of {row['test_images']} held-out images turn right, {row['test_broken']} wrong: "
         f"{number(mean.heldout_change, '+.1f')} points (worst seed {number(low.heldout_change, '+.1f')}), "
-        f"p = {row['p_holm']:.2g}; of right ones {share('kept', 1)} stay on validation, "
-        f"{share('test_kept', 1)} held out"
+        f"p = {row['p_holm']:.2g}; of right ones stay {share('test_kept', 1)}"
     )
 
 

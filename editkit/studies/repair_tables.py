@@ -176,12 +176,12 @@ def certainty_shown(certain: pd.DataFrame) -> pd.DataFrame:
 
 
 def moved_shown(moved: pd.DataFrame) -> pd.DataFrame:
-    """Write by how much each method moves the margins of a class, mean and standard deviation in a cell of the two.
+    """Write by how much each method moves the margins of a class, mean ± standard deviation.
 
     Args:
         moved: columns method, class, shift and spread (logits), of right val images.
     """
-    told = [f"{number(row['shift'], '+.2f')} ({row.spread:.2f})" for _, row in moved.iterrows()]
+    told = [f"{number(row['shift'], '+.2f')} ± {row.spread:.2f}" for _, row in moved.iterrows()]
     names = {"method": moved.method.map(label), "told": told}
     wide = moved.assign(**names).pivot(index="class", columns="method", values="told")
     return wide.loc[moved["class"].unique(), names["method"].unique()].rename_axis(columns=None)

@@ -54,7 +54,7 @@ function barred(data, layout) {
 
 // Pictures keep their shape: all of the figure shrinks, what is written over them as far as it is still read.
 function shrunk({layout}, ratio) {
-  const annotations = (layout.annotations ?? []).map(note => ({...note, font: {...note.font, size: 9}}));
+  const annotations = (layout.annotations ?? []).map(note => ({...note, font: {...note.font, size: 8}}));
   return {...layout, annotations, height: layout.height * ratio, font: {...layout.font, size: 11}};
 }
 

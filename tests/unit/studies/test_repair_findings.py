@@ -91,9 +91,8 @@ def test_findings_on_repairs_say_what_the_tables_say():
     first, memit, protocol, tracing, where, why, reached, leak, kept = findings()
     assert "accuracy is 91.0%; 20 to 30 misclassified" in first and "(2 seeds)" in first and "30% are right" in first
     assert "  - MEMIT: fixed are 95% [81–99%] of 45 (worst seed 90%) and 70% of their" in memit
-    assert "99.0% [97.5–99.7%] of 500 (worst seed 98.0%) stay on validation" in memit
-    assert memit.endswith("97.0% [95.0–98.3%] of 540 (worst seed 96.0%) held out")
-    assert "; 9 of 600 held-out images turn right, 6 wrong, -0.5 points (worst seed -2.0), p = 0.6;" in memit
+    assert memit.endswith("; of right ones stay 97.0% [95.0–98.3%] of 540 (worst seed 96.0%)")
+    assert "; 9 of 600 held-out images turn right, 6 wrong: -0.5 points (worst seed -2.0), p = 0.6;" in memit
     assert "Holm's correction over 1 methods" in protocol
     assert tracing.endswith("restoring: the MLP at layer 1 (+0.30); the residual stream at layer 0 (+0.20).")
     assert (

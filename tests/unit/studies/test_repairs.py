@@ -349,4 +349,4 @@ def test_moved_margins_are_shown_a_row_a_class_and_a_column_a_method():
     rows = [("memit", "b", -0.5, 0.25), ("memit", "a", 0.001, 1.0), ("finetuning", "b", 2.0, 0.5)]
     shown = tables.moved_shown(pd.DataFrame(rows, columns=columns))
     assert list(shown.index) == ["b", "a"] and list(shown) == ["MEMIT", "fine-tuning"]
-    assert list(shown.MEMIT) == ["-0.50 (0.25)", "0.00 (1.00)"] and shown["fine-tuning"]["b"] == "+2.00 (0.50)"
+    assert list(shown.MEMIT) == ["-0.50 ± 0.25", "0.00 ± 1.00"] and shown["fine-tuning"]["b"] == "+2.00 ± 0.50"
