@@ -127,7 +127,7 @@ def scores_by_tokens(frame: pd.DataFrame) -> go.Figure:
 
 
 def thousands(frame: pd.DataFrame) -> go.Figure:
-    """Plot S, with 95 % intervals, and the perplexity of prose against the edits of one batch, a colour an editor.
+    """Plot S, with 95% intervals, and the perplexity of prose against the edits of one batch, a colour an editor.
 
     Args:
         frame: columns editor, method, d_k, edits, judged, S, S_low, S_high, perplexity, perplexity_before.
@@ -146,5 +146,5 @@ def thousands(frame: pd.DataFrame) -> go.Figure:
     log_scale(figure, frame.perplexity / frame.perplexity_before, col=2)
     for place in (1, 2):
         figure.add_vline(x=frame.d_k.max(), line_color=GREY, line_dash="dot", row=1, col=place)
-    subtitle = "fast targets; dotted: as many edits as a key has dimensions; bars: 95 %"
+    subtitle = "fast targets; dotted: as many edits as a key has dimensions; bars: 95%"
     return finish(figure, claims.thousands(frame), subtitle)

@@ -18,7 +18,8 @@ MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 PLAIN = {"NaN": "–", "True": "yes", "False": "no"}  # NaN: not measured, rather than not a number
 UNITS = {"mb": "(MB)", "gb": "(GB)"}
 SAMPLE = ("n", "seeds", "clusters")  # columns for which one line stands where every row has the same
-SHORT, LONG = 8, 16  # letters of a cell that it need not, and need at most, hold in one line
+SHORT, LONG = 8, 16  # letters of a cell of words that need no room of their own in a line, and that have it at most
+WIDE, TIGHT = 10, 11  # columns from which on a table shrinks on paper, and letters that then have room
 MANY = 3  # rows from which it does
 
 
@@ -57,12 +58,14 @@ class Tables:
 
 
 def _write_plainly(table: Any) -> None:
-    """Write cells and heads as people do."""
+    """Write cells and heads as people do, and leave words room to stand beside one another."""
+    columns = max((len(row.find_all(["th", "td"])) for row in table.find_all("tr")), default=0)
+    most = TIGHT if columns >= WIDE else LONG
     for cell in table.select("tbody td, tbody th"):
         _rewrite(cell, lambda text: re.sub(r"(\s*\\n)+", " ↵ ", PLAIN.get(text.strip(), text)))
         said = cell.get_text().strip()
         if len(said) > SHORT and re.search(r"[\s-]", said) and not NUMBER.match(said):  # no column of single words
-            cell["style"] = f"min-width:{min(len(said), LONG)}ch"
+            cell["style"] = f"min-width:{min(len(said), most)}ch"
     for head in table.select("thead th"):
         if head.string and re.fullmatch(r"[a-zA-Z]+(_[a-zA-Z0-9]+)+", head.string):
             *words, last = head.string.split("_")

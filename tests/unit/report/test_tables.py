@@ -27,6 +27,17 @@ def test_an_index_with_a_name_has_one_row_of_heads_and_none_is_empty():
     assert not styled(pd.DataFrame({"": [1]})).thead, "a head that says nothing is none"
 
 
+def test_words_have_room_to_stand_beside_one_another():
+    frame = pd.DataFrame(
+        {"method": ["head, closed form", "EMMET"], "of": ["two words", "unbreakable_name"], "n": [1, 2]}
+    )
+    kept = {cell.get_text(): cell.get("style") for cell in styled(frame).select("tbody td")}
+    assert kept["head, closed form"] == "min-width:16ch" and kept["two words"] == "min-width:9ch"
+    assert kept["EMMET"] is kept["one_long_name"] is kept["1"] is None
+    many = styled(frame.assign(**{f"column {n}": n for n in range(9)}))
+    assert many.find("td", string="head, closed form")["style"] == "min-width:11ch"
+
+
 def test_heads_of_two_levels_stay_two_rows():
     frame = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["kept"], ["min", "max"]]))
     soup = styled(frame)
