@@ -28,9 +28,7 @@ def test_an_index_with_a_name_has_one_row_of_heads_and_none_is_empty():
 
 
 def test_words_have_room_to_stand_beside_one_another():
-    frame = pd.DataFrame(
-        {"method": ["head, closed form", "EMMET"], "of": ["two words", "unbreakable_name"], "n": [1, 2]}
-    )
+    frame = pd.DataFrame({"method": ["head, closed form", "EMMET"], "of": ["two words", "one_long_name"], "n": [1, 2]})
     kept = {cell.get_text(): cell.get("style") for cell in styled(frame).select("tbody td")}
     assert kept["head, closed form"] == "min-width:16ch" and kept["two words"] == "min-width:9ch"
     assert kept["EMMET"] is kept["one_long_name"] is kept["1"] is None
