@@ -195,7 +195,7 @@ def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 def _fewest(K: Tensor, R: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return keys, residuals and slacks of which the solve is the same: beyond d_k columns d_k that stand for all.
 
-    ``ΔW = (R D Kᵀ) (I + M (K D Kᵀ))⁻¹ M`` sees two moments weighted by ``D``; where equality is asked for there are none.
+    ``ΔW = (R D Kᵀ) (I + M (K D Kᵀ))⁻¹ M`` sees two moments, weighted by ``D``; equality (``D⁻¹ = 0``) has none.
     """
     if K.shape[1] <= K.shape[0] or not (slack > 0).all():
         return K, R, slack

@@ -309,7 +309,7 @@ def growth(frame: pd.DataFrame, x: str, series: Mapping[str, str], of: str) -> s
 
 
 def thousands(frame: pd.DataFrame) -> str:
-    """Say how S of the editor that loses most goes from the smallest to the largest batch, and of the one that keeps."""
+    """Say how S goes from the smallest to the largest batch, of the editors that keep most and least."""
     ends = frame.sort_values("edits").groupby("editor").S.agg(["first", "last"])
     lost = (ends["first"] - ends["last"]).sort_values()
     told = [f"{name} S {ends.loc[name, 'first']:.2f} to {ends.loc[name, 'last']:.2f}" for name in lost.index[[0, -1]]]

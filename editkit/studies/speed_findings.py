@@ -110,6 +110,6 @@ def thousands_findings(frame: pd.DataFrame) -> list[str]:
         f"**From {least:,} to {most:,} edits in one batch, where a key has {frame.d_k.iloc[0]:,} dimensions** (the "
         f"first {frame.judged.max()} of them are scored): {'; '.join(told)}.",
         f"{most:,} edits take {rate:.1f} edits a second or more, {whole.solve.max():.1f} s of it in the solve, and at "
-        f"most {memory[1]:,.0f} MB ({least:,}: {memory[0]:,.0f} MB). Targets and keys grow with the edits and the solve "
-        f"does not beyond {frame.d_k.iloc[0]:,}: 10,000 would take {10_000 / rate / 60:.0f} minutes.",
+        f"most {memory[1]:,.0f} MB ({least:,}: {memory[0]:,.0f} MB). Targets and keys grow with the edits, and the "
+        f"solve does not beyond {frame.d_k.iloc[0]:,}: 10,000 would take {10_000 / rate / 60:.0f} minutes.",
     ]

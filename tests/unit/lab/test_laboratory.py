@@ -145,7 +145,7 @@ def test_a_failing_write_leaves_the_weights_bit_for_bit(lab, facts, monkeypatch)
         ({"subject": "", "new": " "}, "type the subject and the new object"),
         ({"subject": "Berlin", "prompt": "The city of Rome lies in"}, "subject 'Berlin' is not in the prompt"),
         ({"new": "Swedish "}, "the new object is the true one, 'Swedish': there is nothing to edit"),
-        ({"prompt": "{} and {} speak"}, "exactly one"),
+        ({"prompt": "{} and {} speak"}, "holds {} 2 times; one is needed"),
         ({"prompt": "{} " + "a " * 600}, "512 positions"),
     ],
 )
