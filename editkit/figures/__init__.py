@@ -27,6 +27,7 @@ from editkit.figures.replay import (
     retention_map,
 )
 from editkit.figures.setup import position_norms, spectrum
+from editkit.figures.speech import speech
 from editkit.figures.speed import growth, scores_by_search, scores_by_tokens, speedups, thousands
 from editkit.figures.style import INSTALL_BROWSER, WIDTH, as_svg, find_browser, save, show, use_notebook_style
 from editkit.figures.summary import costs_compared, keep_against_learn, methods_compared, sizes_compared
@@ -79,6 +80,7 @@ __all__ = [
     "show",
     "sizes_compared",
     "spectrum",
+    "speech",
     "speedups",
     "survival",
     "thousands",

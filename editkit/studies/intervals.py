@@ -43,10 +43,10 @@ NAMES = [*(f"{letter}S" for letter in LETTER.values()), "S"]
 def fact_scores(prompts: pd.DataFrame, moment: str = "final") -> pd.DataFrame:
     """Average success over the prompts of each fact: columns ES, PS and NS, one row a seed and fact.
 
-    A score is nan for a fact without such prompts.
+    A score is nan for a fact without such prompts, or where success is missing in all of them.
     """
     part = prompts[prompts.moment == moment]
-    wide = part.pivot_table(index=["seed", "fact"], columns="kind", values="success", aggfunc="mean")
+    wide = part.groupby(["seed", "fact", "kind"]).success.mean().unstack("kind")
     return wide.reindex(columns=list(LETTER)).set_axis(NAMES[:3], axis=1)
 
 

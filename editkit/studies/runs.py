@@ -91,8 +91,8 @@ def run_baselines(
 
     Returns the tidy table (one row a cell: scores, seconds, peak memory, hyperparameters, what promises took;
     ``method`` is the name of the spec, ``seconds`` counts whole edits, their targets found before), and the scores of
-    every prompt (:func:`editkit.language.metrics.evaluate`) with ``method``, ``batch_size``, ``seed``, ``moment`` and,
-    of edits, ``batch`` (from 1, in its seed).
+    every prompt (:func:`evaluated`) with ``method``, ``batch_size``, ``seed``, ``moment`` and, of edits, ``batch``
+    (from 1, in its seed).
     """
     rows, prompts = [], []
     for draw in setting.draws.values():
@@ -158,6 +158,19 @@ def free_speech(setting: Setting, seed: int, model: LanguageModel, facts: Sequen
     return rows
 
 
+def evaluated(setting: Setting, seed: int, facts: Sequence[Fact]) -> tuple[pd.DataFrame, Rows]:
+    """Score every prompt of some facts, and let the model speak freely about them.
+
+    Returns the rows of :func:`editkit.language.metrics.evaluate`, with what is said beside the prompts that were
+    answered freely (column ``said``, missing elsewhere; none where nothing was asked), and :func:`free_speech`.
+    """
+    frame, spoken = evaluate(setting.lm, facts), free_speech(setting, seed, setting.lm, facts)
+    if said := [row for row in spoken if "said" in row]:
+        asked = frame.index[frame.fact.isin({row["fact"] for row in said})]  # in the same order
+        frame["said"] = pd.Series([row["said"] for row in said], asked, dtype=object)
+    return frame, spoken
+
+
 def averaged(spoken: Rows) -> dict[str, float]:
     """Return the scores of :func:`free_speech` for a row of a table: none where nothing was spoken."""
     return summarize(pd.DataFrame(spoken)) if spoken else {}
@@ -169,8 +182,8 @@ def untouched(setting: Setting, seed: int) -> Cell:
 
     def measure() -> Cell:
         start = time.perf_counter()
-        frame = evaluate(setting.lm, facts)
-        scores = summarize(frame) | averaged(free_speech(setting, seed, setting.lm, facts))
+        frame, spoken = evaluated(setting, seed, facts)
+        scores = summarize(frame) | averaged(spoken)
         seconds = time.perf_counter() - start
         return {"moment": UNTOUCHED, "n_facts": len(facts), **scores, "seconds_scoring": seconds}, frame
 
@@ -230,8 +243,8 @@ def _finetuned(setting: Setting, seed: int, spec: FinetuneSpec) -> Cell:
     try:
         history = finetune(stack, "finetuned", facts, spec, progress=setting.progress)
         memory, parameters = peak_mb(lm.device), stack["finetuned"].n_parameters
-        frame = evaluate(lm, facts)
-        scores = summarize(frame) | averaged(free_speech(setting, seed, lm, facts))
+        frame, spoken = evaluated(setting, seed, facts)
+        scores = summarize(frame) | averaged(spoken)
     finally:
         stack.close()
     cost = {"steps": len(history), "seconds": history.seconds.iloc[-1], "peak_memory_mb": memory}
@@ -258,8 +271,9 @@ def _edit(setting: Setting, seed: int, spec: EditSpec, size: int) -> Cell:
         result = session.edit(batch)
         try:
             start = time.perf_counter()
-            frames.append(evaluate(setting.lm, batch).assign(batch=len(frames) + 1))
-            spoken += free_speech(setting, seed, setting.lm, batch)
+            frame, heard = evaluated(setting, seed, batch)
+            frames.append(frame.assign(batch=len(frames) + 1))
+            spoken += heard
             scoring += time.perf_counter() - start
         finally:
             session.undo()
