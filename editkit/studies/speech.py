@@ -74,22 +74,16 @@ def speech_differences(spoken: pd.DataFrame) -> pd.DataFrame:
 
 def speech_shown(scores: pd.DataFrame) -> pd.DataFrame:
     """Write :func:`speech_scores` for a chapter: a row a method and batch size, a column a score."""
-    surviving = scores.rung == SURVIVING
-    names = scores.kind.map(LETTER) + scores.rung.map(ENDING).fillna("")
-    cells = scores.assign(
-        name=names.mask(surviving, "said of " + scores.kind.map(LETTER) + "S"),
-        cell=[written(r.value, r.low, r.high) for r in scores.itertuples()],
-    )
-    cells = cells[cells.kind.isin(ASKED) | ~surviving]
-    keys = ["method", "batch_size"]
-    ranked = cells.sort_values("kind", key=lambda kinds: kinds.map(list(LETTER).index), kind="stable")
-    wide = cells.pivot(index=keys, columns="name", values="cell")[list(dict.fromkeys(ranked.name))].fillna(
-        number(float("nan"))
-    )
-    wide = wide.loc[list(dict.fromkeys(zip(scores.method, scores.batch_size, strict=True)))]
+    ends, keys = ENDING | {SURVIVING: "S said"}, ["method", "batch_size"]
+    wanted = {(kind, rung): f"{LETTER[kind]}{ends[rung]}" for kind in LETTER for rung in (*RUNGS, SURVIVING)}
+    del wanted["neighbourhood", SURVIVING]  # no edit is to be said there
+    cells = scores.assign(cell=[written(r.value, r.low, r.high) for r in scores.itertuples()])
+    wide = cells.pivot(index=keys, columns=["kind", "rung"], values="cell")
+    wide = wide[[*(name for name in wanted if name in wide)]].fillna(number(float("nan")))
+    wide.columns = [wanted[name] for name in wide]
     sample = scores[(scores.kind == "rewrite") & (scores.rung == "success")].set_index(keys)[SAMPLE]
-    table = wide.join(sample).reset_index().rename(columns={"batch_size": "edits at once"})
-    return shown(table.rename_axis(columns=None), "method", "edits at once")
+    table = sample.join(wide)[[*wide, *SAMPLE]].reset_index()
+    return shown(table.rename(columns={"batch_size": "edits at once"}), "method", "edits at once")
 
 
 def speech_findings(scores: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:

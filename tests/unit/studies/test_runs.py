@@ -80,7 +80,7 @@ def test_rows_tell_ge_of_what_the_first_facts_of_a_seed_are_written_on(setting, 
 def test_rows_tell_what_is_said_about_the_first_facts_of_a_seed(setting, facts):
     here = replace(setting({7: (facts[:4], [])}), said_facts=3)
     spec, lm = here.spec("memit"), here.lm
-    table, _ = run_baselines(here, {"memit": spec}, [2])
+    table, prompts = run_baselines(here, {"memit": spec}, [2])
     frames, session = [], here.session(spec.model_copy(update={"seed": 7}), 7)
     for batch, asked in ((facts[:2], facts[:2]), (facts[2:4], facts[2:3])):
         session.edit(batch)
@@ -90,6 +90,10 @@ def test_rows_tell_what_is_said_about_the_first_facts_of_a_seed(setting, facts):
     for name in ("ESaid", "PSaid", "NSaid", "EExact"):
         assert table[name].tolist() == pytest.approx([scores[name] for scores in wanted])
     assert "GE" not in table
+    told = prompts[prompts.method == "memit"]
+    answers = pd.concat(frames)
+    assert told.said.isna().eq(told.fact == facts[3].id).all(), "what was not asked is missing"
+    assert told.said.dropna().tolist() == answers.said.tolist() and prompts.said.notna().sum() == 2 * len(answers)
 
 
 def test_emmet_has_memit_at_its_layers_and_weight_beside_it(setting, monkeypatch):

@@ -99,15 +99,15 @@ def test_what_never_succeeds_has_no_share_that_is_said():
     scores, gaps = speech_scores(none), speech_differences(none)
     assert set(scores[scores.rung == "surviving"].method) == {"memit"} and gaps.empty
     assert "ROME – (nothing succeeds)" in speech_findings(scores, gaps)[0]
-    assert speech_shown(scores).loc[("ROME", 8), "said of ES"] == "–"
+    assert speech_shown(scores).loc[("ROME", 8), "ES said"] == "–"
 
 
 def test_the_table_has_a_row_a_method_and_number_of_edits(spoken):
     table = speech_shown(speech_scores(spoken))
     assert list(table.index)[:3] == [("no edit", 0), ("ROME", 8), ("ROME", 32)]
-    rungs = ["ES", "EA", "ESaid", "said of ES", "PS", "PA", "PSaid", "said of PS", "NS", "NA", "NSaid"]
+    rungs = ["ES", "EA", "ESaid", "ES said", "PS", "PA", "PSaid", "PS said", "NS", "NA", "NSaid"]
     assert list(table.columns) == [*rungs, "n", "seeds", "clusters"]
-    assert table.loc[("MEMIT", 32), "said of PS"].startswith("0.30 [")
+    assert table.loc[("MEMIT", 32), "PS said"].startswith("0.30 [")
 
 
 def test_prompts_of_a_run_that_were_answered_freely_are_those_of_its_first_facts(setting, facts):
