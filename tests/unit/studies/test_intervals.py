@@ -200,7 +200,7 @@ def test_s_of_an_interval_is_that_of_summarize_over_all_seeds():
 def test_fact_scores_average_the_prompts_of_a_kind():
     frame = pd.concat([prompts_of(np.array([[1, 1, 0]])), prompts_of(np.array([[1, 0, 0]]))])
     assert fact_scores(frame).loc[(1, "f0")].tolist() == [1.0, 0.5, 0.0]
-    unknown = fact_scores(pd.concat([frame, prompts_of(np.full((1, 3), np.nan)).assign(seed=2)]))
+    unknown = fact_scores(pd.concat([frame, frame.assign(seed=2, success=np.nan)]))
     assert list(unknown.index) == [(1, "f0"), (2, "f0")] and unknown.loc[2].isna().all(axis=None)
 
 
