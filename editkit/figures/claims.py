@@ -124,12 +124,13 @@ def rungs(frame: pd.DataFrame, kinds: Mapping[str, str], order: Sequence[str]) -
 
 
 def speech(edited: pd.DataFrame, kinds: Mapping[str, str]) -> str:
-    """Say what succeeds at the largest number of edits, and what share of that is said, by whom."""
-    kind, most = edited.kind.iloc[0], edited.batch_size.max()
+    """Say what succeeds at the largest number of edits, and what share of that is said."""
+    most = edited.batch_size.max()
+    kind = "paraphrase" if (edited.kind == "paraphrase").any() else str(edited.kind.iloc[0])
     rows = edited[(edited.kind == kind) & (edited.batch_size == most)].set_index("method")
     success, said = (rows.value[rows.rung == rung] for rung in ("success", "surviving"))
     told = f"{_edits(most)}: {between(success, '.0%')} of {kinds[kind]} succeed"
-    return f"{told}, {spread(said, '.0%')} of these are said" if len(said) else told
+    return f"{told}, {between(said, '.0%')} of these are said" if len(said) else told
 
 
 def probes(shown: pd.DataFrame, names: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ DASHES = {"success": ("solid", "succeeds"), "said": ("dot", "is said")}
 
 
 def speech(frame: pd.DataFrame) -> go.Figure:
-    """Plot success (solid) and what is said (dotted) with intervals against the number of edits, a panel a kind.
+    """Plot success (solid) and what is said (dotted, open markers) with intervals against the number of edits, a panel a kind.
 
     Args:
         frame: columns method, batch_size, kind, rung, value, low, high, n, seeds and clusters
@@ -45,6 +45,7 @@ def speech(frame: pd.DataFrame) -> go.Figure:
                 rows = edited[own].sort_values("batch_size")
                 bars = {"customdata": rows.batch_size, "error_y": interval(rows.value, rows.low, rows.high)}
                 style = method_style(method) | {"line_dash": dash} | where
+                style["marker_symbol"] += "-open" * (rung == "said")
                 style["showlegend"] = where["showlegend"] and rung == "success"
                 hover = f"{name}, %{{customdata}} edits: %{{y:.3f}}"
                 add_line(figure, rows.batch_size * aside(place, len(methods), 0.12), rows.value, hover, **bars, **style)

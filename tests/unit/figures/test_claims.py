@@ -58,7 +58,7 @@ def test_scores_are_told_at_both_ends():
     ladder["value"] = [0.9, 0.8, 0.3, 0.3]
     spoken = pd.DataFrame({"method": METHODS * 2, "kind": "rewrite", "rung": ["success"] * 2 + ["surviving"] * 2})
     spoken = spoken.assign(batch_size=8, value=[0.9, 0.8, 0.25, 0.5])
-    said = "8 edits: 80% to 90% of rewrites succeed, 25% (ROME) to 50% (MEMIT) of these are said"
+    said = "8 edits: 80% to 90% of rewrites succeed, 25% to 50% of these are said"
     assert claims.speech(spoken, {"rewrite": "rewrites"}) == said
     assert claims.speech(spoken[:2], {"rewrite": "rewrites"}) == "8 edits: 80% to 90% of rewrites succeed"
     told = claims.rungs(ladder, {"paraphrase": "paraphrases"}, ["success", "exact"])

@@ -22,7 +22,7 @@ FRAME = FRAME.assign(low=FRAME.value - 0.1, high=FRAME.value + 0.05)
 def test_the_figure_is_labelled_and_titled_by_its_numbers(labelled):
     figure = figures.speech(FRAME)
     labelled(figure, bare=["yaxis2"])
-    told = "32 edits: 70% to 90% of rewrites succeed, 35% (MEMIT) to 55% (ROME) of these are said"
+    told = "32 edits: 70% to 90% of paraphrases succeed, 35% to 55% of these are said"
     assert figure.layout.title.text == told and "128 facts" in figure.layout.title.subtitle.text
 
 
@@ -31,6 +31,7 @@ def test_a_method_has_a_line_that_succeeds_and_one_that_is_said():
     first = {(trace.name, trace.line.dash): trace for trace in lines if trace.xaxis == "x"}
     assert first.keys() == {(name, dash) for name in ("ROME", "MEMIT") for dash in ("solid", "dot")}
     said = first["MEMIT", "dot"]
+    assert said.marker.symbol == f"{first['MEMIT', 'solid'].marker.symbol}-open"
     assert np.allclose(said.y, 0.3) and list(said.customdata) == [8, 32]
     assert np.allclose(said.error_y.array, 0.05) and np.allclose(said.error_y.arrayminus, 0.1)
     assert len(lines) == 8 and sum(trace.showlegend for trace in lines) == 2
