@@ -24,7 +24,7 @@ DASHES = {"success": ("solid", "succeeds"), "said": ("dot", "is said")}
 
 
 def speech(frame: pd.DataFrame) -> go.Figure:
-    """Plot success (solid) and what is said (dotted, open markers) with intervals against the number of edits, a panel a kind.
+    """Plot success (solid) and what is said (dotted, open) with intervals against the number of edits, a panel a kind.
 
     Args:
         frame: columns method, batch_size, kind, rung, value, low, high, n, seeds and clusters
@@ -54,4 +54,4 @@ def speech(frame: pd.DataFrame) -> go.Figure:
     log_axis(figure, sizes, "edits in the model")
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f")
     figure.update_yaxes(title_text="share of prompts", col=1)
-    return finish(figure, claims.speech(edited, TITLES), behind(edited), height=440)
+    return finish(figure, claims.speech(edited, TITLES), behind(edited[edited.batch_size == sizes[-1]]), height=440)
