@@ -8,10 +8,10 @@ batch whose loss is below 0.01 takes no step, and an epoch whose mean is below 0
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import pandas as pd
 import torch
@@ -30,6 +30,12 @@ from editkit.models import LanguageModel
 
 STOP_LOSS = 0.05  # as early_stop_loss of the published target optimisation
 LEARNT = 0.01  # loss of a batch, and of an epoch, that LocFT takes for learnt
+# Called after each step (LoRA) or epoch (LocFT) with how many there were, and what makes the control as it then stands.
+Watch = Callable[[int, Callable[[], "TunedAdapter | TunedMatrix"]], None]
+
+
+def unwatched(done: int, now: Callable[[], Any]) -> None:
+    """Look at nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,19 @@ class FinetuneSpec:
 
 
 def finetune(
-    stack: AdapterStack[LanguageModel], name: str, facts: Sequence[Fact], spec: FinetuneSpec, *, progress: bool = True
+    stack: AdapterStack[LanguageModel],
+    name: str,
+    facts: Sequence[Fact],
+    spec: FinetuneSpec,
+    *,
+    progress: bool = True,
+    watch: Watch = unwatched,
 ) -> pd.DataFrame:
     """Train an adapter on −log P(new object | prompt), all facts in each step, and leave it on the stack.
 
     This is LoRA as published (arXiv 2106.09685), with A random, B zero and AdamW on both, but without weight decay
     and with the stack's scaling (only the learning rate is tuned). It ends early once the mean loss is below
-    ``STOP_LOSS``.
+    ``STOP_LOSS``. ``watch`` may look at what there is after each step.
 
     Returns one row a step: ``step``, ``loss`` (nats a token), ``seconds`` since the start.
     Raises ``ValueError`` for no facts or a taken name, and ``FloatingPointError`` where the loss or the factors
@@ -75,7 +87,14 @@ def finetune(
     modules = [lm.mlp_out(layer) for layer in spec.layers]
     parameters = [side[name].weight.requires_grad_() for module in modules for side in (module.lora_A, module.lora_B)]
     optimiser = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=0.0)
-    history, start = [], time.perf_counter()
+    history: list[dict[str, float]] = []
+
+    def now() -> TunedAdapter:
+        scaling = modules[0].scaling[name]
+        pairs = ((scaling * m.lora_B[name].weight.detach(), m.lora_A[name].weight.detach().clone()) for m in modules)
+        return TunedAdapter(lm, dict(zip(spec.layers, pairs, strict=True)), pd.DataFrame(history))
+
+    start = time.perf_counter()
     bar = tqdm(range(spec.steps), desc=f"LoRA fine-tuning, lr {spec.lr:g}", unit="step", disable=not progress)
     try:
         for step in bar:
@@ -90,9 +109,8 @@ def finetune(
             if loss.item() < STOP_LOSS:
                 break
             optimiser.step()
-        scaling = modules[0].scaling[name]
-        pairs = ((scaling * m.lora_B[name].weight.detach(), m.lora_A[name].weight.detach()) for m in modules)
-        stack.add(name, dict(zip(spec.layers, pairs, strict=True)))
+            watch(step + 1, now)
+        stack.add(name, now().factors)
     except BaseException:
         stack.remove(name)
         raise
@@ -145,11 +163,19 @@ class TunedAdapter:
     history: pd.DataFrame  # as of finetune()
 
     @classmethod
-    def train(cls, lm: LanguageModel, facts: Sequence[Fact], spec: FinetuneSpec, *, progress: bool = True) -> Self:
+    def train(
+        cls,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        spec: FinetuneSpec,
+        *,
+        progress: bool = True,
+        watch: Watch = unwatched,
+    ) -> Self:
         """Run :func:`finetune` on the plain model. Raises as it does, and ``ValueError`` where there are adapters."""
         stack = AdapterStack(lm)
         try:
-            history = finetune(stack, cls.name, facts, spec, progress=progress)
+            history = finetune(stack, cls.name, facts, spec, progress=progress, watch=watch)
             return cls(lm, stack[cls.name].factors, history)
         finally:
             stack.close()
@@ -222,8 +248,12 @@ class TunedMatrix:
             yield self.lm
 
 
-def finetune_matrix(lm: LanguageModel, facts: Sequence[Fact], spec: LocFTSpec, *, progress: bool = True) -> TunedMatrix:
+def finetune_matrix(
+    lm: LanguageModel, facts: Sequence[Fact], spec: LocFTSpec, *, progress: bool = True, watch: Watch = unwatched
+) -> TunedMatrix:
     """Train one layer's MLP output matrix on the facts by LocFT-BF, and put the model back as it was.
+
+    ``watch`` may look at what there is after each epoch: what fewer epochs would have come to, as the rate never falls.
 
     Differences from the published code: the orders of the facts are seeded; a text begins with the model's start token
     also where its tokenizer adds none.
@@ -240,19 +270,34 @@ def finetune_matrix(lm: LanguageModel, facts: Sequence[Fact], spec: LocFTSpec, *
     weights = RawWeights(lm, [spec.layer])
     before = weights.read()
     examples = _Examples.of(lm, facts, [lm.tokenizer.eos_token_id] if spec.end_token else [])
+    history: list[dict[str, float]] = []
+
+    def now() -> TunedMatrix:
+        after = lm.weight(spec.layer).detach().clone()
+        change = (after.double() - before[f"weight.{spec.layer}"].double()).norm().item()
+        return TunedMatrix(lm, spec.layer, after, change, pd.DataFrame(history))
+
+    def note(epoch: dict[str, float]) -> None:
+        history.append(epoch)
+        watch(len(history), now)
+
     try:
-        history = _train_matrix(lm, examples, spec, progress)
-        after = lm.weight(spec.layer).clone()
+        _train_matrix(lm, examples, spec, progress, note)
+        return now()
     finally:
         weights.put(before)
-    change = (after.double() - before[f"weight.{spec.layer}"].double()).norm().item()
-    return TunedMatrix(lm, spec.layer, after, change, history)
 
 
-def _train_matrix(lm: LanguageModel, examples: _Examples, spec: LocFTSpec, progress: bool) -> pd.DataFrame:
+def _train_matrix(
+    lm: LanguageModel,
+    examples: _Examples,
+    spec: LocFTSpec,
+    progress: bool,
+    note: Callable[[dict[str, float]], None],
+) -> None:
     weight, count = lm.mlp_out(spec.layer).weight, len(examples.rows)
     generator = torch.Generator().manual_seed(spec.seed)
-    history, start = [], time.perf_counter()
+    start = time.perf_counter()
     bar = tqdm(range(spec.num_steps), desc=f"LocFT-BF, lr {spec.lr:g}", unit="epoch", disable=not progress)
     weight.requires_grad_()
     try:
@@ -269,10 +314,9 @@ def _train_matrix(lm: LanguageModel, examples: _Examples, spec: LocFTSpec, progr
                         optimiser.step()
             if not math.isfinite(total) or not torch.isfinite(weight).all():
                 raise FloatingPointError(f"fine-tuning diverged in epoch {epoch}: lower lr ({spec.lr:g})")
-            history.append({"epoch": epoch, "loss": total / count, "seconds": time.perf_counter() - start})
+            note({"epoch": epoch, "loss": total / count, "seconds": time.perf_counter() - start})
             bar.set_postfix(loss=f"{total / count:.3f}")
             if total / count < LEARNT:
                 break
     finally:
         weight.requires_grad_(False).grad = None
-    return pd.DataFrame(history)

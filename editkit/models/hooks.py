@@ -7,7 +7,7 @@
 Layers return a tensor in transformers 5 and a tuple in 4.x (GPT-J in both); that is decided here and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -79,6 +79,29 @@ def edit_output(edits: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterat
     handles = [module.register_forward_hook(hook(edit)) for module, edit in edits.items()]
     try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def count_tokens(modules: Iterable[nn.Module]) -> Iterator[dict[str, int]]:
+    """Count the tokens that pass through modules, padding included, over all of them: ``forward`` and ``backward``.
+
+    One counts as backward where a gradient of the module's output (…, d) comes back.
+    """
+    seen = {"forward": 0, "backward": 0}
+
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        hidden = _first(output)
+        number = hidden.shape[:-1].numel()
+        seen["forward"] += number
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: seen.update(backward=seen["backward"] + number))
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

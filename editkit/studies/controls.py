@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -17,7 +17,7 @@ from editkit.editing.spec import EditSpec
 from editkit.facts import Fact
 from editkit.facts.fact import part_of
 from editkit.language.controls import Control, cost, measure
-from editkit.language.finetune import FinetuneSpec, LocFTSpec, TunedAdapter, finetune_matrix
+from editkit.language.finetune import FinetuneSpec, LocFTSpec, TunedAdapter, TunedMatrix, Watch, finetune_matrix, unwatched
 from editkit.language.grace import LookUp
 from editkit.language.incontext import InContext, Oracle
 from editkit.language.metrics import summarize
@@ -61,20 +61,25 @@ def _editors(setting: Setting) -> EditSpec:
 Maker = Callable[[Setting, int, Sequence[Fact], ControlParams], Control | Oracle]
 
 
-def _lora(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
+def _lora(
+    setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams, watch: Watch = unwatched
+) -> TunedAdapter:
     layers = _editors(setting).layers
     rank, lr, steps = params.lora_control_rank, params.lora_control_lr, params.lora_control_steps
-    return TunedAdapter.train(setting.lm, facts, FinetuneSpec(layers, rank, lr, steps, seed), progress=setting.progress)
+    spec = FinetuneSpec(layers, rank, lr, steps, seed)
+    return TunedAdapter.train(setting.lm, facts, spec, progress=setting.progress, watch=watch)
 
 
-def _locft(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
+def _locft(
+    setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams, watch: Watch = unwatched
+) -> TunedMatrix:
     how: dict[str, Any] = {
         "lr": params.locft_lr,
         "batch_size": params.locft_batch_size,
         "num_steps": params.locft_epochs,
     }
     spec = LocFTSpec(layer=_editors(setting).layers[-1], seed=seed, **how)
-    return finetune_matrix(setting.lm, facts, spec, progress=setting.progress)
+    return finetune_matrix(setting.lm, facts, spec, progress=setting.progress, watch=watch)
 
 
 def _grace(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
@@ -93,6 +98,21 @@ MAKERS: dict[str, Maker] = {
     "incontext": lambda setting, seed, facts, params: InContext(setting.lm, facts),
     "incontext_oracle": lambda setting, seed, facts, params: Oracle(setting.lm, facts),
     "grace": _grace,
+}
+
+
+class Trainer(NamedTuple):
+    """How a control is trained that may be looked at on its way."""
+
+    train: Callable[[Setting, int, Sequence[Fact], ControlParams, Watch], TunedAdapter | TunedMatrix]
+    rate: str  # name of the parameter
+    budget: str  # the same, of what it takes at most
+    unit: str  # of the budget
+
+
+TRAINERS = {
+    "locft": Trainer(_locft, "locft_lr", "locft_epochs", "epoch"),
+    "lora": Trainer(_lora, "lora_control_lr", "lora_control_steps", "step"),
 }
 
 
