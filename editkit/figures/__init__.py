@@ -3,6 +3,7 @@
 from editkit.figures.anatomy import anatomy_bars
 from editkit.figures.baselines import loss_curves, scores_by_batch, seconds_bars
 from editkit.figures.downstream import downstream_curves
+from editkit.figures.equal_cost import equal_cost
 from editkit.figures.explorer import scores_explored
 from editkit.figures.frontiers import common_direction, edits_at_budget, frontier_curves, layer_sweep
 from editkit.figures.images import (
@@ -50,6 +51,7 @@ __all__ = [
     "edits_at_budget",
     "effect_curves",
     "effect_heat_maps",
+    "equal_cost",
     "find_browser",
     "foretold",
     "forgetting_curves",

@@ -17,7 +17,15 @@ from editkit.editing.spec import EditSpec
 from editkit.facts import Fact
 from editkit.facts.fact import part_of
 from editkit.language.controls import Control, cost, measure
-from editkit.language.finetune import FinetuneSpec, LocFTSpec, TunedAdapter, TunedMatrix, Watch, finetune_matrix, unwatched
+from editkit.language.finetune import (
+    FinetuneSpec,
+    LocFTSpec,
+    TunedAdapter,
+    TunedMatrix,
+    Watch,
+    finetune_matrix,
+    unwatched,
+)
 from editkit.language.grace import LookUp
 from editkit.language.incontext import InContext, Oracle
 from editkit.language.metrics import summarize

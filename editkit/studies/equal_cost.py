@@ -230,7 +230,15 @@ class _OneSeed:
             moved = zip(("perplexity", "kl"), self.probe.measure(model) if self.probe else (), strict=False)
         named, n_layers = {"method": control.name, "variant": variant}, self.setting.lm.n_layers
         spent = {name: number and number / n_layers for name, number in passes.items()}
-        row = {**named, **about, "n_facts": len(self.facts), **summarize(frame), **dict(moved), **cost(control), **spent}
+        row = {
+            **named,
+            **about,
+            "n_facts": len(self.facts),
+            **summarize(frame),
+            **dict(moved),
+            **cost(control),
+            **spent,
+        }
         return row, frame.assign(**named)
 
 

@@ -12,6 +12,7 @@ from editkit.editing.spec import EditSpec
 from editkit.plain import decode
 from editkit.studies import places
 from editkit.studies.damage import DamageParams
+from editkit.studies.equal_cost import EqualCostParams
 from editkit.studies.evaluation import EvaluationParams
 from editkit.studies.locate import LocateParams
 from editkit.studies.lora import LoraParams
@@ -33,6 +34,7 @@ class RunParams(
     DamageParams,
     SequenceParams,
     SurvivalParams,
+    EqualCostParams,
     EvaluationParams,
     BaselineParams,
     LocateParams,

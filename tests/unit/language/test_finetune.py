@@ -165,3 +165,26 @@ def test_locft_refuses_what_it_cannot_train_and_leaves_the_weights(tiny, facts):
     with pytest.raises(ValueError, match="no end token to learn"):
         finetune_matrix(lm, facts, LocFTSpec(**good), progress=False)
     assert finetune_matrix(lm, facts, LocFTSpec(**good, end_token=False), progress=False).delta_norm > 0
+
+
+def test_who_watches_sees_what_fewer_epochs_or_steps_would_end_with(tiny, facts):
+    lm, seen = tiny(), {}
+    mark = lm.fingerprint()
+    how = {"layer": 2, "lr": 0.01, "batch_size": 3}
+
+    def watch(done, now):
+        seen[done] = now()
+
+    last = finetune_matrix(lm, facts, LocFTSpec(**how, num_steps=3), progress=False, watch=watch)
+    short = finetune_matrix(lm, facts, LocFTSpec(**how, num_steps=2), progress=False)
+    assert list(seen) == [1, 2, 3] and torch.equal(seen[2].weight, short.weight)
+    assert seen[2].delta_norm == short.delta_norm and torch.equal(seen[3].weight, last.weight)
+    assert seen[1].seconds < seen[2].seconds < seen[3].seconds == last.seconds
+
+    steps = FinetuneSpec(layers=[1, 2], rank=2, lr=0.05, steps=3)
+    last = TunedAdapter.train(lm, facts, steps, progress=False, watch=watch)
+    short = TunedAdapter.train(lm, facts, replace(steps, steps=2), progress=False)
+    for ours, theirs in ((seen[2], short), (seen[3], last)):
+        pairs = [(ours.factors[layer], theirs.factors[layer]) for layer in (1, 2)]
+        assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    assert lm.fingerprint() == mark and not lm.has_adapters

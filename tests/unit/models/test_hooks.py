@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editkit.models.hooks import StopForward, capture, edit_output, run_from, window
+from editkit.models.hooks import StopForward, capture, count_tokens, edit_output, run_from, window
 from tests.conftest import FAMILIES
 
 
@@ -50,6 +50,20 @@ def test_hooks_are_counted_in_nested_and_failing_contexts(tiny):
         ):
             assert live_hooks(lm) == 4
             raise ZeroDivisionError
+    assert live_hooks(lm) == 0
+
+
+def test_tokens_are_counted_where_they_run_and_where_gradients_come_back(tiny):
+    lm = tiny()
+    outs = [lm.mlp_out(layer) for layer in range(lm.n_layers)]
+    weight = lm.mlp_out(2).weight.requires_grad_()
+    with count_tokens(outs) as seen:
+        lm.model(IDS).logits.sum().backward()
+        assert seen == {"forward": 4 * 4, "backward": 4 * 2}, "four tokens, in four layers; back to the third"
+        with torch.no_grad(), run_from(lm, 3, torch.zeros(1, 5, 16)):
+            lm.model(torch.zeros(1, 5, dtype=torch.long))
+        assert seen == {"forward": 4 * 4 + 5, "backward": 4 * 2}, "layers that are skipped cost nothing"
+    weight.requires_grad_(False)
     assert live_hooks(lm) == 0
 
 
