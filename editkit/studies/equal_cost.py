@@ -46,8 +46,7 @@ class EqualCostParams(ControlParams):
     """Closed forms, and fine-tuning over its budgets."""
 
     equal_facts: Annotated[int, Field(ge=0)] = 0
-    """Facts of each seed at most, the first, edited at once and fine-tuned on, to compare both at equal seconds and
-    equal KL; 0 leaves it out."""
+    """Facts of each seed at most, the first, on which editors and fine-tuning are compared at equal cost; 0: none."""
     equal_methods: Annotated[list[TargetMethodName], Field(min_length=1)] = ["memit"]
     """Editors that are compared there."""
     equal_targets: Annotated[list[Literal["exact", "fast"]], Field(min_length=1)] = ["fast"]
