@@ -202,7 +202,7 @@ class _OneSeed:
         probed = self._shared.trust_heldout_samples if self.probe else None
         return measurement_key(self.setting, self.seed, __name__) | {"probed": probed}
 
-    def _once(self, own: Mapping[str, Any], measure: Callable[[], list[Cell]]) -> Cell:
+    def _once(self, own: dict[str, Any], measure: Callable[[], list[Cell]]) -> Cell:
         def cell() -> Cell:
             rows, frames = zip(*cells, strict=True) if (cells := measure()) else ([], [pd.DataFrame()])
             return {"rows": list(rows)}, pd.concat(frames, ignore_index=True)
