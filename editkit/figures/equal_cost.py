@@ -20,7 +20,7 @@ def equal_cost(points: pd.DataFrame, curves: list[str]) -> go.Figure:
     """
     points = points[points.method != UNTOUCHED]
     figure = panels(
-        (title for title in TITLES.values() for _ in COSTS), 2, horizontal_spacing=0.1, vertical_spacing=0.14
+        (title for title in TITLES.values() for _ in COSTS), 2, horizontal_spacing=0.1, vertical_spacing=0.2
     )
     where = iter(places(4, 2))
     for score in TITLES:
@@ -30,9 +30,10 @@ def equal_cost(points: pd.DataFrame, curves: list[str]) -> go.Figure:
                 of = points[(points.method == method) & (points.score == score)].sort_values(cost)
                 for mode, rows in [(None, of)] if method in curves else of.groupby("variant"):
                     _add(figure, rows, method, mode, cost, **place)
-            figure.update_xaxes(type="log", title_text=axis, row=place["row"], col=place["col"])
+            figure.update_xaxes(type="log", dtick="D2", title_text=axis, row=place["row"], col=place["col"])
+    figure.update_xaxes(exponentformat="none", minor_showgrid=False)
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f").update_yaxes(title_text="share of prompts", col=1)
-    return finish(figure, "Closed form and fine-tuning at equal cost", behind(points), height=680)
+    return finish(figure, "Closed form and fine-tuning at equal cost", behind(points), height=720)
 
 
 def _add(figure: go.Figure, rows: pd.DataFrame, method: str, mode: str | None, cost: str, **place: int) -> None:
