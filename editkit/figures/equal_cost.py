@@ -31,7 +31,7 @@ def equal_cost(points: pd.DataFrame, curves: list[str]) -> go.Figure:
                 for mode, rows in [(None, of)] if method in curves else of.groupby("variant"):
                     _add(figure, rows, method, mode, cost, **place)
             figure.update_xaxes(type="log", dtick="D2", title_text=axis, row=place["row"], col=place["col"])
-    figure.update_xaxes(exponentformat="none", minor_showgrid=False)
+    figure.update_xaxes(exponentformat="none")
     figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f").update_yaxes(title_text="share of prompts", col=1)
     return finish(figure, "Closed form and fine-tuning at equal cost", behind(points), height=720)
 
