@@ -96,20 +96,25 @@ def thousands_findings(frame: pd.DataFrame) -> list[str]:
         frame: rows of ``benchmarks.thousands``.
     """
     frame = frame.assign(times=frame.perplexity / frame.perplexity_before)
-    least, most = frame.edits.min(), frame.edits.max()
+    sizes, width = sorted(frame.edits.unique()), frame.d_k.iloc[0]
     told = []
     for editor, rows in frame.groupby("editor", sort=False):
-        ends = [rows[rows.edits == size].iloc[0] for size in (least, most)]
-        scores = " to ".join(written(end.S, end.S_low, end.S_high) for end in ends)
-        told.append(f"{editor} S {scores}, perplexity of prose × {ends[0].times:.1f} to × {ends[1].times:.0f}")
-    whole = frame[frame.edits == most]
-    seconds = whole[["targets", "keys", "solve"]].sum(axis=1)
-    rate = most / seconds.max()
-    memory = [frame[frame.edits == size].peak_memory_mb.max() for size in (least, most)]
+        each = [
+            f"{row.edits:,} edits S {written(row.S, row.S_low, row.S_high)}, perplexity × {row.times:.1f}"
+            for row in rows.sort_values("edits").itertuples()
+        ]
+        told.append(f"{editor}: {'; '.join(each)}")
+    head = (
+        f"**From {sizes[0]:,} to {sizes[-1]:,} edits in one batch, where a key has {width:,} dimensions.** S of the "
+        f"first {frame.judged.max()}, and the perplexity of prose as a multiple of that before:"
+    )
+    whole = frame[frame.edits == sizes[-1]]
+    rate = sizes[-1] / whole[["targets", "keys", "solve"]].sum(axis=1).max()
+    memory = [frame[frame.edits == size].peak_memory_mb.max() for size in (sizes[0], sizes[-1])]
     return [
-        f"**From {least:,} to {most:,} edits in one batch, where a key has {frame.d_k.iloc[0]:,} dimensions** (the "
-        f"first {frame.judged.max()} of them are scored): {'; '.join(told)}.",
-        f"{most:,} edits take {rate:.1f} edits a second or more, {whole.solve.max():.1f} s of it in the solve, and at "
-        f"most {memory[1]:,.0f} MB ({least:,}: {memory[0]:,.0f} MB). Targets and keys grow with the edits, and the "
-        f"solve does not beyond {frame.d_k.iloc[0]:,}: 10,000 would take {10_000 / rate / 60:.0f} minutes.",
+        with_list(head, told),
+        f"{sizes[-1]:,} edits take {rate:.1f} edits a second or more, {whole.solve.max():.1f} s of it in the solve; "
+        f"keys and solve need {memory[1]:,.0f} MB at most ({sizes[0]:,} edits: {memory[0]:,.0f} MB). Targets and keys "
+        f"grow with the edits, and the solve does not beyond {width:,}: 10,000 would take {10_000 / rate / 60:.0f} "
+        "minutes.",
     ]

@@ -11,7 +11,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import growth, ratios, searches, thousands
 from benchmarks.__main__ import main, parser
 from editkit.editing.spec import KEYS_PER_DIMENSION
-from editkit.studies.speed_findings import search_findings, token_findings
+from editkit.studies.speed_findings import search_findings, thousands_findings, token_findings
 from tests.conftest import TEXTS
 
 
@@ -70,8 +70,8 @@ def test_searches_are_compared_with_the_exact_one_under_the_same_precision(tiny,
             assert (part[score] - exact[score]).tolist() == pytest.approx(part[f"{score}_change"].tolist())
     steps = frame.drop_duplicates("search").set_index("search").steps
     assert steps["exact"] == 3 and steps["fast, 2 steps"] == 2 and steps["one gradient"] == 1
-    sentences = search_findings(frame)
-    assert len(sentences) == len(searches.SEARCHES) and "MEMIT" in sentences[-1] and "EMMET" in sentences[-1]
+    lines = search_findings(frame)[0].splitlines()
+    assert len(lines) == len(searches.SEARCHES) and "MEMIT" in lines[-1] and "EMMET" in lines[-1]
 
 
 def test_thousands_are_judged_by_the_same_edits_and_leave_no_trace(tiny, facts, full_spec, store, monkeypatch):
@@ -129,5 +129,7 @@ def test_committed_results_hold_what_the_appendix_shows():
     assert all(record["ratios"][name] == found["ratio"] for name, found in record["measurements"].items())
     tokens, searched = (pd.DataFrame(record["growth"][name]) for name in ("tokens", "searches"))
     assert len(token_findings(tokens, KEYS_PER_DIMENSION)) == 1 + tokens.method.nunique()
-    assert set(searched.search) == set(searches.SEARCHES) and len(search_findings(searched)) == len(searches.SEARCHES)
+    assert set(searched.search) == set(searches.SEARCHES)
+    assert len(search_findings(searched)[0].splitlines()) == len(searches.SEARCHES)
+    assert len(thousands_findings(pd.DataFrame(record["growth"]["thousands"]))) == 2
     assert set(record["growth"]) == {"searches", "tokens", "edits", "thousands", "batches", "layers", "widths"}

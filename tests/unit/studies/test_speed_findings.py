@@ -56,16 +56,20 @@ def test_shorter_searches_are_told_by_what_they_lose():
     assert two.startswith("two steps, 10 times as fast") and "-0.30 [-0.40, -0.20]" in two
 
 
-def test_thousands_are_told_by_their_ends_with_what_ten_thousand_would_take():
+def test_thousands_are_told_at_every_size_with_what_ten_thousand_would_take():
     columns = ["editor", "edits", "S", "perplexity", "targets", "keys", "solve", "peak_memory_mb"]
     rows = [("EMMET", 100, 0.8, 20.0, 20.0, 4.0, 1.0, 900.0), ("EMMET", 4000, 0.2, 2000.0, 800.0, 160.0, 40.0, 1200.0)]
     frame = pd.DataFrame(rows, columns=columns).assign(d_k=1536, judged=50, perplexity_before=10.0)
     scores, cost = thousands_findings(frame.assign(S_low=frame.S - 0.1, S_high=frame.S + 0.1))
-    assert scores.startswith(
-        "**From 100 to 4,000 edits in one batch, where a key has 1,536 dimensions** (the first 50 "
+    head, emmet = scores.splitlines()
+    assert head.startswith(
+        "**From 100 to 4,000 edits in one batch, where a key has 1,536 dimensions.** S of the first 50,"
     )
-    assert "EMMET S 0.80 [0.70, 0.90] to 0.20 [0.10, 0.30], perplexity of prose × 2.0 to × 200." in scores
+    assert emmet.startswith(
+        "  - EMMET: 100 edits S 0.80 [0.70, 0.90], perplexity × 2.0; 4,000 edits S 0.20 [0.10, 0.30], "
+    )
+    assert emmet.endswith("perplexity × 200.0")
     assert cost.startswith(
-        "4,000 edits take 4.0 edits a second or more, 40.0 s of it in the solve, and at most 1,200 MB"
+        "4,000 edits take 4.0 edits a second or more, 40.0 s of it in the solve; keys and solve need "
     )
-    assert cost.endswith("10,000 would take 42 minutes.")
+    assert "1,200 MB at most (100 edits: 900 MB)" in cost and cost.endswith("10,000 would take 42 minutes.")
