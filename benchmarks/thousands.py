@@ -34,5 +34,7 @@ def thousands(bench: Bench, facts: Sequence[Fact]) -> list[dict]:
         row, prompts = bench.measure(facts[:size], editors[name], judged=JUDGED, probe=probe)
         low, high = interval(prompts.assign(moment="final", seed=0)).loc["S", ["low", "high"]]
         about = {"d_k": bench.lm.d_k, "judged": min(size, JUDGED), "perplexity_before": probe.perplexity}
-        rows.append({"editor": name, **about, **row, "S_low": float(low), "S_high": float(high)})
+        rows.append(
+            {"editor": name, "method": editors[name].method, **about, **row, "S_low": float(low), "S_high": float(high)}
+        )
     return rows

@@ -10,6 +10,7 @@ import torch
 from benchmarks import __main__ as benchmarks
 from benchmarks import growth, ratios, searches, thousands
 from benchmarks.__main__ import main, parser
+from editkit import figures
 from editkit.editing.spec import KEYS_PER_DIMENSION
 from editkit.studies.speed_findings import search_findings, thousands_findings, token_findings
 from tests.conftest import TEXTS
@@ -131,5 +132,6 @@ def test_committed_results_hold_what_the_appendix_shows():
     assert len(token_findings(tokens, KEYS_PER_DIMENSION)) == 1 + tokens.method.nunique()
     assert set(searched.search) == set(searches.SEARCHES)
     assert len(search_findings(searched)[0].splitlines()) == len(searches.SEARCHES)
-    assert len(thousands_findings(pd.DataFrame(record["growth"]["thousands"]))) == 2
+    many = pd.DataFrame(record["growth"]["thousands"])
+    assert len(thousands_findings(many)) == 2 and len(figures.thousands(many).data) == 2 * many.editor.nunique()
     assert set(record["growth"]) == {"searches", "tokens", "edits", "thousands", "batches", "layers", "widths"}
