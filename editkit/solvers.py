@@ -7,8 +7,8 @@ For a linear layer ``W`` (d_v, d_k), an edit wants the outputs of some keys ``K`
     ⇒ ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M,   M = A⁻¹ (or A⁻¹ restricted to an allowed subspace)
 
 A method (:mod:`editkit.methods`) is a pair: a *precision* ``M`` (a function ``X ↦ M X``, factored once and
-reused) and a *slack* ``D⁻¹``. The system solved is n × n, at most d_k × d_k, in float64. A matrix that is only positive
-semi-definite gets the smallest ridge that lets it be factored, and the result says how large it is.
+reused) and a *slack* ``D⁻¹``. The system solved is n × n, at most 2 d_k × 2 d_k, in float64. A matrix that is only
+positive semi-definite gets the smallest ridge that lets it be factored, and the result says how large it is.
 
 Earlier edits are further columns of ``K``, ``R`` and ``D``. With residual 0 such a column adds
 ``d_p k_p k_pᵀ`` to ``A`` (which is how AlphaEdit's ``K_p K_pᵀ`` comes in); with the residual
@@ -128,7 +128,7 @@ def restricted_precision(space: Subspace, cost: Tensor) -> Precision:
 
 
 def solve(K: Tensor, R: Tensor, precision: Precision, slack: float | Tensor) -> Update:
-    """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by a Cholesky solve in float64, of n × n or at most d_k × d_k.
+    """Compute ``ΔW = R (Kᵀ M K + D⁻¹)⁻¹ Kᵀ M`` by a Cholesky solve in float64, of n × n or at most 2 d_k × 2 d_k.
 
     Args:
         K: keys, (d_k, n).
@@ -195,9 +195,20 @@ def compress(K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 def _fewest(K: Tensor, R: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return keys, residuals and slacks of which the solve is the same: beyond d_k columns d_k that stand for all.
 
-    ``ΔW = (R D Kᵀ) (I + M (K D Kᵀ))⁻¹ M`` sees two moments, weighted by ``D``; equality (``D⁻¹ = 0``) has none.
+    ``ΔW = (R D Kᵀ) (I + M (K D Kᵀ))⁻¹ M`` sees two moments, weighted by ``D``; equality (``D⁻¹ = 0``) has none. Columns
+    that only hold a key (residual 0) stay apart: mixed with the others they would raise the rank of ``ΔW``.
     """
     if K.shape[1] <= K.shape[0] or not (slack > 0).all():
+        return K, R, slack
+    asked = R.any(0)
+    parts = [_moments(K[:, some], R[:, some], slack[some]) for some in (asked, ~asked) if some.any()]
+    keys, residuals, slacks = zip(*parts, strict=True)
+    return torch.cat(keys, 1), torch.cat(residuals, 1), torch.cat(slacks)
+
+
+def _moments(K: Tensor, R: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return at most d_k columns of one slack with the same weighted moments, see :func:`compress`."""
+    if K.shape[1] <= K.shape[0]:
         return K, R, slack
     weights = (slack.mean() / slack).sqrt()
     F, X = compress(K * weights, R * weights)

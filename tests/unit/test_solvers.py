@@ -162,6 +162,17 @@ def test_more_edits_than_dimensions_take_a_system_of_the_dimensions(more, seed):
 
 
 @relaxed
+@given(st.integers(1, 12), st.integers(10, 40), st.integers(0, 9))
+def test_held_keys_beyond_the_dimensions_do_not_raise_the_rank(new, held, seed):
+    K, R, C = problem(9, 4, new + held, seed)
+    R[:, new:] = 0
+    weights = torch.rand(K.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.1
+    update = solvers.solve(K, R, memit(C, 2.0)[0], 1 / weights)
+    assert update.left.shape == (4, min(new, 9))
+    agree(update.delta, weighted_normal_equations(K, R, 2.0 * C, weights))
+
+
+@relaxed
 @given(sizes, st.integers(1, 40), st.booleans())
 def test_earlier_edits_as_columns_are_their_moments_in_the_normal_equations(size, n_past, pulled):
     K, R, C = problem(*size)
