@@ -19,7 +19,7 @@ from editkit.studies.findings import protocol
 from editkit.studies.intervals import RESOLVED, holm, score_differences
 from editkit.studies.runs import check_batches, untouched
 from editkit.studies.setting import Setting
-from editkit.studies.tables import SAMPLE, number, shown, written
+from editkit.studies.tables import SAMPLE, shown, written, written_gap
 
 SCORES = ("ES", "PS", "NS", "S", "EA")
 TOLD = ("S", "EA")  # in sentences
@@ -172,8 +172,8 @@ def findings(gaps: pd.DataFrame) -> list[str]:
         verdict = "is one batch" if abs(ground.value) < 1 / ground.n else "parts from one batch"  # what one fact makes
         sentences.append(
             f"**{name}: a sequence that holds its edits {verdict}** in one layer, with targets and keys of the "
-            f"untouched model: its S less that of one batch is {_gap(ground)} ({protocol(ground)}; EA is the share of "
-            "rewrites of which every token is the first choice; p is Holm's)."
+            f"untouched model: its S less that of one batch is {written_gap(ground)} ({protocol(ground)}; EA is the "
+            "share of rewrites of which every token is the first choice; p is Holm's)."
         )
         apart = rows[rows.switch != HELD]
         last = apart.switch.isin(LAST)
@@ -200,9 +200,5 @@ def _listed(rows: pd.DataFrame, *, against: bool = False) -> str:
     told = []
     for r in rows.itertuples():
         other = f" against {SWITCHES[r.against].told}, {r.score}" if against else ""
-        told.append(f"{SWITCHES[r.switch].told}{other} {_gap(r)}")
+        told.append(f"{SWITCHES[r.switch].told}{other} {written_gap(r)}")
     return "; ".join(told)
-
-
-def _gap(row: Any) -> str:
-    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"

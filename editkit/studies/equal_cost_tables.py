@@ -17,7 +17,7 @@ from editkit.studies.controls import TRAINERS
 from editkit.studies.equal_cost import MEASURED, Found
 from editkit.studies.findings import protocol
 from editkit.studies.intervals import RESOLVED, by_accuracy, interval, score_differences, with_accuracy
-from editkit.studies.tables import SAMPLE, adjusted, number, shown, written
+from editkit.studies.tables import SAMPLE, adjusted, number, shown, written, written_gap
 
 SHOWN = ("S", "ES", "EA", "PS", "NS")
 EQUALLY = {"seconds": "seconds", "kl": "KL"}
@@ -155,10 +155,7 @@ def findings(gaps: pd.DataFrame) -> list[str]:
         if made.empty:
             sentences.append(f"**At equal {name} nothing can be compared**: {_missing(missed)}.")
             continue
-        listed = "; ".join(
-            f"{_pair(r)} ({r.against}) {written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
-            for r in made.itertuples()
-        )
+        listed = "; ".join(f"{_pair(r)} ({r.against}) {written_gap(r)}" for r in made.itertuples())
         rest = f" Not compared: {_missing(missed)}." if len(missed) else ""
         sentences.append(
             f"**At equal {name} {verdict}.** S of the editor less that of fine-tuning: {listed} "

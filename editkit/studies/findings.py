@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
@@ -12,7 +11,7 @@ from editkit.studies.baseline_tables import BUDGET
 from editkit.studies.foretold import PREDICTORS
 from editkit.studies.intervals import RESOLVED
 from editkit.studies.runs import CONTROL
-from editkit.studies.tables import number, over_seeds, sampled, written
+from editkit.studies.tables import number, over_seeds, sampled, written, written_gap
 
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
@@ -108,7 +107,7 @@ def budget_findings(budgets: pd.DataFrame) -> list[str]:
         sentences.append(
             f"**{head}.** To keep {kept.promised:g} of NS takes a weight of {kept.weight:.2g} beside its fixed λ; NS "
             f"kept on tune facts {fixed.tune_kept:.2f} → {kept.tune_kept:.2f}, on edited test facts "
-            f"{fixed.NS_kept:.2f} → {kept.NS_kept:.2f} (against the promise {_gap(kept)}). {changes}.{unwritten}"
+            f"{fixed.NS_kept:.2f} → {kept.NS_kept:.2f} (against the promise {written_gap(kept)}). {changes}.{unwritten}"
         )
     return sentences
 
@@ -131,7 +130,7 @@ def _told(rows: pd.DataFrame, names: pd.Series, family: int) -> str:
     """List differences by name that Holm's p resolves; of the others the span, and from where on one would show."""
     sure, parts = rows.p_holm < RESOLVED, []
     for verdict, chosen in (("higher", sure & (rows.value > 0)), ("lower", sure & (rows.value < 0))):
-        listed = [f"{name} {_gap(r)}" for name, r in zip(names[chosen], rows[chosen].itertuples(), strict=True)]
+        listed = [f"{name} {written_gap(r)}" for name, r in zip(names[chosen], rows[chosen].itertuples(), strict=True)]
         parts += [f"{verdict} for {', '.join(listed)}"] if listed else []
     if (~sure).any():
         parts.append(f"not resolved for {', '.join(names[~sure])} ({_unresolved(rows[~sure])})")
@@ -143,10 +142,6 @@ def _unresolved(rows: pd.DataFrame) -> str:
     least, most = (number(end, "+.2f") for end in (rows.value.min(), rows.value.max()))
     span = least if least == most else f"{least} to {most}"
     return f"{span}; needs more than {number(((rows.high - rows.low) / 2).max(), '.2f')}"
-
-
-def _gap(row: Any) -> str:
-    return f"{written(row.value, row.low, row.high, '+', digits=2)}, p {number(row.p_holm, '.2g')}"
 
 
 def _winner(best: str, gaps: pd.DataFrame) -> str:
@@ -301,7 +296,7 @@ def _fit_findings(gaps: pd.DataFrame) -> list[str]:
     sure = shown.p_holm < RESOLVED
     for r in shown[sure].itertuples():
         verdict = f"{r.score} of {label(r.fit)} is {'higher' if r.value > 0 else 'lower'}"
-        sentences.append(f"**At rank {int(r.rank)} {verdict}** than of {label(r.reference)}: {_gap(r)}.")
+        sentences.append(f"**At rank {int(r.rank)} {verdict}** than of {label(r.reference)}: {written_gap(r)}.")
     if (~sure).any():
         pairs = shown[~sure]
         named = [
@@ -337,11 +332,11 @@ def recommendation(differences: pd.DataFrame) -> str:
     if raised.empty:
         return (
             f"**No configuration can be recommended**: of {among} none is resolved as better than no replay. The "
-            f"highest, {best.run}, changes final S by {_gap(best)}."
+            f"highest, {best.run}, changes final S by {written_gap(best)}."
         )
     return (
-        f"**Recommended: {best.run}.** It raises final S over the same method without replay by {_gap(best)} (Holm). "
-        f"It is the best of {among}, so part of its lead may be luck."
+        f"**Recommended: {best.run}.** It raises final S over the same method without replay by {written_gap(best)} "
+        f"(Holm). It is the best of {among}, so part of its lead may be luck."
     )
 
 

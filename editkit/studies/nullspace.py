@@ -25,7 +25,7 @@ from editkit.studies.intervals import RESOLVED, holm, interval, mean_interval, s
 from editkit.studies.probed import text_probes
 from editkit.studies.runs import check_batches
 from editkit.studies.setting import Setting
-from editkit.studies.tables import SAMPLE, number, shown, written
+from editkit.studies.tables import SAMPLE, shown, written, written_gap
 
 SPACE, COST = "alphaedit", "memit_rls"  # the editors that are compared
 WEIGHTS = {SPACE: "l2", COST: "mom2_update_weight"}  # what holds them back
@@ -213,10 +213,7 @@ def findings(found: Compared) -> list[str]:
         if len(sure):
             way = "higher" if (sure.value > 0).all() else "lower" if (sure.value < 0).all() else "changed"
             head = f"With the null space {name} is {way} at {len(sure)} of {len(rows)} thresholds, resolved"
-        parts = "; ".join(
-            f"{r.threshold:g} {written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
-            for r in rows.itertuples()
-        )
+        parts = "; ".join(f"{r.threshold:g} {written_gap(r)}" for r in rows.itertuples())
         sentences.append(
             f"**{head}.** {name} of {label(SPACE)} less that of {label(COST)} at equal ‖ΔW‖, by threshold: {parts} "
             f"({protocol(rows.iloc[0])}; p is Holm's)."

@@ -13,7 +13,7 @@ from editkit.language.metrics import ENDING, LETTER
 from editkit.methods import UNTOUCHED, label
 from editkit.studies.findings import protocol
 from editkit.studies.intervals import RESOLVED, interval, paired_difference
-from editkit.studies.tables import SAMPLE, adjusted, number, shown, written
+from editkit.studies.tables import SAMPLE, adjusted, number, shown, written, written_gap
 
 RUNGS, SURVIVING = ("success", "accuracy", "said"), "surviving"
 MOMENT = "immediate"  # when edits are scored, right after their batch
@@ -137,8 +137,7 @@ def _compared(gaps: pd.DataFrame) -> list[str]:
         what = f"from {against} to {sizes} at once" if own else f"between methods at {sizes}"
         sure = rows[rows.p_holm < RESOLVED]
         told = "; ".join(
-            f"{label(r.method)}{'' if own else f' less {label(r.reference)}'} "
-            f"{written(r.value, r.low, r.high, '+')}, p {number(r.p_holm, '.2g')}"
+            f"{label(r.method)}{'' if own else f' less {label(r.reference)}'} {written_gap(r)}"
             for r in rows.itertuples()
         )
         head = f"{len(sure)} of {len(rows)}" if len(sure) else "none"

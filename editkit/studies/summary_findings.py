@@ -5,14 +5,12 @@ chapter made them (p by Holm); else two scores are told apart only where their i
 more.
 """
 
-from typing import Any
-
 import pandas as pd
 
 from editkit.methods import METHODS, UNTOUCHED, label
 from editkit.studies import summary
 from editkit.studies.intervals import RESOLVED
-from editkit.studies.tables import number, written
+from editkit.studies.tables import number, written, written_gap
 
 NAMED = 3  # configurations that a title has room for
 
@@ -122,7 +120,7 @@ def _broken(final: pd.DataFrame, changes: pd.DataFrame) -> str:
     worst = rows.loc[rows.value.idxmin()]
     return (
         f"**{verdict}.** NS is {_score(before.iloc[0], 'NS')} before any edit; the largest batch changes it most with "
-        f"{label(worst.method)}, by {_gap(worst)}, over {len(rows)} methods ([baselines](01_baselines.ipynb))."
+        f"{label(worst.method)}, by {written_gap(worst)}, over {len(rows)} methods ([baselines](01_baselines.ipynb))."
     )
 
 
@@ -141,8 +139,8 @@ def _lasting(final: pd.DataFrame, compared: pd.DataFrame) -> str:
     )
     return (
         f"**{verdict}.** One after another, {plain.batch_size:.0f} a step, {label(plain.method)} ends "
-        f"at S {_score(plain)} without replay ({_sample(plain)}); the most is gained by {best.run}, {_gap(best)} "
-        "([replay](02_replay.ipynb))."
+        f"at S {_score(plain)} without replay ({_sample(plain)}); the most is gained by {best.run}, "
+        f"{written_gap(best)} ([replay](02_replay.ipynb))."
     )
 
 
@@ -180,10 +178,6 @@ def _leader(final: pd.DataFrame, gaps: pd.DataFrame) -> str:
 
 def _score(row: pd.Series, name: str = "S") -> str:
     return written(row[name], row[f"{name}_low"], row[f"{name}_high"], digits=2)
-
-
-def _gap(row: Any) -> str:
-    return f"{written(row.value, row.low, row.high, '+', digits=2)}, p {number(row.p_holm, '.2g')}"
 
 
 def _sample(row: pd.Series) -> str:

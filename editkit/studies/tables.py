@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -84,6 +85,11 @@ def written(value: float, low: float, high: float, sign: str = "", digits: int =
     form = f"{sign}.{digits}f"
     ends = "[not known]" if pd.isna(low) else f"[{number(low, form)}, {number(high, form)}]"
     return f"{number(value, form)} {ends}"
+
+
+def written_gap(row: Any) -> str:
+    """Write a difference with its interval and Holm's p, of a row with value, low, high and p_holm."""
+    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"
 
 
 def number(value: float, form: str = ".3f") -> str:
