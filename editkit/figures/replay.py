@@ -125,7 +125,7 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     for score, where in zip(scores, places(len(scores), len(scores)), strict=True):
         for place, method in enumerate(methods):
             rows = shown[(shown["method"] == method) & (shown["score"] == score)].set_index("predictor").reindex(names)
-            aside = 0.5 * ((place + 0.5) / len(methods) - 0.5)  # of a predictor's row
+            aside = below(place, len(methods), 0.5)  # of a predictor's row
             bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
             line = {"x": rows.value, "y": [number + aside for number in range(len(names))], "error_x": bars}
             look = {**method_style(method), "mode": "markers", "hovertemplate": "AUC %{x:.3f}"}
