@@ -33,6 +33,8 @@ INSTALL_BROWSER = (
     "BROWSER_PATH to one"
 )
 
+TITLE, LINE = 17, 88  # size of a title, and the characters of that size that fit beside one another
+
 _AXIS = {"showline": True, "linecolor": RULE, "gridcolor": "#E6EAEE", "zeroline": False}
 _AXIS |= {"ticks": "outside", "tickcolor": RULE, "automargin": True}
 _AXIS |= {"title": {"standoff": 8, "font": {"size": 14}}}
@@ -42,7 +44,7 @@ pio.templates["editkit"] = go.layout.Template(
         "height": 450,
         "colorway": SERIES,
         "font": {"family": "Liberation Sans, Arial, Helvetica, sans-serif", "size": 13, "color": INK},
-        "title": {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}, "font": {"size": 17}},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}, "font": {"size": TITLE}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 70, "r": 20, "t": 90, "b": 60},
@@ -221,6 +223,7 @@ def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450, *, l
     # Places measured from the container's top keep their distance whatever the height.
     head: dict[str, Any] = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}}}
     head |= {"y": 1 - 26 / height, "yref": "container", "yanchor": "top"}
+    head |= {"font": {"size": TITLE * min(1, LINE / max(1, len(title)))}}  # plotly breaks no line, and cuts it off
     below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(template="editkit", title=head, height=height, width=WIDTH, legend=below, showlegend=legend)
     # Pixels over the plot's bottom edge: tick labels, the axis title and one or two rows of legend.

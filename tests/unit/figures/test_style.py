@@ -1,7 +1,10 @@
 """The look of figures: fixed and distinct colours, and PNG files where a browser can draw them."""
 
+import numpy as np
+import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from PIL import Image
 
 from editkit import figures
 from editkit.figures import style
@@ -64,3 +67,14 @@ def test_save_writes_a_png(tmp_path):
     assert int.from_bytes(content[16:20], "big") == 2 * figures.WIDTH
     figure = spectrum()
     assert figures.show(figure, tmp_path / "shown.png") is figure and (tmp_path / "shown.png").is_file()
+
+
+@pytest.mark.skipif(figures.find_browser() is None, reason="no Chrome, Chromium or Edge to draw a PNG")
+def test_a_long_title_is_not_cut_off(tmp_path):
+    title = (
+        "Fixed are 43% (head, EWC) to 100% (3 methods); held-out accuracy by −0.1 (AlphaEdit) to +2.1 points (EMMET)"
+    )
+    path = figures.save(style.finish(go.Figure(), title, ""), tmp_path / "long.png")
+    ink = np.asarray(Image.open(path).convert("L"))[:100] < 128  # the title's band, in which nothing else is drawn
+    right = int(ink.any(axis=0).nonzero()[0].max())
+    assert 0.8 * ink.shape[1] < right < 0.99 * ink.shape[1]
