@@ -3,6 +3,7 @@
 A relative path counts from the first of some folders in which it exists: the parameter file's, then the caller's.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,6 +119,9 @@ def _model(known: Iterable[str]) -> Callable[[str, Folders], str]:
         found = _find(value, folders)
         if found and os.path.isfile(os.path.join(found, "config.json")):
             return found
+        near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.7)
+        if near and "/" not in value:  # which the hub would be asked for, over minutes
+            raise ValueError(f"it is no known name, did you mean {near[0]}?")
         if re.fullmatch(HUB_ID, value):
             return value
         raise ValueError(
