@@ -16,16 +16,16 @@ from editkit.figures.images import (
     training_curve,
 )
 from editkit.figures.ladder import ranks_by_rung
-from editkit.figures.lora import lora_rank_vs_metrics, update_spectrum
+from editkit.figures.lora import lora_rank_vs_metrics, replay_by_rank, update_spectrum
 from editkit.figures.probes import probe_dots
 from editkit.figures.replay import (
     along_the_sequence,
-    damage,
     differences,
     foretold,
     forgetting_curves,
     protection,
     retention_map,
+    ways_compared,
 )
 from editkit.figures.setup import position_norms, spectrum
 from editkit.figures.speech import speech
@@ -45,7 +45,6 @@ __all__ = [
     "common_direction",
     "confusion_maps",
     "costs_compared",
-    "damage",
     "differences",
     "downstream_curves",
     "edits_at_budget",
@@ -71,6 +70,7 @@ __all__ = [
     "protection",
     "ranks_by_rung",
     "repair_bars",
+    "replay_by_rank",
     "retention_map",
     "save",
     "scores_by_batch",
@@ -91,4 +91,5 @@ __all__ = [
     "training_curve",
     "update_spectrum",
     "use_notebook_style",
+    "ways_compared",
 ]

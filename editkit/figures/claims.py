@@ -215,6 +215,13 @@ def by_rank(frame: pd.DataFrame) -> str:
     return f"S is {', '.join([*told, *([f'{between(raw)} at full rank'] if len(raw) else [])])}"
 
 
+def replay_and_rank(frame: pd.DataFrame) -> str:
+    """Say between which values S lies without replay, and with it, over methods and ranks."""
+    S = frame[frame.score == "S"]
+    told = {"without replay": S.value[S.rate == 0], "with it": S.value[S.rate > 0]}
+    return f"S is {', '.join(f'{between(values)} {name}' for name, values in told.items() if len(values))}"
+
+
 def singular_values(values: Mapping[int, Sequence[float]]) -> str:
     """Say how many singular values hold most of an update."""
     energies = [np.cumsum(np.square(some)) / np.square(some).sum() for some in values.values()]

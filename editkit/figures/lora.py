@@ -14,9 +14,11 @@ from editkit.figures.style import (
     add_line,
     aside,
     behind,
+    below,
     finish,
     interval,
     log_axis,
+    methods_in,
     panels,
     places,
     ramp,
@@ -76,3 +78,30 @@ def update_spectrum(values: Mapping[int, list[float]], lost: pd.DataFrame, *, su
     figure.update_yaxes(title_text="share", col=1)
     figure.update_yaxes(title_text="‖(ΔW − BA) K‖ / ‖ΔW K‖", col=2)
     return finish(figure, claims.singular_values(values), subtitle)
+
+
+def replay_by_rank(frame: pd.DataFrame) -> go.Figure:
+    """Plot S and exact rewrites (EA) with intervals against the rank, a line a replay rate, a row of panels a method.
+
+    Args:
+        frame: columns method, rate, rank (0: full, the last on the axis), score (others than S and EA are left out),
+            value, low, high, n, seeds and clusters (:func:`editkit.studies.replay_rank.points`).
+    """
+    scores = {"S": "S", "EA": "exact rewrites (EA)"}
+    methods, rates = methods_in(frame), sorted(frame.rate.unique())
+    ranks = [*sorted(rank for rank in frame["rank"].unique() if rank), 0]
+    titles = [f"{label(method)}: {title}" for method in methods for title in scores.values()]
+    figure = panels(titles, 2, horizontal_spacing=0.1, vertical_spacing=0.2)
+    cells = [(method, score) for method in methods for score in scores]
+    for (method, score), where in zip(cells, places(len(cells), 2), strict=True):
+        part = frame[(frame.method == method) & (frame.score == score)]
+        for place, (rate, colour) in enumerate(zip(rates, ramp(len(rates)), strict=True)):
+            rows = part[part.rate == rate].set_index("rank").reindex(ranks)
+            x = [number + below(place, len(rates), 0.3) for number in range(len(ranks))]
+            look = {"name": f"r = {rate:g}", "legendgroup": f"{rate:g}", "line_color": colour}
+            bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
+            add_line(figure, x, rows.value, "%{y:.3f}", error_y=bars, **look, **where)
+    names = [f"{rank}" if rank else "full" for rank in ranks]
+    figure.update_xaxes(tickvals=[*range(len(ranks))], ticktext=names, title_text="rank of an update")
+    figure.update_yaxes(range=[-0.03, 1.04], tickformat=".1f").update_yaxes(title_text="share of prompts", col=1)
+    return finish(figure, claims.replay_and_rank(frame), behind(frame), height=60 + 380 * len(methods))

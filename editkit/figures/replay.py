@@ -137,20 +137,20 @@ def foretold(areas: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     return finish(figure, claims.foretold(shown, names), subtitle, height=240 + 46 * len(names))
 
 
-def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
-    """Plot what each way of making edits takes from S and from exact rewrites (EA), a row a way, a colour a method.
+def ways_compared(gaps: pd.DataFrame, by: str, names: Mapping[str, str], *, title: str, subtitle: str) -> go.Figure:
+    """Plot what each way of making edits changes of S and of exact rewrites (EA), a row a way, a colour a method.
 
     Args:
-        gaps: columns method, switch, score, value, low, high (:func:`editkit.studies.damage.differences` against one
-            reference).
-        names: what the switches do, for people; those without a row are left out.
+        gaps: columns method, score, value, low, high, and ``by``, which says the way: differences from one reference,
+            paired by fact (:func:`editkit.studies.damage.differences`, :func:`editkit.studies.ordering.differences`).
+        names: what the ways are, for people; those without a row are left out.
     """
-    shown = {switch: told for switch, told in names.items() if switch in set(gaps.switch)}
+    shown = {way: told for way, told in names.items() if way in set(gaps[by])}
     scores, methods = {"S": "S", "EA": "exact rewrites (EA)"}, methods_in(gaps)
     figure = panels(scores.values(), len(scores), shared_yaxes=True, horizontal_spacing=0.05)
     for score, where in zip(scores, places(len(scores), len(scores)), strict=True):
         for place, method in enumerate(methods):
-            rows = gaps[(gaps.method == method) & (gaps.score == score)].set_index("switch").reindex(shown)
+            rows = gaps[(gaps.method == method) & (gaps.score == score)].set_index(by).reindex(shown)
             aside = below(place, len(methods), 0.5)
             line = {"x": rows.value, "y": [number + aside for number in range(len(shown))]}
             bars = interval(rows.value, rows.low, rows.high, thickness=1.5, width=3)
@@ -159,8 +159,7 @@ def damage(gaps: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     name_rows(figure, list(shown.values()))
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="difference")
-    subtitle = "against steps that hold everything in one layer; paired by fact, 95% intervals"
-    return finish(figure, "Where sequential damage comes from", subtitle, height=240 + 40 * len(shown))
+    return finish(figure, title, f"{subtitle}; paired by fact, 95% intervals", height=240 + 40 * len(shown))
 
 
 def protection(points: pd.DataFrame) -> go.Figure:

@@ -16,6 +16,7 @@ from editkit.figures import as_svg
 from editkit.plain import to_json
 from editkit.report.execute import Chapter
 from editkit.report.markdown import plain, slug
+from editkit.studies.results import RECORDED
 
 PLOTLY = "application/vnd.plotly.v1+json"
 KINDS = {"bar": "bars", "heatmap": "a heat map", "box": "boxes", "image": "pictures"}
@@ -49,13 +50,15 @@ class Figures:
         claim, explained = caption(layout)
         bare = untitled(spec)
         photo = any(trace.get("type") == "image" for trace in spec["data"]) or bool(layout.get("images"))
-        tables = [f"results/{name}.csv" for name in made.get("tables", [])]
+        names = made.get("tables", [])
+        tables = [f"results/{name}.csv" for name in names]
         run = cell.get("execution_count")
         return self.template.render(
             number=number,
             anchor=f"figure-{slug(made.get('picture') or str(number))}",
             claim=claim,
             explained=explained,
+            recorded=any(name.startswith(RECORDED) for name in names),
             alt=describe(spec),
             width=760,
             height=round(float(bare["layout"]["height"])),

@@ -143,11 +143,16 @@ def told_switches() -> dict[str, str]:
     return {name: switch.told for name, switch in SWITCHES.items()}
 
 
-def told(found: Damage) -> pd.DataFrame:
-    """Write for a chapter the scores of each way, and what sets it apart from each one that it is compared with."""
-    means = found.scores.groupby(["method", "switch"], sort=False)[[*SCORES, "delta_norm"]].mean()
+def told(scores: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """Write for a chapter the scores of each way, and what sets it apart from each one that it is compared with.
+
+    Args:
+        scores: of a :class:`Damage`.
+        gaps: of the same.
+    """
+    means = scores.groupby(["method", "switch"], sort=False)[[*SCORES, "delta_norm"]].mean()
     rows = []
-    for (method, name, against), gap in found.gaps.groupby(["method", "switch", "against"], sort=False):
+    for (method, name, against), gap in gaps.groupby(["method", "switch", "against"], sort=False):
         gap, own = gap.set_index("score"), means.loc[(method, name)]
         cells = {
             f"difference of {r.Index}": written(r.value, r.low, r.high, "+") for r in gap.loc[["S", "EA"]].itertuples()

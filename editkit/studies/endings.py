@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from editkit.studies.runs import Cell, check_batches, measurement_key, once, war
 from editkit.studies.setting import Setting
 
 Reading = Literal["clean", "bare", "averaged"]
+Order = int | tuple[int, ...]  # 0 as drawn, another number shuffles; or the places of the facts, one after another
 
 
 class StatedKeys(FactDomain):
@@ -65,7 +66,7 @@ class Way:
     spec: EditSpec
     batch_size: int  # edits of a step; divides the facts
     keys: Reading = "averaged"
-    order: int = 0  # of the facts: 0 as they were drawn, another number shuffles them
+    order: Order = 0  # of the facts
 
 
 @contextmanager
@@ -139,9 +140,14 @@ def norm(deltas: Mapping[int, Tensor]) -> float:
     return sum(delta.double().norm().item() ** 2 for delta in deltas.values()) ** 0.5
 
 
-def in_order(facts: Sequence[Fact], order: int) -> list[Fact]:
-    """Return facts as they were drawn (order 0), or shuffled by the order's number."""
-    return random.Random(order).sample(facts, len(facts)) if order else list(facts)
+T = TypeVar("T")
+
+
+def in_order(items: Sequence[T], order: Order) -> list[T]:
+    """Return items, one for each fact of a seed, in an order of the facts."""
+    if isinstance(order, tuple):
+        return [items[place] for place in order]
+    return random.Random(order).sample(items, len(items)) if order else list(items)
 
 
 def seeded(setting: Setting, seed: int, spec: EditSpec) -> EditSpec:

@@ -320,22 +320,23 @@ def _step_findings(ablation: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def recommendation(differences: pd.DataFrame) -> str:
+def recommendation(differences: pd.DataFrame, over: str = "no replay") -> str:
     """Name the run that raises final S most among those that are resolved, or say that none is.
 
     Args:
         differences: as for :func:`sequence_findings`, of one method.
+        over: what the runs are compared with.
     """
     among = f"{len(differences)} configuration{'s' * (len(differences) != 1)} compared on the same facts"
     raised = differences[(differences.p_holm < RESOLVED) & (differences.value > 0)]
     best = (differences if raised.empty else raised).sort_values("value").iloc[-1]
     if raised.empty:
         return (
-            f"**No configuration can be recommended**: of {among} none is resolved as better than no replay. The "
+            f"**No configuration can be recommended**: of {among} none is resolved as better than {over}. The "
             f"highest, {best.run}, changes final S by {written_gap(best)}."
         )
     return (
-        f"**Recommended: {best.run}.** It raises final S over the same method without replay by {written_gap(best)} "
+        f"**Recommended: {best.run}.** It raises final S over the same method with {over} by {written_gap(best)} "
         f"(Holm). It is the best of {among}, so part of its lead may be luck."
     )
 

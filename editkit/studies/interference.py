@@ -9,7 +9,7 @@ out. With one layer nothing is.
 Keys are those of the bare prompt, after which an edit is scored, and not averaged over contexts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,10 +74,20 @@ class Interference:
         self._state = part_of(state, PREFIX, self.lm.device)
 
     def _outputs(self, keys: State, updates: Sequence[LayerUpdate]) -> Tensor:
-        """Add up over layers by how much updates change the residual stream for keys, (edits, d_v)."""
-        total = torch.zeros(len(keys[f"keys.{self.layers[0]}"]), self.lm.weight(self.layers[0]).shape[0])
-        total = total.double().to(self.lm.device)
-        for item in updates:
-            change = item.update.left @ (item.update.right @ keys[f"keys.{item.layer}"].double().T)  # (d_v, edits)
-            total += (self.lm.gain(item.layer).to(change) * change).T
-        return total.float()
+        return outputs(self.lm, {layer: keys[f"keys.{layer}"] for layer in self.layers}, updates)
+
+
+def outputs(lm: LanguageModel, keys: Mapping[int, Tensor], updates: Sequence[LayerUpdate]) -> Tensor:
+    """Add up over layers by how much updates change the residual stream for keys.
+
+    Args:
+        keys: (n, d_k) of each edited layer.
+
+    Returns (n, d_v).
+    """
+    first = next(iter(keys))
+    total = torch.zeros(len(keys[first]), lm.weight(first).shape[0]).double().to(lm.device)
+    for item in updates:
+        change = item.update.left @ (item.update.right @ keys[item.layer].double().T)  # (d_v, n)
+        total += (lm.gain(item.layer).to(change) * change).T
+    return total.float()

@@ -185,16 +185,20 @@ def points(found: Compared) -> pd.DataFrame:
     return pd.DataFrame(rows).dropna(subset="value")
 
 
-def told(found: Compared) -> pd.DataFrame:
-    """Write for a chapter what sets AlphaEdit apart from a MEMIT that writes as much, a row a threshold."""
-    gaps, moved, rows = differences(found.prompts), drifts(found.scores), []
-    for threshold, part in points(found).groupby("threshold"):
-        made, own = (
-            part.groupby("method")[["norm", "weight"]].first(),
-            gaps[gaps.threshold == threshold].set_index("score"),
-        )
+def told(gaps: pd.DataFrame, made: pd.DataFrame, moved: pd.DataFrame) -> pd.DataFrame:
+    """Write for a chapter what sets AlphaEdit apart from a MEMIT that writes as much, a row a threshold.
+
+    Args:
+        gaps: of :func:`differences`.
+        made: of :func:`points`.
+        moved: of :func:`drifts`.
+    """
+    rows = []
+    for threshold, part in made.groupby("threshold"):
+        of, own = part.groupby("method")[["norm", "weight"]].first(), gaps[gaps.threshold == threshold]
+        own = own.set_index("score")
         row = {"threshold": f"{threshold:g}", "directions free": f"{part.free.iloc[0]:.0%}"}
-        row |= {"‖ΔW‖": made.norm[SPACE], "of MEMIT": made.norm[COST], "l2": made.weight[SPACE], "λ": made.weight[COST]}
+        row |= {"‖ΔW‖": of.norm[SPACE], "of MEMIT": of.norm[COST], "l2": of.weight[SPACE], "λ": of.weight[COST]}
         row |= {r.Index: written(r.value, r.low, r.high, "+") for r in own.loc[["S", "NS", "EA"]].itertuples()}
         for r in moved[moved.threshold == threshold].itertuples():
             row[f"KL {r.kind}"] = written(r.value, r.low, r.high, "+")
@@ -202,9 +206,13 @@ def told(found: Compared) -> pd.DataFrame:
     return shown(pd.DataFrame(rows), "threshold")
 
 
-def findings(found: Compared) -> list[str]:
-    """Say whether AlphaEdit keeps more than a MEMIT that writes as much."""
-    gaps, moved = differences(found.prompts), drifts(found.scores)
+def findings(gaps: pd.DataFrame, moved: pd.DataFrame) -> list[str]:
+    """Say whether AlphaEdit keeps more than a MEMIT that writes as much.
+
+    Args:
+        gaps: of :func:`differences`.
+        moved: of :func:`drifts`.
+    """
     sentences = []
     for name in ("NS", "S"):
         rows = gaps[gaps.score == name]

@@ -17,7 +17,9 @@ from editkit.studies.evaluation import EvaluationParams
 from editkit.studies.locate import LocateParams
 from editkit.studies.lora import LoraParams
 from editkit.studies.nullspace import NullSpaceParams
+from editkit.studies.ordering import OrderingParams
 from editkit.studies.repair_spec import ImageParams, RepairSpec
+from editkit.studies.replay_rank import ReplayRankParams
 from editkit.studies.runs import BaselineParams
 from editkit.studies.sequences import SequenceParams
 from editkit.studies.setting import SettingParams
@@ -32,6 +34,8 @@ class RunParams(
     LoraParams,
     NullSpaceParams,
     DamageParams,
+    ReplayRankParams,
+    OrderingParams,
     SequenceParams,
     SurvivalParams,
     EqualCostParams,

@@ -8,6 +8,14 @@ import pandas as pd
 from editkit.cache import write_atomic
 from editkit.config import Parameters
 from editkit.plain import to_json
+from editkit.studies.places import checkout
+
+RECORDED = "recorded_"  # how names of tables begin that another run wrote
+
+
+def elsewhere(parameter: str, run: str) -> str:
+    """Say which recorded run asks a question that this one leaves out."""
+    return f"{parameter} = 0: not asked here, but in reports/{run} (params/{run}.yaml)"
 
 
 class Results:
@@ -35,6 +43,19 @@ class Results:
     def tables(self, *names: str) -> dict[str, pd.DataFrame]:
         """Read those of some tables that are here: of a run in which every chapter may be left out."""
         return {name: self.load(name) for name in names if (self.folder / "results" / f"{name}.csv").is_file()}
+
+    def recorded(self, run: str, *names: str) -> dict[str, pd.DataFrame]:
+        """Copy tables of a recorded run, ``reports/{run}`` of the checkout, to this one, under the names of the result.
+
+        Returns them as ``recorded_{name}``, in the order that is asked for; none where one of them is not there.
+        """
+        source = Results(checkout() / "reports" / run)
+        found = source.tables(*names)
+        if len(found) < len(names):
+            return {}
+        for name, frame in found.items():
+            self.save(RECORDED + name, frame, recorded_in=f"reports/{run}/results/{name}.csv")
+        return {RECORDED + name: frame for name, frame in found.items()}
 
     def figure(self, name: str) -> Path:
         """Return the path where the figure of that name belongs."""

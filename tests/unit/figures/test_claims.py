@@ -52,6 +52,8 @@ def test_scores_are_told_at_both_ends():
         {"fit": ["svd", "exact", "raw"], "rank": [4, 8, np.nan], "score": "S", "value": [0.5, 0.8, 0.9]}
     )
     assert claims.by_rank(ranks) == "S is 0.50 at rank 4, 0.80 at rank 8, 0.90 at full rank"
+    cells = pd.DataFrame({"rate": [0, 0, 0.5], "score": "S", "value": [0.5, 0.7, 0.8]})
+    assert claims.replay_and_rank(cells) == "S is 0.50 to 0.70 without replay, 0.80 with it"
     tokens = pd.DataFrame({"tokens_per_dimension": [1, 20], "S": [0.7, 0.9]})
     assert claims.by_tokens(tokens) == "S is 0.70 with 1 × d_k tokens, 0.90 with 20"
     ladder = pd.DataFrame({"method": METHODS * 2, "kind": "paraphrase", "rung": ["success"] * 2 + ["exact"] * 2})

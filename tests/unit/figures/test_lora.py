@@ -24,7 +24,32 @@ def update_spectrum():
     return figures.update_spectrum({6: [3.0, 1.0]}, LOST, subtitle="made up")
 
 
+CELLS = pd.DataFrame(
+    [
+        {"method": method, "rate": rate, "rank": rank, "score": score, "value": value + rate / 5}
+        for method in ("emmet", "memit")
+        for rate in (0.0, 0.3)
+        for rank, value in ((0, 0.7), (4, 0.2), (16, 0.6))
+        for score in ("S", "EA", "NS")
+    ]
+)
+CELLS = CELLS.assign(low=CELLS.value - 0.1, high=CELLS.value + 0.05, n=30, seeds=1, clusters=30)
+
+
+def test_replay_has_a_line_a_rate_over_ranks_and_full_rank_last():
+    figure = figures.replay_by_rank(CELLS)
+    assert [a.text for a in figure.layout.annotations][:2] == ["MEMIT: S", "MEMIT: exact rewrites (EA)"]
+    assert len(figure.data) == 2 * 2 * 2 and [line.name for line in figure.data[:2]] == ["r = 0", "r = 0.3"]
+    first, second = figure.data[:2]
+    assert list(first.y) == [0.2, 0.6, 0.7] and np.allclose(second.y, [0.26, 0.66, 0.76])
+    assert np.allclose(first.error_y.arrayminus, 0.1) and first.line.color != second.line.color
+    assert list(figure.layout.xaxis.ticktext) == ["4", "16", "full"] and np.allclose(np.round(first.x), [0, 1, 2])
+    assert sum(bool(line.showlegend) for line in figure.data) == 2
+    assert figure.layout.title.text == "S is 0.20 to 0.70 without replay, 0.26 to 0.76 with it"
+
+
 def test_figures_are_labelled_and_vector(labelled):
+    labelled(figures.replay_by_rank(CELLS), bare=["yaxis2", "yaxis4"])
     labelled(lora_rank_vs_metrics(), bare=["yaxis2", "yaxis4"])
     labelled(update_spectrum())
 

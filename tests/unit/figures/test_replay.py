@@ -57,8 +57,9 @@ POINTS = pd.DataFrame(
 )
 
 
-def test_damage_stands_in_the_row_of_its_cause(labelled):
-    figure = figures.damage(GAPS, {"history": "pulled back", "layers": "several layers", "none": "no memory"})
+def test_what_a_way_changes_stands_in_its_row(labelled):
+    ways = {"history": "pulled back", "layers": "several layers", "none": "no memory"}
+    figure = figures.ways_compared(GAPS, "switch", ways, title="Made up", subtitle="against steps")
     labelled(figure, bare=["yaxis", "yaxis2"])
     assert list(figure.layout.yaxis.ticktext) == ["pulled back", "no memory"] and len(figure.data) == 2
     assert list(figure.data[0].x) == [0.0, -0.2] and np.allclose(figure.data[1].error_x.array, 0.1)

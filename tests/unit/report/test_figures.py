@@ -57,6 +57,11 @@ def test_figures_are_numbered_and_say_where_they_come_from(tmp_path):
     assert source == "results/scores.csv (abababababab) · 01_first.ipynb, In [7] · make it"
 
 
+def test_a_figure_of_recorded_tables_says_so(tmp_path):
+    own, other = written(tmp_path, *(spec(meta={"tables": [name]}) for name in ("scores", "recorded_scores")))
+    assert "Recorded" not in own.figcaption.get_text() and "Recorded by another run." in other.figcaption.get_text()
+
+
 def test_without_its_title_a_figure_is_lower_and_as_large_where_it_draws():
     bare = untitled(spec(go.Scatter(y=[1, 2]), title="A", width=760, height=450, margin={"t": 90, "b": 60}))
     layout = bare["layout"]

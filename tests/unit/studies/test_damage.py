@@ -116,7 +116,7 @@ def test_a_run_scores_every_way_and_its_table_has_a_row_a_comparison(setting, fa
     one = setting(draws={1: (facts[:2], facts[2:])}, layers=[2], v_num_grad_steps=2, mom2_n_tokens=100)
     found = damage.run(one, ["memit"], 1)
     assert list(found.scores.switch) == ["pre", *ways(one, "memit", 1)] and (found.scores.steps[1:3] == [1, 2]).all()
-    table = told(found)
+    table = told(found.scores, found.gaps)
     assert len(table) == len(found.gaps) / 5 and table.index.names == ["method", "what is done", "against"]
     with pytest.raises(ValueError, match="3 does not divide"):
         damage.run(one, ["memit"], 3)

@@ -57,14 +57,14 @@ def test_both_write_as_much_in_every_order_and_are_told_apart(setting, facts):
     weights, own = found.scores.groupby("method").weight.first(), {SPACE: 1.0, COST: 1.0}
     assert sum(weights[name] == own[name] for name in own) == 1, "one alone is held back"
     assert max(weights) > 1
-    points = nullspace.points(found)
+    points, gaps, moved = nullspace.points(found), nullspace.differences(found.prompts), drifts(found.scores)
     assert set(points.score) == {"S", "NS", "kl_text", "kl_prose", "kl_subjects"} and (points.orders == 2).all()
-    table = nullspace.told(found)
+    table = nullspace.told(gaps, points, moved)
     assert (
         len(table) == 1
         and "KL prose" in table
         and table["‖ΔW‖"].iloc[0] == pytest.approx(norms[SPACE].mean(), abs=1e-3)
     )
-    sentences = nullspace.findings(found)
+    sentences = nullspace.findings(gaps, moved)
     assert len(sentences) == 3 and "NS of AlphaEdit less that of MEMIT" in sentences[0]
     assert nullspace.run(one, asked).scores.S.tolist() == found.scores.S.tolist()

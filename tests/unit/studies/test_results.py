@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from editkit.studies.results import Results
+from editkit.studies.places import checkout
+from editkit.studies.results import Results, elsewhere
 from editkit.studies.setting import SettingParams
 
 
@@ -38,3 +39,25 @@ def test_what_is_no_number_is_null(tmp_path):
         "bound": None,
         "scores": [{"S": None}, [1.5, None]],
     }
+
+
+def test_tables_of_a_recorded_run_are_copied_and_say_where_they_are_from(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/00_setup.ipynb").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    source, results = Results(tmp_path / "reports/speech"), Results(tmp_path / "reports/own")
+    for name, share in (("first", 0.5), ("other", 0.1 + 0.2)):
+        source.save(name, pd.DataFrame({"S": [share]}))
+    found = results.recorded("speech", "other", "first")
+    assert list(found) == ["recorded_other", "recorded_first"] and found["recorded_other"].S[0] == 0.1 + 0.2
+    assert results.load("recorded_other").equals(found["recorded_other"])
+    about = json.loads((tmp_path / "reports/own/results/recorded_other.json").read_text())
+    assert about["recorded_in"] == "reports/speech/results/other.csv"
+    assert results.recorded("speech", "first", "missing") == {} == results.recorded("damage", "first")
+
+
+@pytest.mark.parametrize("run", ["speech", "equal_cost", "survival", "questions", "ablations"])
+def test_a_run_that_another_asks_is_recorded_and_can_be_made_again(run):
+    assert f"reports/{run} (params/{run}.yaml)" in elsewhere("n_facts", run)
+    root = checkout()
+    assert (root / f"params/{run}.yaml").is_file() and (root / f"reports/{run}/README.md").is_file()
