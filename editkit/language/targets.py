@@ -40,7 +40,7 @@ from editkit.language.forward.prefix import PADDING, Prefix, buckets, columns, k
 from editkit.language.keys import hidden_states, locate
 from editkit.models import LanguageModel
 from editkit.models.hooks import capture, run_from
-from editkit.models.peak import free_bytes, out_of_memory
+from editkit.models.peak import free_bytes, give_back, out_of_memory
 
 if TYPE_CHECKING:
     from editkit.editing.spec import EditSpec
@@ -129,6 +129,7 @@ def _shifts(
             warnings.warn(f"{len(group)} targets do not fit into memory: target_batch is now {budget}", stacklevel=3)
             continue
         each = torch.tensor((time.perf_counter() - start) / len(group))
+        give_back()
         left = [i for i in left if i not in group]
         for i, entry in zip(group, entries, strict=True):
             yield i, entry | {"seconds": each}

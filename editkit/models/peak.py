@@ -1,5 +1,6 @@
 """Memory of the device a model runs on: what is free, and the peak of a piece of work."""
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -16,6 +17,15 @@ def free_bytes(device: torch.device) -> int:
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out: that of a GPU, of torch on a CPU, or Python's own."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def give_back() -> None:
+    """Give memory that nobody uses back to the system, where its C library can: glibc keeps what tensors leave.
+
+    Pieces of changing sizes break that up, so that a process grows although nothing it holds does.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def reset_peak(device: torch.device) -> None:
