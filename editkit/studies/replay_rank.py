@@ -102,23 +102,32 @@ def points(found: Ranked) -> pd.DataFrame:
 
 
 def differences(found: Ranked) -> pd.DataFrame:
-    """Subtract from each cell the one without its replay, the one at full rank, and the one without either.
+    """Subtract from each cell the one without its replay, the one at full rank, and, where it has both, neither.
 
     Returns columns method, rate, rank, against (of ``AGAINST``), score (ES, PS, NS, S, EA), value, low, high, p, n,
-    seeds, clusters, paired by fact, and p_holm over the comparisons of a method, score and ``against``.
+    seeds, clusters, paired by fact, and p_holm over all comparisons of a method and score.
     """
     tables = []
     for method, asked in found.prompts.groupby("method", sort=False):
         cells = {where: part for where, part in asked.groupby(["rate", "rank"], sort=False)}
         for against, other in AGAINST.items():
-            for where, part in cells.items():
-                if other(*where) != where:
-                    gap = score_differences(part, cells[other(*where)])
-                    rate, rank = where
-                    tables.append(gap.assign(method=method, rate=rate, rank=rank, against=against))
+            for (rate, rank), part in cells.items():
+                if (against != "full rank" and not rate) or (against != "no replay" and not rank):
+                    continue  # it has nothing of that
+                gap = score_differences(part, cells[other(rate, rank)])
+                tables.append(gap.assign(method=method, rate=rate, rank=rank, against=against))
     columns = ["method", "rate", "rank", "against", "score", "value", "low", "high", "p", *SAMPLE]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-    return adjusted(table[columns], "method", "score", "against")
+    return adjusted(table[columns], "method", "score")
+
+
+def over_neither(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Select, of :func:`differences`, the one of each cell from the run that has neither replay nor a low rank."""
+    alone = {"no replay": gaps["rank"] == FULL, "full rank": gaps.rate == 0}
+    chosen = gaps.against == "neither"
+    for against, rows in alone.items():
+        chosen |= (gaps.against == against) & rows
+    return gaps[chosen]
 
 
 def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +138,7 @@ def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         gaps: of :func:`differences`.
     """
     keys = ["method", "rate", "rank"]
-    apart = gaps[gaps.against == "neither"].set_index([*keys, "score"])
+    apart = over_neither(gaps).set_index([*keys, "score"])
     rows = []
     for where, part in made.groupby(keys, sort=False):
         (method, rate, rank), own = where, part.set_index("score")
@@ -161,7 +170,7 @@ def findings(gaps: pd.DataFrame) -> list[str]:
             ):
                 if len(part):
                     sentences.append(_counted(label(str(method)), score, what, part, alone))
-        best = rows[(rows.score == "S") & (rows.against == "neither")]
+        best = over_neither(rows[rows.score == "S"])
         runs = [f"{label(str(method))}, {named(r.rate, r.rank)}" for r in best.itertuples()]
         sentences.append(recommendation(best.assign(run=runs), over="no replay at full rank"))
     return sentences

@@ -89,7 +89,8 @@ def written(value: float, low: float, high: float, sign: str = "", digits: int =
 
 def written_gap(row: Any) -> str:
     """Write a difference with its interval and Holm's p, of a row with value, low, high and p_holm."""
-    return f"{written(row.value, row.low, row.high, '+')}, p {number(row.p_holm, '.2g')}"
+    p = "< 0.0001" if row.p_holm < 1e-4 else number(row.p_holm, ".2g")
+    return f"{written(row.value, row.low, row.high, '+')}, p {p}"
 
 
 def number(value: float, form: str = ".3f") -> str:

@@ -1,11 +1,21 @@
 """Replay rates with ranks: which cells there are, what they are compared with, and what is said of them."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from editkit.studies import replay_rank
-from editkit.studies.intervals import score_differences
-from editkit.studies.replay_rank import Ranked, ReplayRankParams, differences, findings, grid, points, told
+from editkit.studies.intervals import holm, score_differences
+from editkit.studies.replay_rank import (
+    Ranked,
+    ReplayRankParams,
+    differences,
+    findings,
+    grid,
+    over_neither,
+    points,
+    told,
+)
 from tests.unit.studies.conftest import prompts_of
 
 RIGHT = {(0.0, 0): 3, (0.0, 4): 2, (0.5, 0): 8, (0.5, 4): 2}  # facts that are right in the end, by rate and rank
@@ -40,10 +50,12 @@ def test_cells_are_compared_with_those_without_their_replay_their_rank_or_both(m
         ("no replay", 0.5, 4),
         ("full rank", 0.0, 4),
         ("full rank", 0.5, 4),
-        ("neither", 0.0, 4),
-        ("neither", 0.5, 0),
         ("neither", 0.5, 4),
     }
+    plain = over_neither(gaps[gaps.score == "S"])
+    assert {(r.rate, r.rank) for r in plain.itertuples()} == {(0.5, 0), (0.0, 4), (0.5, 4)}
+    S = gaps[gaps.score == "S"]
+    assert np.allclose(S.p_holm, holm(S.p)), "one family, so that no sentence resolves what another does not"
     prompts = {where: part for where, part in made_up.prompts.groupby(["rate", "rank"])}
     wanted = score_differences(prompts[0.5, 4], prompts[0.5, 0])
     found = gaps[(gaps.against == "full rank") & (gaps.rate == 0.5)]
