@@ -24,7 +24,7 @@ from editkit.studies.interference import outputs
 from editkit.studies.intervals import RESOLVED, by_accuracy, interval, score_differences, with_accuracy
 from editkit.studies.runs import check_batches, warm_targets
 from editkit.studies.setting import Setting
-from editkit.studies.tables import SAMPLE, adjusted, shown, written, written_gap
+from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, written_gap
 
 FIRST, LAST, RANDOM = "harmful first", "harmful last", "random"
 TOLD = ("S", "EA")
@@ -148,9 +148,7 @@ def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         (method, order), own = where, part.set_index("score")
         row = {"method": method, "order": order, "harm foretold": own.foretold.iloc[0]}
         row |= {name: written(*own.loc[name, ["value", "low", "high"]]) for name in TOLD}
-        for score in TOLD:
-            known = (*where, score) in apart.index
-            row[f"{score} less random"] = written_gap(apart.loc[(*where, score)]) if known else ""
+        row |= gap_cells(apart, where, TOLD)
         rows.append(row | own.loc["S", SAMPLE].astype(int).to_dict())
     return shown(pd.DataFrame(rows), "method", "order")
 

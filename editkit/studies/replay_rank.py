@@ -18,7 +18,7 @@ from editkit.studies.lora import adapter
 from editkit.studies.runs import check_batches
 from editkit.studies.sequences import run_sequence
 from editkit.studies.setting import Setting
-from editkit.studies.tables import SAMPLE, adjusted, shown, written, written_gap
+from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, written_gap
 
 FULL = 0  # stands for an update at its full rank
 TOLD = ("S", "EA")  # in sentences
@@ -145,9 +145,7 @@ def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         row = {"method": method, "r": f"{rate:g}", "rank": str(rank or "full")}
         row |= {name: own.value[name] for name in ("ES", "PS", "NS", "EA")}
         row |= {"S": written(*own.loc["S", ["value", "low", "high"]])}
-        for score in TOLD:
-            known = (*where, score) in apart.index
-            row[f"difference of {score}"] = written_gap(apart.loc[(*where, score)]) if known else ""
+        row |= gap_cells(apart, where, TOLD)
         row |= {"KL prose": own.kl_prose.iloc[0], "parameters": int(own.parameters.iloc[0])}
         rows.append(row | {"seconds": own.seconds.iloc[0], **own.loc["S", SAMPLE].astype(int)})
     return shown(pd.DataFrame(rows), "method", "r", "rank")

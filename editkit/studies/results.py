@@ -15,7 +15,7 @@ RECORDED = "recorded_"  # how names of tables begin that another run wrote
 
 def elsewhere(parameter: str, run: str) -> str:
     """Say which recorded run asks a question that this one leaves out."""
-    return f"{parameter} = 0: not asked here, but in reports/{run} (params/{run}.yaml)"
+    return f"{parameter} = 0: not asked here. What follows is recorded: reports/{run} (params/{run}.yaml)"
 
 
 class Results:

@@ -87,6 +87,23 @@ def written(value: float, low: float, high: float, sign: str = "", digits: int =
     return f"{number(value, form)} {ends}"
 
 
+def gap_cells(gaps: pd.DataFrame, where: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Write for a table's row what sets it apart, two columns a score: the difference and Holm's p; blank and nan without.
+
+    Args:
+        gaps: with p_holm, indexed by what tells the rows apart and by score.
+        where: of the row.
+        names: of scores.
+    """
+    cells: dict[str, Any] = {}
+    for score in names:
+        place = (*where, score)
+        row = gaps.loc[place] if place in gaps.index else None
+        cells[f"difference of {score}"] = "" if row is None else written(row.value, row.low, row.high, "+")
+        cells[f"p ({score}, Holm)"] = float("nan") if row is None else row.p_holm
+    return cells
+
+
 def written_gap(row: Any) -> str:
     """Write a difference with its interval and Holm's p, of a row with value, low, high and p_holm."""
     p = "< 0.0001" if row.p_holm < 1e-4 else number(row.p_holm, ".2g")

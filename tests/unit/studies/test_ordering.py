@@ -75,7 +75,7 @@ def test_both_orders_are_compared_with_the_random_ones_together():
     apart = gaps.set_index(["order", "score"]).value
     assert apart[FIRST, "ES"] == pytest.approx(3 / 8) and apart[LAST, "ES"] == pytest.approx(-3 / 8)
     table = told(made, gaps)
-    assert [order for _, order in table.index] == [FIRST, LAST, RANDOM] and table["S less random"].iloc[2] == ""
+    assert [order for _, order in table.index] == [FIRST, LAST, RANDOM] and table["difference of S"].iloc[2] == ""
     sure = findings(made, gaps.assign(p_holm=0.01))
     assert "harmful edits come first: it raises S and it raises EA." in sure[0] and "0.50 (random)" in sure[0]
     assert "no difference from a random order is resolved" in findings(made, gaps.assign(p_holm=1.0))[0]
