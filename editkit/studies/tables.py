@@ -88,7 +88,7 @@ def written(value: float, low: float, high: float, sign: str = "", digits: int =
 
 
 def gap_cells(gaps: pd.DataFrame, where: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
-    """Write for a table's row what sets it apart, two columns a score: the difference and Holm's p; blank and nan without.
+    """Write for a table's row what sets it apart: a difference and Holm's p for each score; blank and nan without.
 
     Args:
         gaps: with p_holm, indexed by what tells the rows apart and by score.
