@@ -223,7 +223,7 @@ def finish(figure: go.Figure, title: str, subtitle: str, height: int = 450, *, l
     # Places measured from the container's top keep their distance whatever the height.
     head: dict[str, Any] = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 13, "color": "#56606D"}}}
     head |= {"y": 1 - 26 / height, "yref": "container", "yanchor": "top"}
-    head |= {"font": {"size": TITLE * min(1, LINE / max(1, len(title)))}}  # plotly breaks no line, and cuts it off
+    head |= {"font": {"size": TITLE * LINE / max(LINE, len(title))}}  # plotly breaks no line, and cuts it off
     below = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(template="editkit", title=head, height=height, width=WIDTH, legend=below, showlegend=legend)
     # Pixels over the plot's bottom edge: tick labels, the axis title and one or two rows of legend.

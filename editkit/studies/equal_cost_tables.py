@@ -16,7 +16,7 @@ from editkit.methods import UNTOUCHED, label
 from editkit.studies.controls import TRAINERS
 from editkit.studies.equal_cost import MEASURED, Found
 from editkit.studies.findings import protocol
-from editkit.studies.intervals import RESOLVED, by_accuracy, interval, score_differences, with_accuracy
+from editkit.studies.intervals import RESOLVED, score_differences, score_intervals
 from editkit.studies.tables import SAMPLE, adjusted, number, shown, written, written_gap
 
 SHOWN = ("S", "ES", "EA", "PS", "NS")
@@ -36,7 +36,7 @@ def points(found: Found) -> pd.DataFrame:
     tables = []
     for (method, variant), rows in found.scores.groupby(["method", "variant"], sort=False):
         part = _of(found.prompts, method, variant)
-        table = with_accuracy(interval(part), interval(by_accuracy(part))).reset_index()
+        table = score_intervals(part)
         tables.append(table.assign(method=method, variant=variant, **rows[[*MEASURED]].mean()))
     columns = ["method", "variant", *MEASURED, "score", "value", "low", "high", *SAMPLE]
     return pd.concat(tables, ignore_index=True)[columns]

@@ -79,6 +79,11 @@ def paired_difference(
     return _table(ours, both, _groupings(prompts, moment, ours), seed)
 
 
+def score_intervals(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`interval` with EA, accuracy on rewrite prompts, below it; names are in column score."""
+    return with_accuracy(interval(prompts), interval(by_accuracy(prompts))).reset_index()
+
+
 def score_differences(prompts: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Return :func:`paired_difference` with EA, accuracy on rewrite prompts, below it; names are in column score."""
     exact = paired_difference(by_accuracy(prompts), by_accuracy(reference))

@@ -21,7 +21,7 @@ from editkit.methods import SequenceMethodName, label
 from editkit.studies.endings import Order, Way, in_order, measured, seeded
 from editkit.studies.findings import protocol
 from editkit.studies.interference import outputs
-from editkit.studies.intervals import RESOLVED, by_accuracy, interval, score_differences, with_accuracy
+from editkit.studies.intervals import RESOLVED, score_differences, score_intervals
 from editkit.studies.runs import check_batches, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, written_gap
@@ -116,7 +116,7 @@ def points(found: Ordered) -> pd.DataFrame:
     tables = []
     means = found.scores.groupby(["method", "order"])[["foretold", "seconds"]].mean()
     for where, part in found.prompts.groupby(["method", "order"], sort=False):
-        table = with_accuracy(interval(part), interval(by_accuracy(part))).reset_index()
+        table = score_intervals(part)
         tables.append(table.assign(**dict(zip(means.index.names, where, strict=True)), **means.loc[where]))
     columns = ["method", "order", "foretold", "seconds", "score", "value", "low", "high", *SAMPLE]
     return pd.concat(tables, ignore_index=True)[columns]

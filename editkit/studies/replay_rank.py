@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from editkit.config import Count, Parameters
 from editkit.methods import SequenceMethodName, label
 from editkit.studies.findings import protocol, recommendation
-from editkit.studies.intervals import RESOLVED, by_accuracy, interval, score_differences, with_accuracy
+from editkit.studies.intervals import RESOLVED, score_differences, score_intervals
 from editkit.studies.lora import adapter
 from editkit.studies.runs import check_batches
 from editkit.studies.sequences import run_sequence
@@ -23,11 +23,6 @@ from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, 
 FULL = 0  # stands for an update at its full rank
 TOLD = ("S", "EA")  # in sentences
 MEASURED = ("kl_prose", "seconds", "parameters")
-AGAINST = {  # what a cell is compared with, at (rate, rank)
-    "no replay": lambda rate, rank: (0.0, rank),
-    "full rank": lambda rate, rank: (rate, FULL),
-    "neither": lambda rate, rank: (0.0, FULL),
-}
 
 
 class ReplayRankParams(Parameters):
@@ -95,7 +90,7 @@ def points(found: Ranked) -> pd.DataFrame:
     tables = []
     means = found.scores.groupby(["method", "rate", "rank"])[[*MEASURED]].mean()
     for where, part in found.prompts.groupby(["method", "rate", "rank"], sort=False):
-        table = with_accuracy(interval(part), interval(by_accuracy(part))).reset_index()
+        table = score_intervals(part)
         tables.append(table.assign(**dict(zip(means.index.names, where, strict=True)), **means.loc[where]))
     columns = ["method", "rate", "rank", *MEASURED, "score", "value", "low", "high", *SAMPLE]
     return pd.concat(tables, ignore_index=True)[columns]
@@ -104,17 +99,18 @@ def points(found: Ranked) -> pd.DataFrame:
 def differences(found: Ranked) -> pd.DataFrame:
     """Subtract from each cell the one without its replay, the one at full rank, and, where it has both, neither.
 
-    Returns columns method, rate, rank, against (of ``AGAINST``), score (ES, PS, NS, S, EA), value, low, high, p, n,
-    seeds, clusters, paired by fact, and p_holm over all comparisons of a method and score.
+    Returns columns method, rate, rank, against (no replay, full rank, neither), score (ES, PS, NS, S, EA), value,
+    low, high, p, n, seeds, clusters, paired by fact, and p_holm over all comparisons of a method and score.
     """
     tables = []
     for method, asked in found.prompts.groupby("method", sort=False):
         cells = {where: part for where, part in asked.groupby(["rate", "rank"], sort=False)}
-        for against, other in AGAINST.items():
-            for (rate, rank), part in cells.items():
-                if (against != "full rank" and not rate) or (against != "no replay" and not rank):
-                    continue  # it has nothing of that
-                gap = score_differences(part, cells[other(rate, rank)])
+        for (rate, rank), part in cells.items():
+            others = {"no replay": (0.0, rank)} if rate else {}
+            others |= {"full rank": (rate, FULL)} if rank else {}
+            others |= {"neither": (0.0, FULL)} if rate and rank else {}
+            for against, other in others.items():
+                gap = score_differences(part, cells[other])
                 tables.append(gap.assign(method=method, rate=rate, rank=rank, against=against))
     columns = ["method", "rate", "rank", "against", "score", "value", "low", "high", "p", *SAMPLE]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -123,11 +119,7 @@ def differences(found: Ranked) -> pd.DataFrame:
 
 def over_neither(gaps: pd.DataFrame) -> pd.DataFrame:
     """Select, of :func:`differences`, the one of each cell from the run that has neither replay nor a low rank."""
-    alone = {"no replay": gaps["rank"] == FULL, "full rank": gaps.rate == 0}
-    chosen = gaps.against == "neither"
-    for against, rows in alone.items():
-        chosen |= (gaps.against == against) & rows
-    return gaps[chosen]
+    return gaps[(gaps.against == "neither") | (gaps["rank"] == FULL) | (gaps.rate == 0)]
 
 
 def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:

@@ -18,10 +18,9 @@ from editkit.studies.intervals import (
     clustered_by,
     clustered_mean_interval,
     fact_scores,
-    interval,
     proportion,
     score_differences,
-    with_accuracy,
+    score_intervals,
 )
 from editkit.studies.survival import AS_IS
 from editkit.studies.tables import SAMPLE, adjusted, number, shown, written
@@ -41,9 +40,9 @@ def survival_scores(prompts: pd.DataFrame) -> pd.DataFrame:
     """
     columns, tables = ["method", "use", "perplexity", "score", "value", "low", "high", *SAMPLE], []
     for method, use, part in _cells(prompts):
-        found = with_accuracy(interval(part), interval(by_accuracy(part)))
+        found = score_intervals(part)
         about = {"method": method, "use": use, "perplexity": part.groupby("seed").perplexity.first().mean()}
-        tables.append(found.reset_index().assign(**about))
+        tables.append(found.assign(**about))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
