@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 
 from editkit.config import Count, Parameters
 from editkit.editing.spec import EditSpec
+from editkit.facts import data_hash
 from editkit.language.keys import edit_keys
 from editkit.methods import SequenceMethodName, label
 from editkit.studies.endings import Order, Way, in_order, measured, seeded
 from editkit.studies.findings import protocol
 from editkit.studies.interference import outputs
 from editkit.studies.intervals import RESOLVED, score_differences, score_intervals
-from editkit.studies.runs import check_batches, warm_targets
+from editkit.studies.runs import check_batches, measurement_key, warm_targets
 from editkit.studies.setting import Setting
 from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, written_gap
 
@@ -76,9 +77,13 @@ def run(setting: Setting, params: OrderingParams) -> Ordered:
 
 def harms(setting: Setting, seed: int, spec: EditSpec) -> Tensor:
     """Return ``‖ΔW_i k_j‖ / ‖ΔW_j k_j‖`` (n, n) of a seed's facts: what edit i alone, made in the untouched model, does
-    to edit j, as a share of what j writes for its own key. Of several layers changes add up.
+    to edit j, as a share of what j writes for its own key. Of several layers changes add up. What was found before is
+    read from the store.
     """
-    facts, lm, spec = setting.draws[seed].facts, setting.lm, seeded(setting, seed, spec)
+    (facts, heldout, *_), lm, spec = setting.draws[seed], setting.lm, seeded(setting, seed, spec)
+    key = measurement_key(setting, seed, __name__) | {"spec": spec.model_dump(), "heldout": data_hash(heldout)}
+    if found := setting.store.get("harm", key):
+        return found["share"]
     keys = {layer: edit_keys(lm, facts, layer, ()).T.float() for layer in spec.layers}
     warm_targets(setting, seed, [spec])
     session, rows = setting.session(spec, seed), []
@@ -87,7 +92,8 @@ def harms(setting: Setting, seed: int, spec: EditSpec) -> Tensor:
             rows.append(outputs(lm, keys, session.edit([fact]).updates).norm(dim=1))
         finally:
             session.undo()
-    size = torch.stack(rows)  # (n, n)
+    size = torch.stack(rows).cpu()  # (n, n)
+    setting.store.put("harm", key, {"share": size / size.diagonal()})
     return size / size.diagonal()
 
 
@@ -104,7 +110,7 @@ def foretold_harm(H: Tensor, order: Order, batch_size: int) -> float:
     step = torch.empty_like(places)
     step[places] = torch.arange(len(H)) // batch_size
     later = step[:, None] > step[None, :]  # (who harms, who is harmed)
-    return (H.cpu() * later).sum().item() / len(H)
+    return (H * later).sum().item() / len(H)
 
 
 def points(found: Ordered) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def test_both_orders_are_compared_with_the_random_ones_together():
     assert "no difference from a random order is resolved" in findings(made, gaps.assign(p_holm=1.0))[0]
 
 
-def test_a_run_edits_in_every_order_and_leaves_the_model_alone(setting, facts):
+def test_a_run_edits_in_every_order_and_leaves_the_model_alone(setting, facts, monkeypatch):
     one = setting(draws={1: (facts[:3], facts[3:])}, layers=[1, 2], v_num_grad_steps=2, mom2_n_tokens=100)
     mark = one.lm.fingerprint()
     asked = OrderingParams(ordering_facts=3, ordering_methods=["memit"], ordering_shuffles=2)
@@ -90,5 +90,7 @@ def test_a_run_edits_in_every_order_and_leaves_the_model_alone(setting, facts):
     harm = found.scores.groupby("order").foretold.mean()
     assert harm[FIRST] <= harm[RANDOM] <= harm[LAST] and harm[LAST] > 0
     assert found.prompts.groupby(["order", "number"]).size().nunique() == 1
+    monkeypatch.setattr(ordering, "outputs", pytest.fail)
+    assert ordering.run(one, asked).scores.equals(found.scores), "another run edits nothing"
     with pytest.raises(ValueError, match="2 does not divide"):
         ordering.run(one, OrderingParams(ordering_facts=3, ordering_batch=2))
