@@ -230,7 +230,7 @@ class TunedMatrix:
     lm: LanguageModel
     layer: int
     weight: Tensor  # (d_v, d_k) as trained
-    delta_norm: float  # ‖ΔW‖ (Frobenius)
+    delta_norm: float  # ‖ΔW‖ (Frobenius), against the model's own
     history: pd.DataFrame  # a row an epoch: epoch, loss (its mean, nats a token), seconds since the start
 
     @property
@@ -249,11 +249,20 @@ class TunedMatrix:
 
 
 def finetune_matrix(
-    lm: LanguageModel, facts: Sequence[Fact], spec: LocFTSpec, *, progress: bool = True, watch: Watch = unwatched
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    spec: LocFTSpec,
+    *,
+    start: Tensor | None = None,
+    progress: bool = True,
+    watch: Watch = unwatched,
 ) -> TunedMatrix:
     """Train one layer's MLP output matrix on the facts by LocFT-BF, and put the model back as it was.
 
     ``watch`` may look at what there is after each epoch: what fewer epochs would have come to, as the rate never falls.
+
+    Args:
+        start: matrix (d_v, d_k) to begin with, such as one trained on earlier facts; the model's own where not given.
 
     Differences from the published code: the orders of the facts are seeded; a text begins with the model's start token
     also where its tokenizer adds none.
@@ -282,6 +291,8 @@ def finetune_matrix(
         watch(len(history), now)
 
     try:
+        if start is not None:
+            weights.put({f"weight.{spec.layer}": start})
         _train_matrix(lm, examples, spec, progress, note)
         return now()
     finally:

@@ -78,19 +78,25 @@ def _lora(
     return TunedAdapter.train(setting.lm, facts, spec, progress=setting.progress, watch=watch)
 
 
-def _locft(
-    setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams, watch: Watch = unwatched
-) -> TunedMatrix:
+def locft_spec(setting: Setting, seed: int, params: ControlParams) -> LocFTSpec:
+    """Specify how LocFT-BF trains the last of the editors' layers."""
     how: dict[str, Any] = {
         "lr": params.locft_lr,
         "batch_size": params.locft_batch_size,
         "num_steps": params.locft_epochs,
     }
-    spec = LocFTSpec(layer=_editors(setting).layers[-1], seed=seed, **how)
+    return LocFTSpec(layer=_editors(setting).layers[-1], seed=seed, **how)
+
+
+def _locft(
+    setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams, watch: Watch = unwatched
+) -> TunedMatrix:
+    spec = locft_spec(setting, seed, params)
     return finetune_matrix(setting.lm, facts, spec, progress=setting.progress, watch=watch)
 
 
-def _grace(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> Control:
+def look_up(setting: Setting, seed: int, facts: Sequence[Fact], params: ControlParams) -> LookUp:
+    """Look up facts at the last of the editors' layers, with the targets of memit."""
     where: dict[str, Any] = {"store": setting.store, "progress": setting.progress}
     return LookUp.of(setting.lm, facts, _editors(setting), setting.contexts[seed], eps=params.grace_eps, **where)
 
@@ -105,7 +111,7 @@ MAKERS: dict[str, Maker] = {
     "locft": _locft,
     "incontext": lambda setting, seed, facts, params: InContext(setting.lm, facts),
     "incontext_oracle": lambda setting, seed, facts, params: Oracle(setting.lm, facts),
-    "grace": _grace,
+    "grace": look_up,
 }
 
 

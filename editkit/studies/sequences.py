@@ -16,16 +16,14 @@ from editkit.config import Count, Parameters, Positive, Seed
 from editkit.editing.spec import EditSpec, refreshes
 from editkit.editing.weights import State
 from editkit.facts import Fact, data_hash
-from editkit.language.domain import EditSession
 from editkit.language.drift import TextProbe, measure_all
 from editkit.language.metrics import evaluate, places, summarize
 from editkit.methods import METHODS, UNTOUCHED, SequenceMethodName, label
 from editkit.studies import protocol
-from editkit.studies.interference import Interference
+from editkit.studies.arriving import Arrival, Editing, Learns, Run
 from editkit.studies.probed import prose, text_probes
 from editkit.studies.runs import averaged, check_batches, free_speech, measurement_key, untouched, warm_targets
 from editkit.studies.setting import Setting
-from editkit.studies.steps import described
 
 WHOLE, PART = "sequence", "sequence-part"  # entries of a sequence, and of one that is not at its end
 HELD_OUT = 8  # facts of a seed that no sequence edits
@@ -62,13 +60,6 @@ class SequenceParams(Parameters):
     """Probabilities of the new object at which to stop v*, to try without replay."""
     trust_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Trust below this rolls a step back, in the run that shows it."""
-
-
-class Run(NamedTuple):
-    """What tells a configuration from every other one of a setting: an id for tables, a label for people."""
-
-    id: str
-    label: str
 
 
 class Trajectory(NamedTuple):
@@ -162,15 +153,28 @@ def run_sequence(
     return stack([course.trajectory() for course in courses(setting, spec, batch_size, every=every, drift=drift)])
 
 
-def courses(setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True) -> list["Course"]:
-    """Plan what :func:`run_sequence` runs, seed by seed; raises as it does."""
+def courses(
+    setting: Setting,
+    spec: EditSpec,
+    batch_size: int,
+    *,
+    every: int = 1,
+    drift: bool = True,
+    learns: Learns | None = None,
+) -> list["Course"]:
+    """Plan what :func:`run_sequence` runs, seed by seed; raises as it does.
+
+    Args:
+        learns: a control that learns the facts of each step in place of edits, at the last of the spec's layers.
+    """
     for draw in setting.draws.values():
         check_batches(len(draw.facts), [batch_size])
         if shared := {fact.id for fact in draw.facts} & {fact.id for fact in draw.heldout}:
             raise ValueError(f"held-out facts must not be edited, but {sorted(shared)[0]} is")
-    run = identify(setting, spec, batch_size, every=every, drift=drift)
+    how: dict[str, Any] = {"every": every, "drift": drift}
+    run = learns.identify(batch_size, **how) if learns else identify(setting, spec, batch_size, **how)
     seeded = [spec.resolve(setting.lm).model_copy(update={"seed": seed}) for seed in setting.draws]
-    return [Course(setting, one, batch_size, every, drift, run) for one in seeded]
+    return [Course(setting, one, batch_size, every, drift, run, learns) for one in seeded]
 
 
 def identify(setting: Setting, spec: EditSpec, batch_size: int, *, every: int = 1, drift: bool = True) -> Run:
@@ -252,6 +256,7 @@ class Course:
     every: int
     drift: bool
     run: Run
+    learns: Learns | None = None  # a control in place of edits, which has layers and targets of the spec
 
     @property
     def facts(self) -> list[Fact]:
@@ -276,6 +281,7 @@ class Course:
             "every": self.every,
             "drift": self.drift,
             "prose": digest(prose(setting, self.spec)),
+            **({"control": self.learns.name, "own": self.learns.own} if self.learns else {}),
         }
 
     def stored(self) -> tuple[State | None, Record]:
@@ -291,41 +297,52 @@ class Course:
             self._continue(state, record)
         return self._tabulate(prompts.assign(moment=UNTOUCHED), before, record)
 
+    def _begin(self) -> Arrival:
+        """Start on the untouched model."""
+        if self.learns:
+            return self.learns.begin(self.setting, self.spec.seed)
+        if self.spec.targets_from == "base":
+            warm_targets(self.setting, self.spec.seed, [self.spec])
+        return Editing(self.setting, self.spec)
+
     def _continue(self, state: State | None, record: Record) -> None:
         """Make the steps that ``record`` does not hold yet, and store it with the session's state after each."""
         setting, spec, done = self.setting, self.spec, len(record["steps"])
-        if spec.targets_from == "base":
-            warm_targets(setting, spec.seed, [spec])
-        session = setting.session(spec, spec.seed)
-        probes, done_to = text_probes(setting, spec) if self.drift else {}, Interference(setting.lm, spec.layers)
+        arrival = self._begin()
+        probes = text_probes(setting, spec) if self.drift else {}
         bar = tqdm(total=self.total, initial=done, desc=self.run.label, unit="step", disable=not setting.progress)
         try:
             if state:
-                session.load_state_dict({name: tensor for name, tensor in state.items() if name != "record"})
-                done_to.load_state_dict(state)
+                arrival.load_state_dict({name: tensor for name, tensor in state.items() if name != "record"})
             with bar:
                 for step in range(done + 1, self.total + 1):
-                    _step(session, self, step, probes, done_to, record)
-                    state = session.state_dict() | done_to.state_dict()
+                    _step(arrival, self, step, probes, record)
+                    state = arrival.state_dict()
                     memory = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("memory."))
                     record["steps"][-1]["memory_mb"] = memory / 2**20
                     kind, kept = (PART, state) if step < self.total else (WHOLE, {})
                     setting.store.put(kind, self.key, {"record": json_tensor(record)} | kept)
                     bar.update()
         finally:
-            session.undo()
+            arrival.undo()
         setting.store.path(PART, self.key).unlink(missing_ok=True)  # the whole is an entry that no part writes over
 
     def _tabulate(self, pre: pd.DataFrame, before: Mapping[str, Any], record: Record) -> Trajectory:
-        spec = self.spec
-        where: dict[str, Any] = {"run": self.run.label, "run_id": self.run.id, "method": spec.method}
-        where |= {"replay": spec.replay, "batch_size": self.batch_size, **protocol.origin(self.setting, spec.seed)}
+        spec, method = self.spec, self.learns.name if self.learns else self.spec.method
+        where: dict[str, Any] = {"run": self.run.label, "run_id": self.run.id, "method": method}
+        where |= {
+            "replay": "none" if self.learns else spec.replay,
+            "batch_size": self.batch_size,
+            **protocol.origin(self.setting, spec.seed),
+        }
         prompts = pd.concat([pre, *(pd.DataFrame(rows) for rows in record["prompts"])], ignore_index=True)
         spoken = averaged(record["spoken"])
         free = {UNTOUCHED: {name: before[name] for name in spoken}, "final": spoken}
         by_moment = prompts.groupby("moment", sort=False)
         rows = [{"moment": moment} | summarize(part) | free.get(moment, {}) for moment, part in by_moment]
         steps, knobs = pd.DataFrame(record["steps"]), {name: value for name, value in spec if name not in where}
+        if self.learns:
+            knobs = {"layers": spec.layers[-1:], **self.learns.own}
         costs = {
             "n_facts": len(self.facts),
             "parameters": steps.parameters.iloc[-1],
@@ -341,33 +358,24 @@ class Course:
         )
 
 
-def _step(
-    session: EditSession,
-    plan: Course,
-    step: int,
-    probes: Mapping[str, TextProbe],
-    done_to: Interference,
-    record: Record,
-) -> None:
+def _step(arrival: Arrival, plan: Course, step: int, probes: Mapping[str, TextProbe], record: Record) -> None:
     """Make step number ``step`` (from 1), measure it, and note it in ``record`` as plain values."""
     facts, size, measured = plan.facts, plan.batch_size, plan.measured(step)
     end = step * size
-    result = session.edit(facts[end - size : end])
+    noted = arrival.step(facts[end - size : end])
     start = time.perf_counter()
-    done_to.step(facts[end - size : end], result.updates)
     begin = 0 if measured else end - size
-    frame = evaluate(session.model, facts[begin:end])
+    frame = evaluate(arrival.model, facts[begin:end])
     frame["edited_at"] = (begin + places(facts[begin:end])) // size + 1  # by place: a fact may come twice
     moments = [("immediate", frame[frame.edited_at == step])] + [("final", frame)] * (end == len(facts))
     record["prompts"] += [part.assign(moment=moment).to_dict(orient="list") for moment, part in moments]
     edits = frame.loc[frame.kind == "rewrite", ["fact", "relation", "edited_at", "success", "accuracy"]]  # one an edit
-    record["edits"].append(edits.assign(measured_at=step, **done_to.look(begin)).to_dict(orient="list"))
+    record["edits"].append(edits.assign(measured_at=step, **arrival.look(begin)).to_dict(orient="list"))
     for edited_at, part in frame.groupby("edited_at"):
         record["retention"].append({"edited_at": edited_at, "measured_at": step} | summarize(part))
     if end == len(facts):
-        record["spoken"] = free_speech(plan.setting, plan.spec.seed, session.model, facts)
-    drift = measure_all(session.model, probes, measured)
+        record["spoken"] = free_speech(plan.setting, plan.spec.seed, arrival.model, facts)
+    drift = measure_all(arrival.model, probes, measured)
     scoring = time.perf_counter() - start
-    where = {"step": step, "edits": end, "measured": measured, "parameters": session.n_parameters}
-    record["steps"].append(where | described(result) | drift | {"seconds_scoring": scoring})
-    session.settle()
+    where = {"step": step, "edits": end, "measured": measured}
+    record["steps"].append(where | noted | drift | {"seconds_scoring": scoring})

@@ -17,6 +17,7 @@ from pydantic import Field
 from editkit.config import Count, Seed
 from editkit.editing.replay import ROUNDING
 from editkit.methods import METHODS, UNTOUCHED, label
+from editkit.studies.arriving import ArrivingName
 from editkit.studies.evaluation import EvaluationParams
 from editkit.studies.locate import LocateParams
 from editkit.studies.lora import LoraParams, adapter
@@ -44,6 +45,8 @@ class SweepParams(LoraParams, SequenceParams, EvaluationParams, BaselineParams, 
     """Edits of a step in sequences, 1 where a method knows no batches; empty: 1, sequence_batch and all facts."""
     sweep_edit_modes: Annotated[list[Literal["raw", "lora"]], Field(min_length=1)] = ["raw"]
     """Edits of the weights themselves (raw), as adapters of every rank and fit (lora), or both."""
+    sweep_controls: list[ArrivingName] = []
+    """Controls that learn the facts of sequences beside the editors, in the same steps."""
     sweep_orders: Annotated[list[Seed], Field(min_length=1)] = [0]
     """Orders in which the facts of a seed arrive: 0 as drawn, others shuffled."""
 
@@ -53,7 +56,7 @@ class SweepCell:
     """One measurement: what is edited how, on the facts of one seed."""
 
     part: Part
-    method: str  # an editor; in evaluation also a control or "pre", in batches also memit's control
+    method: str  # an editor; in sequences and evaluation also a control, in evaluation "pre", in batches memit's own
     batch_size: int
     seed: int
     changes: tuple[tuple[str, Any], ...] = ()  # of the method's spec
@@ -122,7 +125,7 @@ def _product(params: SweepParams, part: Part) -> Iterator[SweepCell]:
 def _names(params: SweepParams, part: Part) -> list[str]:
     names = [name for method in params.methods for name in ([method, CONTROL] if method == "emmet" else [method])]
     if part == "sequences":
-        names = [*params.sequence_methods, *params.methods]
+        names = [*params.sequence_methods, *params.methods, *params.sweep_controls]
     if part == "evaluation":
         names = [UNTOUCHED, *params.methods, *params.controls]
     return list(dict.fromkeys(names))
@@ -130,7 +133,7 @@ def _names(params: SweepParams, part: Part) -> list[str]:
 
 def _sizes(params: SweepParams, part: Part, method: str) -> list[int]:
     if part == "sequences" and params.sweep_steps:
-        return [1] if METHODS[method].one_at_a_time else list(dict.fromkeys(params.sweep_steps))
+        return [1] if _alone(method) else list(dict.fromkeys(params.sweep_steps))
     if part == "sequences":
         return sorted({1, params.sequence_batch, params.sequence_facts})
     return list(dict.fromkeys(params.batch_sizes)) if part == "batches" else [params.evaluation_facts]
@@ -138,7 +141,7 @@ def _sizes(params: SweepParams, part: Part, method: str) -> list[int]:
 
 def _changes(params: SweepParams, part: Part, method: str, size: int) -> Iterator[Changes]:
     """Yield the ways of remembering of a method, each with every form of its updates."""
-    if part == "evaluation" or method == CONTROL:
+    if part == "evaluation" or method not in METHODS:
         yield {}
         return
     for memory in _memories(params, part, method):
@@ -167,9 +170,14 @@ def _forms(params: SweepParams, method: str, size: int, memory: Changes) -> list
     return forms
 
 
+def _alone(method: str) -> bool:
+    """Say whether a method, or control, knows no batches."""
+    return method in METHODS and METHODS[method].one_at_a_time
+
+
 def _columns(params: SweepParams, method: str, size: int, memory: Changes) -> int:
     """Return the largest number of edits that an update corrects: new ones, and earlier ones that are pulled back."""
-    if method in METHODS and METHODS[method].one_at_a_time:
+    if _alone(method):
         return 1
     most = max(size, params.sequence_facts)
     if memory.get("replay") == "history":
@@ -202,7 +210,7 @@ def _reason(params: SweepParams, cell: SweepCell) -> str:
     if cell.part == "evaluation":
         few = size > params.n_facts
         return f"evaluation_facts = {size} are more than n_facts = {params.n_facts}" if few else ""
-    alone = cell.method in METHODS and METHODS[cell.method].one_at_a_time
+    alone = _alone(cell.method)
     columns, batches = _columns(params, cell.method, size, changed), cell.part == "batches"
     unheld = cell.method == "memit_rls" and not batches and changed.get("replay", "hold") != "hold"
     repeated = _repeats(params, cell) if changed.get("replay_rate") else ""

@@ -10,15 +10,16 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from tqdm.auto import tqdm
 
 from editkit.cache import Store, from_json_tensor, json_tensor
 from editkit.editing.spec import EditSpec
-from editkit.methods import UNTOUCHED
+from editkit.methods import METHODS
 from editkit.models import LanguageModel
 from editkit.studies import evaluation
+from editkit.studies.arriving import ArrivingName, Learns
 from editkit.studies.evaluation import Asked, Read, first_facts
 from editkit.studies.locate import choose_layers
 from editkit.studies.runs import CONTROL, baseline_specs, batches_key, measure_batches
@@ -90,7 +91,7 @@ class Bench:
 
         Raises ``ValueError`` for what the hyperparameters refuse.
         """
-        if cell.method == UNTOUCHED or cell.method in self.params.controls:
+        if cell.method != CONTROL and cell.method not in METHODS:
             return None
         setting = self.settings[cell.part]
         if cell.method == CONTROL:
@@ -109,7 +110,9 @@ class Bench:
         setting, spec, seed = self.setting(cell), self.spec(cell), cell.seed
         if cell.part == "sequences":
             every = measured_every(self.params, cell.batch_size)
-            (course,) = courses(setting, spec, cell.batch_size, every=every)
+            learns = None if spec else Learns(cast(ArrivingName, cell.method), self.params)
+            spec = spec or setting.spec("memit")  # whose layers and targets controls have
+            (course,) = courses(setting, spec, cell.batch_size, every=every, learns=learns)
             return Work(WHOLE, course.key, setting.store, course.trajectory, _took_course)
         if cell.part == "batches":
             key = batches_key(setting, seed, spec, cell.batch_size)

@@ -159,9 +159,9 @@ def test_a_run_killed_at_any_step_goes_on_without_a_lost_or_doubled_step(tiny, s
     mark = lm.fingerprint()
     calls = []
 
-    def dies_half_way(session, plan, number, *rest):
+    def dies_half_way(arrival, plan, number, *rest):
         calls.append(number)
-        step(session, plan, number, *rest)
+        step(arrival, plan, number, *rest)
         if len(calls) in (2, 4):  # after the edit and its scores, before they are stored
             raise KeyboardInterrupt
 

@@ -166,6 +166,24 @@ def test_controls_and_the_untouched_model_are_cells_of_the_evaluation(bench, mon
     assert not any(here.work(cell).run().problem for cell in cells)
 
 
+def test_controls_learn_the_facts_of_sequences_in_the_same_steps(bench, monkeypatch):
+    own = {"sequence_seeds": [1], "locft_epochs": 1, "controls": []}
+    given = {"sweep_parts": ["sequences"], "methods": ["memit"], "sweep_replays": ["published"], "sweep_steps": [2, 4]}
+    here = bench(**given, **own, sweep_controls=["locft", "grace"])
+    cells, left = grid(here.params)
+    assert [(cell.method, cell.batch_size) for cell in cells] == [
+        (name, size) for name in ("memit", "locft", "grace") for size in (2, 4)
+    ]
+    assert not left
+    for cell in cells:
+        assert not here.work(cell).run().problem and here.work(cell).seconds() > 0
+    longer = bench(**given, **own | {"locft_epochs": 2}, sweep_controls=["locft", "grace"])
+    again = [(cell.method, cell.batch_size) for cell in cells if longer.work(cell).seconds() is None]
+    assert again == [("locft", 2), ("locft", 4)]
+    monkeypatch.setattr("editkit.studies.sequences._step", lambda *_: pytest.fail("computed"))
+    assert {here.work(cell).make().scores.method.iloc[0] for cell in cells} == {"memit", "locft", "grace"}
+
+
 def test_what_the_evaluation_cannot_read_is_an_error_and_no_cell_that_is_left_out(bench):
     here = bench(sweep_parts=["batches", "evaluation"], snippets_path="attribute_snippets.json")
     with pytest.raises(ValueError, match="reference texts are of CounterFact's facts, and facts_source is zsre"):
