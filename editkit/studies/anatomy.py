@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from editkit.methods import UNTOUCHED, label
-from editkit.studies.intervals import clustered_by, clustered_mean_interval, interval, paired_difference, proportion
+from editkit.studies.intervals import clustered_mean_interval, clusters, interval, paired_difference, proportion
 from editkit.studies.tables import SAMPLE, adjusted, written
 
 CLEAN, SPILLS, NARROW, BOTH, LOST = "clean", "spills", "narrow", "both", "does not hold"
@@ -171,7 +171,7 @@ def broken_neighbours(edits: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for method, part in edits[edits.watched > 0].groupby("method", sort=False):
-        value, low, high = clustered_mean_interval(part.broken, part.groupby(["seed", clustered_by(part)]).ngroup())
+        value, low, high = clustered_mean_interval(part.broken, clusters(part))
         sums = {"broken": int(part.broken.sum()), "watched": int(part.watched.sum()), "n": len(part)}
         ends = {"low": np.maximum(low, 0.0), "high": np.minimum(high, part.watched.mean())}  # nan stays so
         if not sums["broken"]:

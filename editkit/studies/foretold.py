@@ -7,7 +7,7 @@ the steps between do to it (:mod:`editkit.studies.interference`) adds up.
 import numpy as np
 import pandas as pd
 
-from editkit.studies.intervals import MIN_GROUPS, clustered_by, holm, rank_areas
+from editkit.studies.intervals import MIN_GROUPS, clusters, holm, rank_areas
 from editkit.studies.tables import shown, written
 
 PREDICTORS = {
@@ -54,7 +54,7 @@ def areas(cases: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     rows = []
     for _, part in cases.groupby(["run_id", "score"], sort=False):
-        groupings = [part.groupby(["seed", name]).ngroup().to_numpy() for name in (clustered_by(part), "measured_at")]
+        groupings = [clusters(part), part.groupby(["seed", "measured_at"]).ngroup().to_numpy()]
         groupings = groupings[: 2 if groupings[1].max() + 1 >= MIN_GROUPS else 1]
         lost = part.lost.to_numpy()
         found = {}

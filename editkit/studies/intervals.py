@@ -8,8 +8,8 @@ context prefixes and, within a batch, one ΔW. So not facts are drawn again but 
 Miller advise ("A Practitioner's Guide to Cluster-Robust Inference", Journal of Human Resources 50, 2015, sections II
 and IV). Runs in many batches have a second grouping, batch × draw; it counts where there are ``MIN_GROUPS`` of them,
 since standard errors from fewer say little (section VI there); the wider interval is taken then. The facts of a source
-without relations are clusters of their own. What all facts of a draw have in common shows between seeds alone, and with
-a handful of seeds in no interval: tables therefore name their seeds.
+without relations are clusters of their own, one that several seeds draw a single one. What all facts of a draw have in
+common shows between seeds alone, and with a handful of seeds in no interval: tables therefore name their seeds.
 
 *Intervals* are value ± t × standard error, the error from ``RESAMPLES`` cluster bootstraps (times √(G / (G − 1)), t
 with G − 1 degrees of freedom for G clusters), on the logit scale for scores, so that they stay inside [0, 1]. The
@@ -318,11 +318,20 @@ def clustered_by(facts: pd.DataFrame) -> str:
     return "relation" if facts.relation.nunique() > 1 else "fact"
 
 
+def clusters(facts: pd.DataFrame) -> np.ndarray:
+    """Number the clusters of facts (columns seed, fact, relation) from 0: relation × draw, or else facts.
+
+    A fact that several seeds draw is one witness.
+    """
+    by = clustered_by(facts)
+    return facts.groupby(["seed", by] if by == "relation" else by).ngroup().to_numpy()
+
+
 def _groupings(prompts: pd.DataFrame, moment: str, scores: pd.DataFrame) -> list[np.ndarray]:
     """Number the clusters of the facts, by relation × draw and by batch × draw."""
     part = prompts[prompts.moment == moment]
     of = part.drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).loc[scores.index].reset_index()
-    found = [of.groupby(["seed", clustered_by(of)]).ngroup().to_numpy()]
+    found = [clusters(of)]
     for column in BATCH:
         if column in of and of[column].notna().all():
             groups = of.groupby(["seed", column]).ngroup().to_numpy()
@@ -337,5 +346,5 @@ def _table(facts: pd.DataFrame, scores: np.ndarray, groupings: list[np.ndarray],
         del found["p"]
     counts = facts.notna().sum().to_numpy()
     about = {"n": [*counts, counts.min()], "seeds": facts.index.get_level_values("seed").nunique()}
-    clusters = min(groups.max() + 1 for groups in groupings)
-    return pd.DataFrame(found | about | {"clusters": clusters}, pd.Index(NAMES, name="score"))
+    about["clusters"] = min(groups.max() + 1 for groups in groupings)
+    return pd.DataFrame(found | about, pd.Index(NAMES, name="score"))

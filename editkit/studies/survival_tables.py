@@ -15,8 +15,8 @@ from editkit.studies.findings import protocol
 from editkit.studies.intervals import (
     RESOLVED,
     by_accuracy,
-    clustered_by,
     clustered_mean_interval,
+    clusters,
     fact_scores,
     proportion,
     score_differences,
@@ -110,13 +110,13 @@ def _apart(cells: list[pd.DataFrame]) -> pd.DataFrame:
     after, before, control_after, control_before = facts
     each = (after - before) - (control_after - control_before)
     of = cells[0].drop_duplicates(["seed", "fact"]).set_index(["seed", "fact"]).loc[each.index].reset_index()
-    clusters = of.groupby(["seed", clustered_by(of)]).ngroup().to_numpy()
+    of_facts = clusters(of)
     rows = []
     for score, values in each.items():
         known = values.notna().to_numpy()
         if not known.any():
             continue
-        mean, low, high = clustered_mean_interval(values[known], clusters[known])
+        mean, low, high = clustered_mean_interval(values[known], of_facts[known])
         if np.ptp(values[known]) == 0:  # a sample that shows no error
             edge = proportion(0, int(known.sum()))[1]
             low, high = mean - edge, mean + edge

@@ -144,7 +144,15 @@ def test_batches_count_where_there_are_enough_of_them():
 
 def test_a_source_without_relations_has_its_facts_for_clusters():
     success = np.random.default_rng(0).random((30, 3)) < 0.7
-    assert set(interval(prompts_of(success, relations=1)).clusters) == {30}
+    once = interval(prompts_of(success, relations=1))
+    assert set(once.clusters) == {30}
+    # A second draw of the same facts with the same outcome is no further witness, and one of other facts is.
+    again, others = prompts_of(success, relations=1, seed=2), prompts_of(success, relations=1, seed=2)
+    others["fact"] = "other " + others.fact
+    same, more = (interval(pd.concat([prompts_of(success, relations=1), seen])) for seen in (again, others))
+    assert set(same.clusters) == {30} and set(same.n) == {60} and set(more.clusters) == {60}
+    assert (same.high - same.low).to_numpy() == pytest.approx((once.high - once.low).to_numpy(), rel=0.1)
+    assert ((more.high - more.low) < 0.85 * (same.high - same.low)).all()
 
 
 def test_at_the_borders_intervals_are_exact():
