@@ -25,6 +25,7 @@ from editkit.figures.replay import (
     forgetting_curves,
     protection,
     retention_map,
+    steps_or_at_once,
     ways_compared,
 )
 from editkit.figures.setup import position_norms, spectrum
@@ -84,6 +85,7 @@ __all__ = [
     "spectrum",
     "speech",
     "speedups",
+    "steps_or_at_once",
     "survival",
     "thousands",
     "trace_heat_maps",

@@ -176,6 +176,12 @@ def wear(steps: pd.DataFrame) -> str:
     return f"After {_edits(steps.edits.max())} {far}, the weights' norm {between(last.growth)} times what it was"
 
 
+def arriving(rows: pd.DataFrame) -> str:
+    """Say between what perplexities prose is read after many edits, by the way in which they arrive."""
+    edits = f"{(rows.steps * rows.batch_size).max():,} edits"
+    return f"After {edits}, in steps or at once, prose is read at a perplexity of {between(rows.perplexity, ',.0f')}"
+
+
 def differences(frame: pd.DataFrame, of: str) -> str:
     """Say how many intervals exclude 0, and whose where they are few."""
     sure = frame[(frame.low > 0) | (frame.high < 0)]

@@ -15,16 +15,18 @@ from editkit.figures.style import (
     SCORES,
     SERIES,
     add_line,
+    behind,
     below,
     finish,
     interval,
+    log_ticks,
     method_style,
     methods_in,
     name_rows,
     panels,
     places,
 )
-from editkit.methods import CONTROLS, METHODS
+from editkit.methods import CONTROLS, METHODS, UNTOUCHED
 
 FEW = 12  # steps up to which a map writes its numbers
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -160,6 +162,43 @@ def ways_compared(gaps: pd.DataFrame, by: str, names: Mapping[str, str], *, titl
     figure.add_vline(0, line={"color": GREY, "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="difference")
     return finish(figure, title, f"{subtitle}; paired by fact, 95% intervals", height=240 + 40 * len(shown))
+
+
+def steps_or_at_once(points: pd.DataFrame) -> go.Figure:
+    """Plot what is left of edits, and the perplexity of prose, a row a way of arriving, a colour a method.
+
+    Args:
+        points: columns method, run, batch_size, steps, ESaid, perplexity, score (S and EA; others are left out),
+            value, low, high, n, seeds and clusters (:func:`editkit.studies.at_once.points`). The untouched model is a
+            dashed line.
+    """
+    before, made = points[points.method == UNTOUCHED], points[points.method != UNTOUCHED]
+    made = pd.concat([made[made.method == method] for method in methods_in(made)])
+    rows = made.drop_duplicates(["run", "batch_size"]).reset_index(drop=True)
+    titles = {"S": "S", "EA": "first choice (filled), said (open)", "perplexity": "perplexity of prose"}
+    figure = panels(titles.values(), 3, size=13, shared_yaxes=True, horizontal_spacing=0.04)
+    for method, own in rows.groupby("method", sort=False):
+        look = {**method_style(str(method)), "mode": "markers", "y": own.index}
+        for score, where in zip(("S", "EA"), places(3, 3), strict=False):
+            of = (
+                made[made.score == score]
+                .set_index(["run", "batch_size"])
+                .loc[pd.MultiIndex.from_frame(own[["run", "batch_size"]])]
+            )
+            bars = interval(of.value, of.low, of.high, thickness=1.5, width=3)
+            figure.add_scatter(x=of.value, error_x=bars, hovertemplate="%{x:.3f}", **look, **where)
+        look |= {"showlegend": False}
+        figure.add_scatter(x=own.perplexity, hovertemplate="%{x:,.1f}", **look, row=1, col=3)
+        look["marker_symbol"] += "-open"
+        figure.add_scatter(x=own.ESaid, hovertemplate="said: %{x:.3f}", **look, row=1, col=2)
+    values = {"S": before.value[before.score == "S"], "EA": before.value[before.score == "EA"]}
+    for column, of in enumerate([*values.values(), before.perplexity], start=1):
+        figure.add_vline(of.iloc[0], line={"color": GREY, "width": 1.5, "dash": "dash"}, row=1, col=column)
+    name_rows(figure, [f"{r.run}, {r.steps:,} × {r.batch_size:,}" for r in rows.itertuples()])
+    figure.update_xaxes(range=[-0.02, 1.02], tickformat=".1f", title_text="share of prompts")
+    figure.update_xaxes(range=None, title_text="", tickformat=None, row=1, col=3)
+    figure.update_xaxes(type="log", **log_ticks(points.perplexity), row=1, col=3)
+    return finish(figure, claims.arriving(rows), f"{behind(made)}; dashed: no edit", height=200 + 34 * len(rows))
 
 
 def protection(points: pd.DataFrame) -> go.Figure:

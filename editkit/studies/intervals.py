@@ -133,7 +133,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, f
     return mean, mean - half, mean + half
 
 
-def clustered_mean_interval(values: Sequence[float] | np.ndarray, clusters: Sequence) -> tuple[float, float, float]:
+def clustered_mean_interval(
+    values: Sequence[float] | np.ndarray, clusters: Sequence | np.ndarray
+) -> tuple[float, float, float]:
     """Return the mean of values and the ends of its 95 % interval, which are nan for one cluster.
 
     The error is the cluster-robust one of a mean, √(G / (G − 1) Σ over clusters of (Σ (x − mean))²) / n for G clusters,

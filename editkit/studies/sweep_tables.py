@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from editkit.cache import digest
 from editkit.methods import UNTOUCHED
-from editkit.studies import evaluation, protocol
+from editkit.studies import at_once, evaluation, protocol
 from editkit.studies.evaluation import Evaluation
 from editkit.studies.results import Results
 from editkit.studies.runs import Cell, placed, untouched
@@ -60,10 +60,13 @@ def gather(bench: Bench, *, progress: bool = True) -> Found:
 def save(found: Found, results: Results, params: SweepParams) -> list[str]:
     """Write the tables of what is finished, under the names that chapters give them; returns these names.
 
-    ``sweep_cells`` and ``sweep_left_out`` say what else there is.
+    ``sweep_cells`` and ``sweep_left_out`` say what else there is, ``at_once`` and ``at_once_gaps`` compare the ways in
+    which the facts of sequences arrive (:mod:`editkit.studies.at_once`).
     """
     tables = {"baselines": found.baselines, "baseline_prompts": found.prompts}
     tables |= {f"sequence_{name}": table for name, table in found.trajectory._asdict().items()}
+    if len(found.trajectory.scores):
+        tables |= {"at_once": at_once.points(found.trajectory), "at_once_gaps": at_once.differences(found.trajectory)}
     tables |= {f"evaluation_{name}": table for name, table in found.evaluation._asdict().items()}
     tables |= {"sweep_cells": found.cells, "sweep_left_out": found.left_out}
     written = {name: table for name, table in tables.items() if len(table)}

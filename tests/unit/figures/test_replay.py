@@ -65,6 +65,21 @@ def test_what_a_way_changes_stands_in_its_row(labelled):
     assert list(figure.data[0].x) == [0.0, -0.2] and np.allclose(figure.data[1].error_x.array, 0.1)
 
 
+def test_ways_of_arriving_stand_in_rows_by_method(labelled):
+    rows = [("pre", "no edit", 0, 0, 0.1, 45.0), ("rome", "ROME, none", 1, 8, 0.6, 50.0)]
+    rows += [("memit", "MEMIT, none", 4, 2, 0.7, 60.0), ("memit", "MEMIT, none", 8, 1, 0.8, 400.0)]
+    columns = ["method", "run", "batch_size", "steps", "value", "perplexity"]
+    points = pd.DataFrame(rows, columns=columns).assign(low=0.05, high=0.9, n=8, seeds=1, clusters=8, ESaid=0.3)
+    figure = figures.steps_or_at_once(pd.concat([points.assign(score="S"), points.assign(score="EA", value=0.2)]))
+    labelled(figure, bare=["yaxis", "yaxis2", "yaxis3", "xaxis3"])
+    assert list(figure.layout.yaxis.ticktext) == ["ROME, none, 8 × 1", "MEMIT, none, 2 × 4", "MEMIT, none, 1 × 8"]
+    assert "8 edits" in figure.layout.title.text and "50 to 400" in figure.layout.title.text
+    by = {(line.name, line.xaxis, line.marker.symbol): list(line.x) for line in figure.data}
+    assert by["MEMIT", "x", "square"] == [0.7, 0.8] and by["MEMIT", "x2", "square"] == [0.2, 0.2]
+    assert by["MEMIT", "x2", "square-open"] == [0.3, 0.3] and by["ROME", "x3", "circle"] == [50.0]
+    assert [line.x0 for line in figure.layout.shapes] == [0.1, 0.2, 45.0]
+
+
 def test_protection_is_drawn_against_what_is_written(labelled):
     figure = figures.protection(POINTS)
     labelled(figure)

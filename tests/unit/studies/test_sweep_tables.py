@@ -139,7 +139,8 @@ def test_tables_are_written_under_the_names_of_chapters(swept, tmp_path):
     here, results = swept(sweep_parts=["sequences"]), Results(tmp_path)
     found = gather(here, progress=False)
     names = save(found, results, here.params)
-    assert names == [*(f"sequence_{name}" for name in Trajectory._fields), "sweep_cells", "sweep_left_out"]
+    told = ["at_once", "at_once_gaps", "sweep_cells", "sweep_left_out"]
+    assert names == [*(f"sequence_{name}" for name in Trajectory._fields), *told]
     assert not (tmp_path / "results" / "baselines.csv").exists(), "nothing of it was measured"
     pd.testing.assert_series_equal(results.load("sequence_scores").S, found.trajectory.scores.S)
     assert results.load("sweep_cells").state.eq("finished").all()
