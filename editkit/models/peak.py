@@ -3,15 +3,40 @@
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
 
+GROUPS = {  # of Linux's control groups, by version: where they lie, a limit, what is used, and what of it is only cache
+    "2": ("", "memory.max", "memory.current", "inactive_file"),
+    "1": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory in bytes: of a GPU, else of the machine."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Return the free memory in bytes: of a GPU, else of the machine or what a container or job may have of it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_left_by_groups()])
+
+
+def _left_by_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Yield what each of the process's control groups that has a limit leaves: a container's, a Slurm job's."""
+    for line in own.read_text().splitlines() if own.is_file() else ():
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        below, limit, used, cache = GROUPS["2" if number == "0" else "1"]
+        top = root / below
+        folder = top / path.strip("/")
+        for place in [folder, *folder.parents]:
+            if not place.is_relative_to(top):
+                break
+            if (place / limit).is_file() and (most := (place / limit).read_text().strip()) != "max":
+                kept = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                yield max(int(most) - int((place / used).read_text()) + int(kept[cache]), 0)
 
 
 def out_of_memory(error: BaseException) -> bool:

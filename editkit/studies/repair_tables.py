@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from editkit.methods import UNTOUCHED, MethodName, label
+from editkit.methods import METHODS, UNTOUCHED, MethodName, label
 from editkit.studies.intervals import holm, proportion
 from editkit.studies.prepared import Prepared, Repaired
 from editkit.studies.repair_controls import is_bounded
@@ -69,9 +69,9 @@ def confusions(prepared: Prepared, one: Repaired) -> tuple[pd.DataFrame, pd.Data
 
 
 def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[MethodName]) -> pd.DataFrame:
-    """Measure leakage and success of each method, AlphaEdit in each null space, all images at once, without a budget.
+    """Measure leakage and success of each method, in each null space that it has, all images at once, without a budget.
 
-    ``nullspace`` is "threshold" or "kept" (off the kept CLS keys themselves) for AlphaEdit and "none" for the others,
+    ``nullspace`` is "threshold", or "kept" (off the kept CLS keys themselves, of AlphaEdit), and "none" for the others,
     ``threshold`` is nan where there is none, ``kept`` and ``test_kept`` are as in :func:`report`, and ``norm`` is ‖ΔW‖
     of all layers together. A null space that is empty in some layer is left out, with a warning.
     """
@@ -83,9 +83,9 @@ def leakages(prepared: Prepared, thresholds: Sequence[float], methods: Sequence[
             warnings.warn(f"thresholds up to {least:.2g} are left out: no eigenvalue is that small", stacklevel=2)
         for method in methods:
             spaces = [("threshold", threshold) for threshold in usable] + [("kept", math.nan)]
-            for space, threshold in spaces if method == "alphaedit" else [("none", math.nan)]:
+            for space, threshold in spaces if METHODS[method].null_space else [("none", math.nan)]:
                 changes: dict[str, Any] = {"nullspace_threshold": threshold} if space == "threshold" else {}
-                changes |= {"nullspace": space} if method == "alphaedit" else {}
+                changes |= {"nullspace": space} if space != "none" else {}
                 try:
                     one = repair(prepared, method, sequential=False, kept_budget=None, **changes)
                 except ValueError as problem:

@@ -8,7 +8,8 @@ import psutil
 import pytest
 import torch
 
-from editkit.models.peak import give_back, peak_mb, reset_peak
+from editkit.models import peak
+from editkit.models.peak import free_bytes, give_back, peak_mb, reset_peak
 
 
 def _use(megabytes: int) -> None:
@@ -38,3 +39,26 @@ def test_what_is_free_between_what_is_held_goes_back_to_the_system():
     del pieces
     give_back()
     assert before - process.memory_info().rss > 150 * 2**20 and all(piece[0] == ord("1") for piece in held)
+
+
+def test_a_container_or_job_has_what_its_groups_leave(tmp_path, monkeypatch):
+    (job := tmp_path / "slurm" / "job").mkdir(parents=True)
+    (own := tmp_path / "cgroup").write_text("3:cpu:/elsewhere\n0::/slurm/job\n")
+    for place, limit in ((job, "max"), (job.parent, "1000")):
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text("700\n")
+        (place / "memory.stat").write_text("anon 600\ninactive_file 50\n")
+    assert list(peak._left_by_groups(own, tmp_path)) == [350]
+    (job / "memory.max").write_text("720")
+    assert list(peak._left_by_groups(own, tmp_path)) == [70, 350]
+    own.write_text("0::/\n")
+    assert list(peak._left_by_groups(own, tmp_path)) == []
+    (first := tmp_path / "memory" / "docker").mkdir(parents=True)
+    (first / "memory.limit_in_bytes").write_text("500")
+    (first / "memory.usage_in_bytes").write_text("600")
+    (first / "memory.stat").write_text("total_inactive_file 0\n")
+    own.write_text("5:memory,cpu:/docker\n")
+    assert list(peak._left_by_groups(own, tmp_path)) == [0]
+    assert list(peak._left_by_groups(tmp_path / "none", tmp_path)) == []
+    monkeypatch.setattr(peak, "_left_by_groups", lambda: [123])
+    assert free_bytes(torch.device("cpu")) == 123
