@@ -22,7 +22,7 @@ setup: $(STAMP) ## Create .venv, install what the lock files pin, and a browser 
 report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 	@$(PY) -m editkit report $(PARAMS)
 
-showcase: $(STAMP) ## Run params/showcase and renew README's figures (a quarter of an hour; needs a browser)
+showcase: $(STAMP) ## Run params/showcase and renew README's figures (under half an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
 
 example: $(STAMP) ## Run params/example on all cores and renew the tables of reports/example (hours)

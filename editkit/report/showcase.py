@@ -77,7 +77,8 @@ def _page(reports: dict[str, Report]) -> str:
     parts = [
         "# Findings behind README's figures",
         "Written by `make showcase` from the runs of `params/showcase`; not to be edited. "
-        "The facts are of the test part, on which nothing was tuned.",
+        "The facts are of the test part; layers and clamp of the editors were chosen before facts had parts, and "
+        "fine-tuning's rate is the best on the facts shown.",
     ]
     for name, report in reports.items():
         exhibit, record = EXHIBITS[name], json.loads((report.folder / "run.json").read_text())

@@ -94,6 +94,12 @@ def _swaps(changes: pd.DataFrame) -> list[str]:
     return [f"Pairs whose order by success turns round, without a test of each: {'; '.join(told)}."] if told else []
 
 
+def _tied(rows: pd.DataFrame, value: float) -> str:
+    """Name the method of a value, or say how many have it."""
+    names = rows.method[rows.value == value].map(label)
+    return names.iloc[0] if len(names) == 1 else f"{len(names)} of {len(rows)} methods"
+
+
 def _consequences(probes: pd.DataFrame) -> list[str]:
     known = probes[(probes.known > 0) & (probes.method != UNTOUCHED)] if len(probes) else probes
     sentences = []
@@ -104,10 +110,10 @@ def _consequences(probes: pd.DataFrame) -> list[str]:
         if here.empty:
             continue
         worst, best = here.iloc[0], here.iloc[-1]
+        first, last = (_tied(here, end.value) for end in (worst, best))
         sentences.append(
             f"{KINDS[kind].label.capitalize()} ({score}, {int(best.known)} of {int(best.asked)} probes known before): "
-            f"from {label(worst.method)} {worst.value:.0%} {_ends(worst, '.0%')} to {label(best.method)} "
-            f"{best.value:.0%} {_ends(best, '.0%')}."
+            f"from {first} {worst.value:.0%} {_ends(worst, '.0%')} to {last} {best.value:.0%} {_ends(best, '.0%')}."
         )
     return sentences
 

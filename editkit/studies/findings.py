@@ -170,13 +170,13 @@ def _control(gaps: pd.DataFrame) -> list[str]:
 
 
 def _speech(baselines: pd.DataFrame, size: int) -> list[str]:
-    """Compare what is preferred and what is said by the editor in whom they lie furthest apart on paraphrases."""
+    """Compare what is preferred and what is first choice with the editor in which they lie furthest apart."""
     after = over_seeds(baselines[baselines.batch_size == size], "method")
     row = after.loc[(after.PS - after.PA).fillna(after.ES - after.EA).idxmax()]
     return [
-        f"Preferred and said lie furthest apart with {label(str(row.name))} at {size} edits: on paraphrases it prefers "
-        f"the new object {number(row.PS, '.0%')} of the time and says it (greedy decoding) {number(row.PA, '.0%')}, on "
-        f"rewrite prompts {row.ES:.0%} and {row.EA:.0%}."
+        f"Preferred and first choice lie furthest apart with {label(str(row.name))} at {size} edits: on paraphrases "
+        f"it prefers the new object {number(row.PS, '.0%')} of the time and has every token of it as first choice "
+        f"{number(row.PA, '.0%')}, on rewrite prompts {row.ES:.0%} and {row.EA:.0%}."
     ]
 
 

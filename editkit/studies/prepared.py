@@ -26,7 +26,7 @@ class Choice:
     layers: list[int]
     margin: float
     how: str
-    tried: pd.DataFrame  # one row a setting tried on val, see choose(); empty where nothing was
+    tried: pd.DataFrame  # one row a setting tried, see choose(); empty where nothing was
 
 
 @dataclass(frozen=True)

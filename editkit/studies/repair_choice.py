@@ -1,4 +1,8 @@
-"""Which layers to edit and by how much the true class shall lead: chosen on val, never on held-out images."""
+"""Which layers to edit and by how much the true class shall lead: by what comes right with the budget held on val.
+
+The images to be repaired choose, with their augmented copies: what is fixed of them is of the choice, as val is of the
+budget. Held-out images are not looked at.
+"""
 
 import math
 import warnings
@@ -35,7 +39,7 @@ def choose(classifier: Classifier, wrong: ImageSet, kept: ImageSet) -> Choice:
     A sweep repairs up to ``CHOSEN_ON`` mistakes by the first editor under the budget: in each single layer of the upper
     half, in those that tracing ranks first and in the last three, all with the first margin, then in the best of
     these with the other margins. Best is what fixes most of the images and of their augmented copies, counted alike.
-    Held-out images are not looked at. Layers that the editor cannot edit are left out, with a warning.
+    Layers that the editor cannot edit are left out, with a warning.
 
     ``tried`` has columns layers, chosen ("one layer", "traced", "the last three" or "margin"), margin, weight, fixed,
     generality, kept (on val) and best.

@@ -11,7 +11,7 @@ from editkit.plain import as_markdown
 from editkit.studies.findings import with_list
 from editkit.studies.front import listed
 from editkit.studies.intervals import RESOLVED
-from editkit.studies.tables import number
+from editkit.studies.tables import number, written
 
 SLACK = 1.5  # points by which held-out images may fall short of a promise that is called held there
 KINDS = {"residual": "the residual stream", "mlp": "the MLP"}
@@ -119,9 +119,9 @@ def _promised(budget: float, rows: pd.DataFrame) -> str:
     short = rows.method[found < -SLACK - 1e-9]
     verdict = f"does not hold with {listed(map(label, short))}" if len(short) else "holds"
     return (
-        f"**On held-out images, which no choice looked at, the promise to keep {budget:.1%} {verdict}**, within "
-        f"{SLACK:g} points: they show {_ends(found)} points against it; validation images, on which it was held, "
-        f"{_ends(seen)}."
+        f"**On held-out images, which neither promise nor choice looked at, the promise to keep {budget:.1%} "
+        f"{verdict}**, within {SLACK:g} points: they show {_ends(found)} points against it (the lowest interval begins "
+        f"at {rows.test_kept_low.min():.1%}); validation images, on which it was held, {_ends(seen)}."
     )
 
 
@@ -136,8 +136,15 @@ def _traced(traced: pd.DataFrame) -> list[str]:
     # The residual stream after the last layer is what the head reads: that it brings much back is no finding.
     inside = traced[(traced.kind != "residual") | (traced.layer < traced.layer.max())]
     peaks = [rows.loc[rows.value.idxmax()] for _, rows in inside.groupby("kind", sort=False)]
-    told = "; ".join(f"{KINDS.get(row.kind, row.kind)} at layer {row.layer} ({row.value:+.2f})" for row in peaks)
-    return [f"Of a destroyed decision (first seed), the most comes back by restoring: {told}."]
+    told = "; ".join(f"{KINDS.get(row.kind, row.kind)} at layer {row.layer} ({_recovered(row)})" for row in peaks)
+    return [
+        "Of a destroyed decision (first seed), the most comes back by restoring, the stream that the head reads aside: "
+        f"{told}."
+    ]
+
+
+def _recovered(row: pd.Series) -> str:
+    return written(row.value, row.low, row.high, "+") if "low" in row else number(row.value, "+.2f")
 
 
 def _by_dataset(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -157,9 +164,11 @@ def _where(dataset: str, sweep: pd.DataFrame, traced: pd.DataFrame) -> list[str]
         return []
     single = single[single.margin == single.margin.iloc[0]] if pd.notna(single.margin.iloc[0]) else single
     first, last = (single.sort_values(["fixed", "generality"], kind="stable").iloc[place] for place in (-1, 0))
+    ties = (single.fixed == first.fixed).sum() - 1
+    equal = f" ({ties} more fixed as many, with no more copies right)" if ties else ""
     head = (
-        f"**Where to edit{dataset}**: of {len(single)} single layers, each at the weight that the budget asks for, "
-        f"layer {_numbers(first.layers)} repairs best."
+        f"**Where to edit{dataset}, first seed**: of {len(single)} single layers, each at the weight that the budget "
+        f"asks for, layer {_numbers(first.layers)} fixed most images{equal}. They chose it: no test is made."
     )
     mlp = traced[traced.kind == "mlp"] if len(traced) else traced
     if len(mlp):
@@ -191,7 +200,8 @@ def _moved(moved: pd.DataFrame) -> list[str]:
     told, alike = [], []
     for method, rows in moved.groupby("method", sort=False) if len(moved) else ():
         row, name = rows.loc[rows["shift"].abs().idxmax()], label(str(method))
-        alike += [name] if abs(row["shift"]) > row.spread else []
+        many = int((rows["shift"].abs() > rows.spread).sum())
+        alike += [f"{name} ({many} of {len(rows)} classes)"] if many else []
         one = (
             f"{name}: class {as_markdown(str(row['class']))} by {row['shift']:+.2f} logits (sd {row.spread:.2f}), "
             f"{row.broken:.1%} of {row.n:.0f} turn wrong"
@@ -202,8 +212,8 @@ def _moved(moved: pd.DataFrame) -> list[str]:
             one += f"; the other classes by {shift:+.2f}, {broken:.1%} of {others.n.sum():.0f}"
         told.append(one)
     head = (
-        f"**As a bias would, a whole class is moved by {listed(alike) if alike else 'no method'}**: the margins of its "
-        "right validation images by more than their spread. The class that each method moves most:"
+        f"**As a bias would, whole classes are moved by {'; '.join(alike) or 'no method'}** (first seed): the margins "
+        "of their right validation images by more than their spread. The class that each method moves most:"
     )
     return [with_list(head, told)] if told else []
 
@@ -223,7 +233,7 @@ def _frontier(dataset: str, frontier: pd.DataFrame) -> list[str]:
             if len(best)
         ]
         told.append(f"{n:.0f} edit{'s' * (n != 1)}: {'; '.join(best_of)}")
-    head = f"At the budget{dataset}, by images fixed, the best editor and the best control:"
+    head = f"At the budget{dataset}, first seed, by images fixed and then copies, the best editor and the best control:"
     return [with_list(head, told)] if told else []
 
 
@@ -234,9 +244,9 @@ def _leakages(leaks: pd.DataFrame) -> list[str]:
         sentences.append(_least(ours, others.loc[others.leakage.idxmin()]))
     for row in kept.to_dict("records"):
         sentences.append(
-            f"Projected off the kept CLS keys themselves, {label(row['method'])} fixes {row['success']:.0%}, keeps "
-            f"{row['kept']:.1%} on validation and {row['test_kept']:.1%} on held-out images, and leaks "
-            f"{row['leakage']:.2g}, all of it through patches, which that projection does not look at."
+            f"Projected off the kept CLS keys themselves (first seed), {label(row['method'])} fixes "
+            f"{row['success']:.0%}, keeps {row['kept']:.1%} on validation and {row['test_kept']:.1%} on held-out "
+            f"images, and leaks {row['leakage']:.2g}, all of it through patches, which it does not look at."
         )
     return sentences
 
@@ -244,7 +254,8 @@ def _leakages(leaks: pd.DataFrame) -> list[str]:
 def _least(ours: pd.DataFrame, rival: pd.Series) -> str:
     """Compare AlphaEdit at its thresholds with the other editor that leaks least."""
     name, equal = label(rival.method), ours[ours.success >= rival.success]
-    lowest = f"The lowest leakage of the other editors is {name}'s, {rival.leakage:.2g} at success {rival.success:.0%}"
+    lowest = f"Without a budget (first seed) {name} leaks least of the other editors, {rival.leakage:.2g} at success "
+    lowest += f"{rival.success:.0%}"
     if equal.empty:
         return f"{lowest}; AlphaEdit reaches that success at no threshold tried."
     best = equal.loc[equal.leakage.idxmin()]

@@ -2,7 +2,7 @@
 
 Fine-tuning and tracing are slow, so they are read from the store where they were done before for the same data,
 model and parameters. Every repair starts from the same fine-tuned model, which is put back bit for bit afterwards.
-Layers and margin are chosen, and the budget is held, on val: see :func:`choose`.
+Layers and margin are those that repair most with the budget held on val: see :func:`choose`.
 """
 
 import math
