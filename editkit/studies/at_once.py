@@ -83,7 +83,7 @@ def named(run: str, batch_size: int, steps: int) -> str:
 
 
 def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
-    """Write for a chapter the scores of every way, what sets steps apart from one batch, and what it took.
+    """Write for a chapter the scores of every way, and what sets steps apart from one batch.
 
     Args:
         made: of :func:`points`.
@@ -92,14 +92,29 @@ def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     apart = gaps.set_index(["run", "batch_size", "score"])
     rows = []
     for where, part in made.groupby(NAMED, sort=False):
-        (_, run, size, steps), own, first = where, part.set_index("score"), part.iloc[0]
-        row: dict[str, Any] = {"edits": named(run, size, steps), **{name: own.value[name] for name in ("ES", "EA")}}
-        row |= {"PS": own.value["PS"], "NS": own.value["NS"], "S": written(*own.loc["S", ["value", "low", "high"]])}
+        (_, run, size, _), own, first = where, part.set_index("score"), part.iloc[0]
+        row = _placed(first) | {name: own.value[name] for name in ("ES", "EA", "PS", "NS")}
+        row |= {"S": written(*own.loc["S", ["value", "low", "high"]])}
         row |= {name: first[name] for name in SPOKEN if made[name].notna().any()}
-        row |= gap_cells(apart, (run, size), ["S"])
-        row |= {"perplexity": first.perplexity, "KL": first.kl, "‖W‖ ÷ before": first.growth}
-        rows.append(row | {"seconds": first.seconds, "MB": first.peak_memory_mb, **own.loc["S", SAMPLE].astype(int)})
-    return shown(pd.DataFrame(rows), "edits")
+        rows.append(row | gap_cells(apart, (run, size), ["S"]) | own.loc["S", SAMPLE].astype(int).to_dict())
+    return shown(pd.DataFrame(rows), "run", "edits")
+
+
+def costs(made: pd.DataFrame) -> pd.DataFrame:
+    """Write for a chapter what every way does to other prose and to the weights, and what it takes.
+
+    Args:
+        made: of :func:`points`.
+    """
+    names = {"perplexity": "perplexity", "kl": "KL", "growth": "‖W‖ ÷ before", "seconds": "seconds"}
+    names |= {"peak_memory_mb": "MB"}
+    firsts = (part.iloc[0] for _, part in made.groupby(NAMED, sort=False))
+    rows = [_placed(first) | {told: first[name] for name, told in names.items()} for first in firsts]
+    return shown(pd.DataFrame(rows), "run", "edits")
+
+
+def _placed(row: pd.Series) -> dict[str, Any]:
+    return {"run": row.run, "edits": f"{row.steps:,} × {row.batch_size:,}" if row.steps else "–"}
 
 
 def findings(made: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:

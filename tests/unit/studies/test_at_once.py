@@ -61,9 +61,17 @@ def test_steps_are_compared_with_one_batch_of_their_own_method(found):
 def test_what_is_told_is_what_the_tables_say(found):
     made, gaps = at_once.points(found), at_once.differences(found)
     table = at_once.told(made, gaps)
-    assert table.index.tolist() == ["no edit", "memit, none, 2 × 4", "memit, none, 1 × 8", "rome, none, 2 × 4"]
+    assert table.index.tolist() == [
+        ("no edit", "–"),
+        ("memit, none", "2 × 4"),
+        ("memit, none", "1 × 8"),
+        ("rome, none", "2 × 4"),
+    ]
     assert table.ESaid.tolist() == [0, 0.5, 0.5, 0.5] and "GE" not in table
     assert table["difference of S"].str.startswith("-0.38").tolist() == [False, True, False, False]
+    cost = at_once.costs(made)
+    assert cost.index.tolist() == table.index.tolist() and cost.perplexity.tolist() == [40, 60, 60, 60]
+    assert cost["‖W‖ ÷ before"].tolist() == [1, 1.5, 1.5, 1.5] and cost.MB[1:].tolist() == [500] * 3
     first, s, ea, prose = at_once.findings(made, gaps)
     assert (
         "0.88 of an editor's edits" in first
