@@ -180,11 +180,7 @@ def steps_or_at_once(points: pd.DataFrame) -> go.Figure:
     for method, own in rows.groupby("method", sort=False):
         look = {**method_style(str(method)), "mode": "markers", "y": own.index}
         for score, where in zip(("S", "EA"), places(3, 3), strict=False):
-            of = (
-                made[made.score == score]
-                .set_index(["run", "batch_size"])
-                .loc[pd.MultiIndex.from_frame(own[["run", "batch_size"]])]
-            )
+            of = own[["run", "batch_size"]].merge(made[made.score == score])
             bars = interval(of.value, of.low, of.high, thickness=1.5, width=3)
             figure.add_scatter(x=of.value, error_x=bars, hovertemplate="%{x:.3f}", **look, **where)
         look |= {"showlegend": False}

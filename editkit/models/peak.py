@@ -34,9 +34,13 @@ def _left_by_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
         for place in [folder, *folder.parents]:
             if not place.is_relative_to(top):
                 break
-            if (place / limit).is_file() and (most := (place / limit).read_text().strip()) != "max":
-                kept = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-                yield max(int(most) - int((place / used).read_text()) + int(kept[cache]), 0)
+            try:
+                most, now, kept = ((place / name).read_text() for name in (limit, used, "memory.stat"))
+            except OSError:
+                continue  # no limit can be read there
+            if most.strip() != "max":
+                parts = dict(line.split() for line in kept.splitlines())
+                yield max(int(most) - int(now) + int(parts.get(cache, 0)), 0)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -79,7 +79,7 @@ def differences(found: Trajectory) -> pd.DataFrame:
 
 def named(run: str, batch_size: int, steps: int) -> str:
     """Name a way of arriving for people."""
-    return f"{run}, {steps:,} × {batch_size:,}" if steps else run
+    return f"{run}, {_counted(steps, batch_size)}"
 
 
 def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +114,11 @@ def costs(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def _placed(row: pd.Series) -> dict[str, Any]:
-    return {"run": row.run, "edits": f"{row.steps:,} × {row.batch_size:,}" if row.steps else "–"}
+    return {"run": row.run, "edits": _counted(row.steps, row.batch_size) if row.steps else "–"}
+
+
+def _counted(steps: int, batch_size: int) -> str:
+    return f"{steps:,} × {batch_size:,}"
 
 
 def findings(made: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
