@@ -25,10 +25,11 @@ report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 showcase: $(STAMP) ## Run params/showcase and renew README's figures (under half an hour; needs a browser)
 	@$(PY) -m editkit.report.showcase
 
-example: $(STAMP) ## Run params/example on all cores and renew the tables of reports/example (hours)
-	@$(PY) -m editkit sweep params/example.yaml
-	@$(PY) -m editkit report params/example.yaml --only 01_baselines --out reports/example_run
-	@cd reports/example_run/results && cp ladder.csv rank_changes.csv probe_scores.csv evaluation_scores.* ../../example/results
+example: $(STAMP) ## Run the report on params/example.yaml and renew reports/example (an hour on two cores)
+	@$(PY) -m editkit report params/example.yaml --out reports/example_run
+	@mkdir -p reports/example/results reports/example/figures
+	@cd reports/example_run && cp report.html run.json ../example && cp figures/*.png ../example/figures && \
+		find results -type f -size -100k -exec cp {} ../example/results \;
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
 	$(PY) -m tests
