@@ -29,7 +29,7 @@ def way(run_id: str, method: str, size: int, right: int, **spoken) -> Trajectory
 
 @pytest.fixture
 def found() -> Trajectory:
-    said = {"ESaid": [0.0, math.nan, 0.5]}
+    said = {"ESaid": [0.0, math.nan, 0.5], "GE": [6.0, math.nan, 5.5]}
     return stack([way("a", "memit", 4, 4, **said), way("b", "memit", 8, 7, **said), way("c", "rome", 4, 5, **said)])
 
 
@@ -71,6 +71,7 @@ def test_what_is_told_is_what_the_tables_say(found):
     assert table["difference of S"].str.startswith("-0.38").tolist() == [False, True, False, False]
     cost = at_once.costs(made)
     assert cost.index.tolist() == table.index.tolist() and cost.perplexity.tolist() == [40, 60, 60, 60]
+    assert cost.GE.tolist() == [6, 5.5, 5.5, 5.5]
     assert cost["‖W‖ ÷ before"].tolist() == [1, 1.5, 1.5, 1.5] and cost.MB[1:].tolist() == [500] * 3
     first, s, ea, prose = at_once.findings(made, gaps)
     assert (
@@ -96,4 +97,5 @@ def test_without_free_speech_nothing_is_said_of_it():
     one = stack([way("a", "memit", 4, 4), way("b", "memit", 8, 7)])
     made, gaps = at_once.points(one), at_once.differences(one)
     assert made.ESaid.isna().all() and "ESaid" not in at_once.told(made, gaps)
+    assert "GE" not in at_once.costs(made)
     assert not any("speech" in sentence or "nan" in sentence for sentence in at_once.findings(made, gaps))
