@@ -27,7 +27,7 @@ showcase: $(STAMP) ## Run params/showcase and renew README's figures (under half
 
 example: $(STAMP) ## Run the report on params/example.yaml and renew reports/example (an hour on two cores)
 	@$(PY) -m editkit report params/example.yaml --out reports/example_run
-	@mkdir -p reports/example/results reports/example/figures
+	@rm -rf reports/example/results reports/example/figures && mkdir -p reports/example/results reports/example/figures
 	@cd reports/example_run && cp report.html run.json ../example && cp figures/*.png ../example/figures && \
 		find results -type f -size -100k -exec cp {} ../example/results \;
 

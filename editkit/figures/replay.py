@@ -194,7 +194,8 @@ def steps_or_at_once(points: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(range=[-0.02, 1.02], tickformat=".1f", title_text="share of prompts")
     figure.update_xaxes(range=None, title_text="", tickformat=None, row=1, col=3)
     figure.update_xaxes(type="log", **log_ticks(points.perplexity), row=1, col=3)
-    return finish(figure, claims.arriving(rows), f"{behind(made)}; dashed: no edit", height=200 + 34 * len(rows))
+    subtitle, height = f"{behind(made)}; dashed: no edit", 160 + 34 * len(rows)
+    return finish(figure, claims.arriving(rows), subtitle, height, legend=False)
 
 
 def protection(points: pd.DataFrame) -> go.Figure:

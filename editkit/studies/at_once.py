@@ -141,6 +141,11 @@ def findings(made: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
             f"still wins over the old one for {_between(arrived.ES)}, but is the first choice for "
             f"{_between(arrived.EA)}{said} ({protocol(made.iloc[-1])})."
         )
+    learned = ends[~ends.method.isin(METHODS) & (ends.steps > 1)]
+    if len(arrived) and len(learned):
+        kept = made[(made.score == "EA") & (made.steps > 1)].sort_values("value", ascending=False)
+        told = [f"{r.run} {written(r.value, r.low, r.high)}" for r in kept.itertuples()]
+        sentences.append(f"**First choice after the last step, controls beside editors**: {'; '.join(told)}.")
     for score in TOLD if len(gaps) else ():
         own = gaps[gaps.score == score]
         sure = own.value[own.p_holm < RESOLVED]

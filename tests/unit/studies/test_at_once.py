@@ -83,6 +83,18 @@ def test_what_is_told_is_what_the_tables_say(found):
     assert "40 before any edit: memit, none, 2 × 4 60; memit, none, 1 × 8 60" in prose
 
 
+def test_controls_are_told_beside_editors_by_what_is_left(found):
+    with_control = stack([found, way("d", "grace", 4, 8)])
+    made, gaps = at_once.points(with_control), at_once.differences(with_control)
+    told = next(one for one in at_once.findings(made, gaps) if "controls beside editors" in one)
+    assert [part.split(" [")[0] for part in told.split(": ")[1].split("; ")] == [
+        "grace, none 1.00",
+        "rome, none 0.62",
+        "memit, none 0.50",
+    ]
+    assert not any("controls" in one for one in at_once.findings(at_once.points(found), gaps))
+
+
 def test_seeds_that_one_of_two_lacks_are_left_out_of_their_difference(found):
     again = way("a", "memit", 4, 6)
     more = stack([found, Trajectory(*(frame.assign(seed=2) for frame in again))])
