@@ -27,8 +27,9 @@ showcase: $(STAMP) ## Run params/showcase and renew README's figures (under half
 
 example: $(STAMP) ## Run the report on params/example.yaml and renew reports/example (an hour on two cores)
 	@$(PY) -m editkit report params/example.yaml --out reports/example_run
-	@rm -rf reports/example/results reports/example/figures && mkdir -p reports/example/results reports/example/figures
-	@cd reports/example_run && cp report.html run.json ../example && cp figures/*.png ../example/figures && \
+	@cd reports/example && rm -rf results figures && mkdir results figures
+	@cd reports/example_run && cp report.html run.json ../example && \
+		cp figures/summary_*.png figures/forgetting.png figures/repairs.png ../example/figures && \
 		find results -type f -size -100k -exec cp {} ../example/results \;
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
