@@ -25,10 +25,11 @@ class Results:
         self.folder = Path(run_dir)
 
     def save(self, name: str, frame: pd.DataFrame, params: Parameters | None = None, **provenance: Any) -> Path:
-        """Write ``results/{name}.csv``; parameters and provenance go to ``results/{name}.json`` beside it."""
+        """Write ``results/{name}.csv``; parameters (not the folder) and provenance go to ``{name}.json`` beside it."""
         path = self.folder / "results" / f"{name}.csv"
         if params or provenance:
-            about = {"parameters": params.model_dump() if params else None, **provenance}
+            stated = params.model_dump(exclude={"run_dir"}) if params else None
+            about = {"parameters": stated, **provenance}
             write_atomic(path.with_suffix(".json"), to_json(about, indent=1).encode())
         write_atomic(path, frame.to_csv(index=False).encode())
         return path

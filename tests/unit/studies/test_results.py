@@ -5,19 +5,20 @@ import json
 import pandas as pd
 import pytest
 
+from editkit.studies.params import RunParams
 from editkit.studies.places import checkout
 from editkit.studies.results import Results, elsewhere
-from editkit.studies.setting import SettingParams
 
 
 def test_a_table_comes_back_with_its_provenance_beside_it(tmp_path):
     results = Results(tmp_path / "run")
     frame = pd.DataFrame({"method": ["memit", "none"], "note": ["", "NA"], "S": [0.1 + 0.2, None]})
-    path = results.save("scores", frame, SettingParams(model="gpt2"), facts={1: "abc"})
+    path = results.save("scores", frame, RunParams(model="gpt2", run_dir=str(tmp_path)), facts={1: "abc"})
     back = results.load("scores")
     assert back.S[0] == 0.1 + 0.2 and back.method.tolist() == ["memit", "none"] and back.note[1] == "NA"
     about = json.loads(path.with_suffix(".json").read_text())
     assert about["parameters"]["model"] == "gpt2" and about["facts"] == {"1": "abc"}
+    assert str(tmp_path) not in path.with_suffix(".json").read_text()  # which may be given to others
     results.save("bare", frame)
     assert not (tmp_path / "run/results/bare.json").exists()
     assert results.figure("scores") == tmp_path / "run" / "figures" / "scores.png"
