@@ -6,12 +6,13 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 PY := .venv/bin/python
 STAMP := .venv/.installed
 QUANTIZED := .venv/quantized
+SHOWN := scores_by_batch sequence_wear lora_rank_vs_metrics repairs
 UV := uv==0.13.8
 COMPILE := .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --system-certs --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report showcase example test coverage lab docs bench params lock clean
+.PHONY: help setup report example test coverage lab docs bench params lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,15 +23,12 @@ setup: $(STAMP) ## Create .venv, install what the lock files pin, and a browser 
 report: $(STAMP) ## Execute the notebooks on PARAMS and write reports/<name>/
 	@$(PY) -m editkit report $(PARAMS)
 
-showcase: $(STAMP) ## Run params/showcase and renew README's figures (under half an hour; needs a browser)
-	@$(PY) -m editkit.report.showcase
-
-example: $(STAMP) ## Run the report on params/example.yaml and renew reports/example (an hour on two cores)
+example: $(STAMP) ## Run the report on params/example.yaml; renew reports/example and README's figures (an hour on two cores)
 	@$(PY) -m editkit report params/example.yaml --out reports/example_run
 	@cd reports/example && rm -rf results figures && mkdir results figures
 	@cd reports/example_run && cp report.html run.json ../example && \
-		cp figures/summary_*.png figures/forgetting.png figures/repairs.png ../example/figures && \
-		find results -type f -size -100k -exec cp {} ../example/results \;
+		cp $(SHOWN:%=figures/%.png) figures/summary_*.png ../example/figures && \
+		find results -name '*.csv' -size -100k -exec cp {} ../example/results \;
 
 test: $(STAMP) $(QUANTIZED) ## Run pytest on tests/ and nbval on notebooks/, on all cores
 	$(PY) -m tests

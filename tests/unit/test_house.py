@@ -20,7 +20,7 @@ NOTEBOOKS = {path.name: nbformat.read(path, 4) for path in sorted((ROOT / "noteb
 CHAPTERS = {name: notebook for name, notebook in NOTEBOOKS.items() if is_chapter(ROOT / "notebooks" / name)}
 TAGS = {"parameters", "hide-input", "hide-output", "remove-cell", "front", "appendix"}  # editkit.report.preprocess
 OF_THE_WHOLE = {  # of no single module
-    *("test_benchmarks.py", "test_docs.py", "test_families.py", "test_faults.py", "test_house.py"),
+    *("test_benchmarks.py", "test_docs.py", "test_example.py", "test_families.py", "test_faults.py", "test_house.py"),
     *("test_kills.py", "test_packaging.py"),
 }
 
