@@ -190,22 +190,27 @@ def _seconds(baselines: pd.DataFrame) -> str:
     )
 
 
-def sequence_findings(scores: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+def sequence_findings(scores: pd.DataFrame, losses: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
     """Say what becomes of edits that arrive in sequence.
 
     Args:
-        scores: columns method, replay, moment, ES, PS, NS; a row a run, seed and moment.
+        scores: columns run, method, replay, moment, ES, PS, NS; a row a run, seed and moment.
+        losses: see :func:`editkit.studies.tables.losses`.
         differences: final S minus that of the same method without replay, see
             :func:`editkit.studies.tables.differences`; p_holm is of the family that these rows are.
     """
     sentences = [f"{_capital(protocol(differences.iloc[0]))}; p is Holm's."] if len(differences) else []
     for method, part in scores.groupby("method", sort=False):
-        plain, name = over_seeds(part[part.replay == "none"], "moment"), label(str(method))
-        first, last = plain.ES["immediate"], plain.ES["final"]
-        verdict = f"{name} forgets" if last < first else f"{name} forgets nothing here"
+        runs, name = part[part.replay == "none"], label(str(method))
+        plain, lost = over_seeds(runs, "moment"), losses[(losses.run == runs.run.iloc[0]) & (losses.score == "ES")]
+        change, verdict = lost.iloc[0], f"{name} forgets nothing here"
+        if change.value < 0:
+            sure = change.p_holm < RESOLVED
+            verdict = f"{name} forgets" if sure else f"Whether {name} forgets is not resolved"
         sentences.append(
-            f"**{verdict}.** Without replay {first:.0%} of the rewrites hold right after their own step (*immediate*), "
-            f"{last:.0%} after the last one (*final*); S goes from {number(plain.S['immediate'], '.2f')} to "
+            f"**{verdict}.** Without replay {plain.ES['immediate']:.1%} of the rewrites hold right after their own "
+            f"step (*immediate*), {plain.ES['final']:.1%} after the last one (*final*; {written_gap(change)}, paired "
+            f"by fact); S goes from {number(plain.S['immediate'], '.2f')} to "
             f"{number(plain.S['final'], '.2f')} (untouched model: {number(plain.S['pre'], '.2f')})."
         )
         rows = differences[differences.method == method].sort_values("value", ascending=False)

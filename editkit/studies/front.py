@@ -17,7 +17,7 @@ from editkit.studies.intervals import RESOLVED, paired_difference
 Tables = Mapping[str, pd.DataFrame]
 TABLES = (
     *("baseline_prompts", "evaluation_prompts", "baseline_scores", "baseline_differences", "baseline_changes"),
-    *("ladder", "sequence_configurations", "sequence_scores", "sequence_differences"),
+    *("ladder", "sequence_configurations", "sequence_losses", "sequence_differences"),
     *("lora_ablation", "lora_removal", "evaluation_certainty"),
 )
 SEVERAL = 50  # below so many, a share is told as a count
@@ -195,12 +195,11 @@ def survivors(tables: Tables) -> pd.Series | None:
 
 def lasting_verdict(tables: Tables) -> str:
     """Say whether fewer edits hold after the last step than right after their own; none is lost where all hold."""
-    row, scores = survivors(tables), read(tables, "sequence_scores")
+    row, losses = survivors(tables), read(tables, "sequence_losses")
     if row is None:
         return "Not measured"
-    moments = scores[scores.run == row.configuration]
-    at_first = moments[moments.moment == "immediate"].ES.mean() if len(moments) else float("nan")
-    if row.ES_high < at_first:
+    own = losses[(losses.run == row.configuration) & (losses.score == "ES")]
+    if ((own.value < 0) & (own.p_holm < RESOLVED)).any():
         return "Old edits are lost"
     return "No edit was lost" if row.ES == 1 else "Forgetting is not resolved"
 

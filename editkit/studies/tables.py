@@ -144,6 +144,18 @@ def differences(prompts: pd.DataFrame) -> pd.DataFrame:
     return adjusted(pd.concat(tables, ignore_index=True))
 
 
+def losses(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Subtract from the final scores of each run those right after each edit's own step, paired by fact.
+
+    Returns the columns of :func:`differences`; four rows a run.
+    """
+    tables = []
+    for (part,) in _by_run(prompts):
+        at_first = part[part.moment == "immediate"].assign(moment="final")
+        tables.append(paired_difference(part, at_first).reset_index().assign(**_named(part, "method", "run")))
+    return adjusted(pd.concat(tables, ignore_index=True))
+
+
 def ablation(scores: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     """Put beside the final rows of every run what :func:`differences` says of it, a column a score and bound."""
     wide = gaps.pivot(index="run_id", columns="score", values=["value", "low", "high", "p_holm"])

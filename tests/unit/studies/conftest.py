@@ -191,7 +191,7 @@ def front_tables() -> dict[str, pd.DataFrame]:
         "replay": "none",
     }
     runs = pd.DataFrame([final | {"n": 20, "seeds": 1, "ES": 0.5, "ES_low": 0.3, "ES_high": 0.7}])
-    moments = pd.DataFrame([{"run": "EMMET, none", "moment": "immediate", "ES": 1.0}])
+    losses = pd.DataFrame([{"run": "EMMET, none", "score": "ES", "value": -0.5}])
     memories = pd.DataFrame([{"score": "S", "run": "EMMET, history", "value": 0.1}])
     ranks = [("raw", "full", 1.0), ("exact", "10", 1.0), ("svd", "4", 0.5), ("keys", "8", 0.96)]
     adapters = pd.DataFrame(ranks, columns=["lora_fit", "lora_rank", "ES"]).assign(batch_size=10, replay="none")
@@ -212,7 +212,7 @@ def front_tables() -> dict[str, pd.DataFrame]:
         "baseline_changes": sure(changes),
         "evaluation_prompts": pd.DataFrame(asked),
         "sequence_configurations": runs,
-        "sequence_scores": moments,
+        "sequence_losses": sure(losses),
         "sequence_differences": sure(memories),
         "lora_ablation": adapters,
         "lora_removal": removed,

@@ -129,20 +129,29 @@ def test_findings_on_budgets_say_whether_edited_facts_bear_the_promise_out():
 def test_findings_sort_runs_by_what_holm_resolves_and_recommend_by_name():
     rows = [("pre", 0.0), ("immediate", 1.0), ("final", 0.5)]
     scores = pd.DataFrame(rows, columns=["moment", "ES"]).assign(method="emmet", replay="none", PS=0.6, NS=0.5, S=9.0)
+    scores = scores.assign(run="EMMET, none")
+    lost = {"run": "EMMET, none", "score": "ES", "value": -0.5, "low": -0.6, "high": -0.4, "p_holm": 0.01}
+    losses = pd.DataFrame([lost])
     differences = pd.DataFrame(
         [("up", 0.2, 0.1, 0.3, 0.01), ("down", -0.2, -0.3, -0.1, 0.02), ("same", 0.01, 0.0, 0.1, 0.06)],
         columns=["run", "value", "low", "high", "p_holm"],
     ).assign(method="emmet", n=54, seeds=3, clusters=36)
-    protocol, first, told = sequence_findings(scores, differences)
+    protocol, first, told = sequence_findings(scores, losses, differences)
     assert protocol.startswith("54 facts of 3 seeds in 36 clusters; success is P(new) > P(true)")
-    assert "**EMMET forgets.** Without replay 100% of the rewrites" in first and "50% after the last" in first
+    assert "**EMMET forgets.** Without replay 100.0% of the rewrites" in first
+    assert "50.0% after the last one (*final*; -0.50 [-0.60, -0.40], p 0.01, paired by fact)" in first
+    for change, verdict in (
+        ({"p_holm": 0.2}, "Whether EMMET forgets is not resolved"),
+        ({"value": 0.0}, "EMMET forgets nothing"),
+    ):
+        assert sequence_findings(scores, losses.assign(**change), differences)[1].startswith(f"**{verdict}")
     assert "S goes from 0.64 to 0.53 (untouched model: 0.00)" in first  # 3 / (1 + 1/.6 + 2), 3 / (2 + 1/.6 + 2)
     assert told == (
         "**1 of 3 memories and restraints help EMMET.** Final S, against no replay: "
         "higher for up +0.20 [+0.10, +0.30], p 0.01; lower for down -0.20 [-0.30, -0.10], p 0.02; "
         "not resolved for same (+0.01; needs more than 0.05) (Holm's p, family of 3)."
     )
-    none = sequence_findings(scores, differences[1:])[-1]
+    none = sequence_findings(scores, losses, differences[1:])[-1]
     assert none.startswith("**None of 2 memories and restraints is resolved to help EMMET.**")
     assert "Recommended: up." in recommendation(differences) and "3 configurations" in recommendation(differences)
     nothing = recommendation(differences[1:])

@@ -39,7 +39,6 @@ def test_five_sentences_with_verdict_number_and_interval(tables):
 
 def test_what_is_not_resolved_is_said_to_be_so(tables):
     unsure = {name: table.assign(p_holm=0.5) if "p_holm" in table else table for name, table in tables.items()}
-    unsure["sequence_configurations"] = tables["sequence_configurations"].assign(ES=0.9, ES_high=1.0)
     unsure["evaluation_prompts"] = tables["evaluation_prompts"].assign(said=lambda table: table.success)
     assert [text.partition(".**")[0].strip("*") for text in front.abstract(unsure)] == [
         "No editor is surely cleaner",

@@ -123,8 +123,8 @@ def test_facts_may_lack_what_only_scores_an_edit(setting, tiny, facts, lacking, 
             asked = run.prompts[run.prompts.run_id == final.run_id]
             assert final[score] == pytest.approx(interval(asked).value[score])
     assert found.n.tolist() == [4 if of == "all" else 1] * 2 and "nan" not in found.to_string().replace("NaN", "")
-    gaps = tables.differences(run.prompts)
-    text = " ".join(sequence_findings(run.scores, gaps.query("score == 'S'"))) + gaps_shown(gaps)
+    gaps, lost = tables.differences(run.prompts), tables.losses(run.prompts)
+    text = " ".join(sequence_findings(run.scores, lost, gaps.query("score == 'S'"))) + gaps_shown(gaps)
     assert "nan" not in text.replace("NaN", "") and ("–" in text) == (of == "all")
 
 

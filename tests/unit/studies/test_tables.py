@@ -88,6 +88,17 @@ def test_runs_are_compared_with_the_first_of_their_method(whole):
     assert {"ES low", "PS high", "NS value", "S p_holm"} <= set(table)
 
 
+def test_what_a_run_loses_is_measured_fact_by_fact_against_each_edits_own_step(whole):
+    lost = tables.losses(whole["prompts"])
+    assert lost.run_id.unique().tolist() == whole["prompts"].run_id.unique().tolist()
+    for run_id, gaps in lost.groupby("run_id"):
+        own = whole["prompts"][whole["prompts"].run_id == run_id]
+        expected = paired_difference(own, own[own.moment == "immediate"].assign(moment="final"))
+        assert gaps.set_index("score")[list(expected)].equals(expected.rename_axis("score"))
+        success = own[own.kind == "rewrite"].groupby("moment").success.mean()
+        assert gaps.value[gaps.score == "ES"].item() == pytest.approx(success["final"] - success["immediate"])
+
+
 def test_comparisons_of_a_score_are_one_family():
     gaps = pd.DataFrame(
         {"score": ["ES", "S"] * 3, "size": [1, 1, 1, 1, 2, 2], "p": [0.01, 0.5, 0.02, 0.03, 0.04, 0.01]}
