@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from editkit.studies.sweep_run import Crew, SchedulerLost, planned, run
 LOCAL, SLURM = "local", "slurm"
 ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[^/\s]+:\d+")
 ANSWER = 10  # seconds within which a scheduler has to answer
+AGAIN = 0.5  # seconds until one that hung up is called again
 Act = Literal["run", "plan", "failed"]
 PATIENCE = 120  # seconds that a lost scheduler has to come back
 
@@ -128,15 +130,27 @@ def _connected(scheduler: str, workers: int, wait: float) -> Iterator[Client]:
         with slurm_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
             yield client
     else:
+        with _reached(scheduler, wait) as client:
+            yield client
+
+
+def _reached(scheduler: str, wait: float) -> Client:
+    """Connect to a scheduler that may be about to go or to come: one that hangs up is called again.
+
+    Raises ``ConnectionError`` where none answers for ``wait`` seconds.
+    """
+    until = time.monotonic() + wait
+    while True:
         try:
-            client = Client(scheduler, timeout=wait, set_as_default=False)
+            return Client(scheduler, timeout=max(until - time.monotonic(), AGAIN), set_as_default=False)
         except OSError as problem:
+            if time.monotonic() < until:
+                time.sleep(AGAIN)
+                continue
             raise ConnectionError(
                 f"no Dask scheduler answers at {scheduler} ({' '.join(str(problem).split()):.100}); start one with "
                 f"'dask scheduler', and workers with 'dask worker {scheduler} --nthreads 1'"
             ) from None
-        with client:
-            yield client
 
 
 def local_cluster(workers: int) -> SpecCluster:

@@ -101,6 +101,23 @@ def test_a_scheduler_that_does_not_answer_is_told_with_what_to_start(sweep_param
         sweep(sweep_params(), f"tcp://127.0.0.1:{address}", progress=False)
 
 
+def test_a_scheduler_that_goes_in_the_middle_of_its_answer_is_called_again(sweep_params, here, address, monkeypatch):
+    """As one does that is killed, or started, while it is called."""
+    server, failures = start(serve, address, str(here.root)), [ConnectionResetError("gone"), OSError("not there yet")]
+
+    def client(*args, **how):
+        if failures:
+            raise failures.pop()
+        return Client(*args, **how)
+
+    monkeypatch.setattr(sweep_cluster, "Client", client)
+    try:
+        plan, _ = sweep(sweep_params(), f"tcp://127.0.0.1:{address}", act="failed", say=lambda _: None, progress=False)
+    finally:
+        server.kill()
+    assert len(plan.cells) == 24 and not failures
+
+
 @pytest.mark.parametrize(
     ("scheduler", "workers", "message"),
     [
