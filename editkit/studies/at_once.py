@@ -110,7 +110,7 @@ def costs(made: pd.DataFrame) -> pd.DataFrame:
     names |= {"perplexity": "perplexity", "kl": "KL", "growth": "‖W‖ ÷ before", "seconds": "seconds"}
     names |= {"peak_memory_mb": "MB"}
     firsts = (part.iloc[0] for _, part in made.groupby(NAMED, sort=False))
-    rows = [_placed(first) | {told: first[name] for name, told in names.items()} for first in firsts]
+    rows = [_placed(first) | {shown_as: first[name] for name, shown_as in names.items()} for first in firsts]
     return shown(pd.DataFrame(rows), "run", "edits")
 
 
@@ -144,8 +144,8 @@ def findings(made: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
     learned = ends[~ends.method.isin(METHODS) & (ends.steps > 1)]
     if len(arrived) and len(learned):
         kept = made[(made.score == "EA") & (made.steps > 1)].sort_values("value", ascending=False)
-        told = [f"{r.run} {written(r.value, r.low, r.high)}" for r in kept.itertuples()]
-        sentences.append(f"**First choice after the last step, controls beside editors**: {'; '.join(told)}.")
+        each = "; ".join(f"{r.run} {written(r.value, r.low, r.high)}" for r in kept.itertuples())
+        sentences.append(f"**First choice after the last step, controls beside editors**: {each}.")
     for score in TOLD if len(gaps) else ():
         own = gaps[gaps.score == score]
         sure = own.value[own.p_holm < RESOLVED]

@@ -144,13 +144,12 @@ def _reached(scheduler: str, wait: float) -> Client:
         try:
             return Client(scheduler, timeout=max(until - time.monotonic(), AGAIN), set_as_default=False)
         except OSError as problem:
-            if time.monotonic() < until:
-                time.sleep(AGAIN)
-                continue
-            raise ConnectionError(
-                f"no Dask scheduler answers at {scheduler} ({' '.join(str(problem).split()):.100}); start one with "
-                f"'dask scheduler', and workers with 'dask worker {scheduler} --nthreads 1'"
-            ) from None
+            if time.monotonic() >= until:
+                raise ConnectionError(
+                    f"no Dask scheduler answers at {scheduler} ({' '.join(str(problem).split()):.100}); start one with "
+                    f"'dask scheduler', and workers with 'dask worker {scheduler} --nthreads 1'"
+                ) from None
+        time.sleep(AGAIN)
 
 
 def local_cluster(workers: int) -> SpecCluster:

@@ -139,8 +139,7 @@ def differences(prompts: pd.DataFrame) -> pd.DataFrame:
     for _, rows in prompts.groupby("method", sort=False):
         (reference,), *others = _by_run(rows)
         for (part,) in others:
-            gap = paired_difference(part, reference).reset_index()
-            tables.append(gap.assign(**_named(part, "method", "run")))
+            tables.append(_less(part, reference))
     return adjusted(pd.concat(tables, ignore_index=True))
 
 
@@ -152,8 +151,13 @@ def losses(prompts: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for (part,) in _by_run(prompts):
         at_first = part[part.moment == "immediate"].assign(moment="final")
-        tables.append(paired_difference(part, at_first).reset_index().assign(**_named(part, "method", "run")))
+        tables.append(_less(part, at_first))
     return adjusted(pd.concat(tables, ignore_index=True))
+
+
+def _less(part: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Subtract the final scores of a reference from those of a run, which the rows name."""
+    return paired_difference(part, reference).reset_index().assign(**_named(part, "method", "run"))
 
 
 def ablation(scores: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
