@@ -12,9 +12,9 @@ from editkit.studies.sequences import Trajectory
 from editkit.studies.tables import SAMPLE, adjusted, gap_cells, shown, written, written_gap
 
 TOLD = ("S", "EA")  # in sentences
-SAID = ("ESaid", "PSaid", "NSaid")  # where free sentences were asked for
+SPOKEN = ("ESaid", "PSaid", "NSaid", "GE")  # where free texts were asked for
 NAMED = ["method", "run", "batch_size", "steps"]
-MEASURED = ("immediate_EA", *SAID, "GE", "perplexity", "kl", "growth", "seconds", "peak_memory_mb")  # means over seeds
+MEASURED = ("immediate_EA", *SPOKEN, "perplexity", "kl", "growth", "seconds", "peak_memory_mb")  # means over seeds
 
 
 def ways(found: Trajectory) -> Iterator[tuple[dict[str, Any], Trajectory]]:
@@ -52,7 +52,7 @@ def points(found: Trajectory) -> pd.DataFrame:
 
 
 def _spoken(scores: pd.DataFrame) -> dict[str, float]:
-    return {name: scores[name].mean() for name in (*SAID, "GE") if name in scores}
+    return {name: scores[name].mean() for name in SPOKEN if name in scores}
 
 
 def differences(found: Trajectory) -> pd.DataFrame:
@@ -95,18 +95,17 @@ def told(made: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         (_, run, size, _), own, first = where, part.set_index("score"), part.iloc[0]
         row = _placed(first) | {name: own.value[name] for name in ("ES", "EA", "PS", "NS")}
         row |= {"S": written(*own.loc["S", ["value", "low", "high"]])}
-        row |= {name: first[name] for name in SAID if made[name].notna().any()}
         rows.append(row | gap_cells(apart, (run, size), ["S"]) | own.loc["S", SAMPLE].astype(int).to_dict())
     return shown(pd.DataFrame(rows), "run", "edits")
 
 
 def costs(made: pd.DataFrame) -> pd.DataFrame:
-    """Write for a chapter what every way does to free texts, other prose and the weights, and what it takes.
+    """Write for a chapter what is said freely after every way, what it does to prose and weights, and what it takes.
 
     Args:
         made: of :func:`points`.
     """
-    names = {"GE": "GE"} if made.GE.notna().any() else {}
+    names = {name: name for name in SPOKEN if made[name].notna().any()}
     names |= {"perplexity": "perplexity", "kl": "KL", "growth": "‖W‖ ÷ before", "seconds": "seconds"}
     names |= {"peak_memory_mb": "MB"}
     firsts = (part.iloc[0] for _, part in made.groupby(NAMED, sort=False))
