@@ -194,14 +194,16 @@ def survivors(tables: Tables) -> pd.Series | None:
 
 
 def lasting_verdict(tables: Tables) -> str:
-    """Say whether fewer edits hold after the last step than right after their own; none is lost where all hold."""
+    """Say whether fewer edits hold after the last step than right after their own."""
     row, losses = survivors(tables), read(tables, "sequence_losses")
     if row is None:
         return "Not measured"
     own = losses[(losses.run == row.configuration) & (losses.score == "ES")]
-    if ((own.value < 0) & (own.p_holm < RESOLVED)).any():
-        return "Old edits are lost"
-    return "No edit was lost" if row.ES == 1 else "Forgetting is not resolved"
+    if own.empty:
+        return "Forgetting is not measured"
+    if (change := own.iloc[0]).value >= 0:
+        return "Nothing is forgotten"
+    return "Old edits are lost" if change.p_holm < RESOLVED else "Forgetting is not resolved"
 
 
 def enough_rank(tables: Tables) -> pd.Series | None:

@@ -50,6 +50,12 @@ def test_what_is_not_resolved_is_said_to_be_so(tables):
     assert front.anatomy_title(unsure) == "No editor is surely cleaner: 40% to 60% of edits are clean"
 
 
+def test_where_no_fewer_edits_hold_at_the_end_nothing_is_forgotten_even_if_some_never_held(tables):
+    losses = tables["sequence_losses"]
+    kept = tables | {"sequence_losses": losses.assign(value=0.0)}
+    assert "**Nothing is forgotten.** One after another, 10 of 20 " in front.lasting_sentence(kept)
+
+
 @pytest.mark.parametrize("missing", sorted(front_tables()))
 def test_a_run_without_a_table_tells_the_rest(tables, missing):
     for gone in ({}, {missing: tables[missing].iloc[:0]}):
