@@ -1,5 +1,6 @@
 """The folder of a run: tables with their provenance beside them, and figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,20 @@ class Results:
         write_atomic(path, frame.to_csv(index=False).encode())
         return path
 
+    def keep(
+        self, tables: Mapping[str, pd.DataFrame], params: Parameters | None = None, **provenance: Any
+    ) -> dict[str, pd.DataFrame]:
+        """Save tables that share parameters and provenance, by name; return them."""
+        for name, frame in tables.items():
+            self.save(name, frame, params, **provenance)
+        return dict(tables)
+
     def load(self, name: str) -> pd.DataFrame:
         """Read a table that an earlier notebook of the run wrote. Raises ``ValueError`` for one that is missing."""
         path = self.folder / "results" / f"{name}.csv"
         if not path.is_file():
             raise ValueError(f"{path} does not exist: run the notebook that writes it, with the same run_dir")
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def tables(self, *names: str) -> dict[str, pd.DataFrame]:
         """Read those of some tables that are here: of a run in which every chapter may be left out."""
