@@ -81,8 +81,7 @@ class Output:
 
     def save(self, results: Results, **provenance: Any) -> Self:
         """Write ``results/*.csv`` and ``figures/*.png``; without a browser figures are pages, with a warning."""
-        for name, table in self.tables.items():
-            results.save(name, table, **provenance)
+        results.keep(self.tables, **provenance)
         for name, figure in self.figures.items():
             figures.save(figure, results.figure(name), *self.shown.get(name, self.tables))
         return self

@@ -69,10 +69,7 @@ def save(found: Found, results: Results, params: SweepParams) -> list[str]:
         tables |= {"at_once": at_once.points(found.trajectory), "at_once_gaps": at_once.differences(found.trajectory)}
     tables |= {f"evaluation_{name}": table for name, table in found.evaluation._asdict().items()}
     tables |= {"sweep_cells": found.cells, "sweep_left_out": found.left_out}
-    written = {name: table for name, table in tables.items() if len(table)}
-    for name, table in written.items():
-        results.save(name, table, params)
-    return list(written)
+    return list(results.keep({name: table for name, table in tables.items() if len(table)}, params))
 
 
 def of_form(frame: pd.DataFrame, form: str = RAW) -> pd.DataFrame:

@@ -32,6 +32,14 @@ def test_tables_that_are_missing_are_left_out(tmp_path):
     assert {name: list(table) for name, table in results.tables("scores", "other").items()} == {"scores": ["S"]}
 
 
+def test_tables_that_are_kept_share_what_is_said_of_them(tmp_path):
+    results, tables = Results(tmp_path), {"scores": pd.DataFrame({"S": [0.5]}), "gaps": pd.DataFrame({"S": [0.1]})}
+    assert results.keep(tables, RunParams(model="gpt2"), facts={1: "abc"}) == tables
+    assert all(results.load(name).equals(table) for name, table in tables.items())
+    first, other = (json.loads((tmp_path / f"results/{name}.json").read_text()) for name in tables)
+    assert first == other and first["parameters"]["model"] == "gpt2" and first["facts"] == {"1": "abc"}
+
+
 def test_what_is_no_number_is_null(tmp_path):
     about = {"bound": float("inf"), "scores": [{"S": float("nan")}, (1.5, -float("inf"))]}
     path = Results(tmp_path).save("scores", pd.DataFrame(), **about).with_suffix(".json")
