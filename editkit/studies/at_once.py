@@ -114,7 +114,8 @@ def costs(made: pd.DataFrame) -> pd.DataFrame:
 
 
 def _placed(row: pd.Series) -> dict[str, Any]:
-    return {"run": row.run, "edits": _counted(row.steps, row.batch_size) if row.steps else "–"}
+    edits = _counted(row.steps, row.batch_size) if row.steps else "–"
+    return {"run": row.run, "edits": edits.replace(" ", "\N{NO-BREAK SPACE}")}  # in one line of a narrow column
 
 
 def _counted(steps: int, batch_size: int) -> str:
