@@ -109,13 +109,19 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def _onednn_is_exact(weight: Tensor) -> bool:
-    """Test whether oneDNN keeps to float32 even where it may use bfloat16 (it does without AMX)."""
-    x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    plain = nn.functional.linear(x, weight)
+    """Test whether oneDNN keeps to float32 even where it may use bfloat16 (it does without AMX).
+
+    With AMX it depends on the shape: a width of 16 stays exact where 24 does not. So the weight's own product is tried,
+    and one that is large enough for whatever the hardware has.
+    """
+    generator = torch.Generator().manual_seed(0)
+    small, square = (torch.randn(ROWS, width, generator=generator) for width in (weight.shape[1], ROWS))
+    trials = [(small, weight), (square, square)]
+    plain = [nn.functional.linear(*trial) for trial in trials]
     before = MATMUL.fp32_precision
     try:
         MATMUL.fp32_precision = "bf16"
-        other = nn.functional.linear(x, weight)
+        others = [nn.functional.linear(*trial) for trial in trials]
     finally:
         MATMUL.fp32_precision = before
-    return bool((other - plain).norm() <= FLOAT32_ERROR * plain.norm())
+    return all((a - b).norm() <= FLOAT32_ERROR * b.norm() for a, b in zip(others, plain, strict=True))

@@ -55,9 +55,10 @@ def test_bfloat16_blocks_convert_all_but_the_vocabulary_and_put_the_same_weights
     assert torch.backends.mkldnn.matmul.fp32_precision == setting
 
 
-def test_exact_products_are_float32_exact(tiny):
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # whose narrow matrices are tried in other shapes
+def test_exact_products_are_float32_exact(tiny, family):
     torch.manual_seed(0)
-    lm = tiny()
+    lm = tiny(family)
     x, w = torch.randn(64, 512), torch.randn(256, 512)
     exact = (x.double() @ w.T.double()).float()
     with exact_products(lm):
